@@ -9,7 +9,14 @@ const oneAtATime = { pool: 'forks', fileParallelism: false, testTimeout: 120_000
 export default defineConfig({
   test: {
     projects: [
-      { test: { name: 'unit', root: '.', include: ['test/agent/**/*.test.ts', 'test/protocols/**/*.test.ts', 'test/architecture.test.ts'], testTimeout: 20_000 } },
+      {
+        test: {
+          name: 'unit',
+          root: '.',
+          include: ['test/agent/**/*.test.ts', 'test/protocols/**/*.test.ts', 'test/architecture.test.ts'],
+          testTimeout: 20_000,
+        },
+      },
       { test: { name: 'cluster', root: '.', include: ['test/cluster/**/*.test.ts'], ...oneAtATime } },
       { test: { name: 'lab', root: '.', include: ['test/lab/**/*.test.ts'], ...oneAtATime } },
     ],
