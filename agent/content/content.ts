@@ -1,0 +1,77 @@
+/**
+ * What the rest of the agent sees of content: blobs, which are bytes named by their SHA-256. Types only; `Holdings`, `Blobs` and
+ * `Fetcher` beside this file implement them, and a test may put something simpler in their place.
+ */
+import type { Digest } from '../../protocols/artifact/artifact.ts'
+
+/** An open blob: bytes that can be read at any offset. */
+export type BlobSource = {
+  readonly sizeBytes: number
+  /** The bytes from `offset`, `length` of them, in chunks of at most 256 KiB; throws when they cannot all be had. */
+  read(offset: number, length: number, signal: AbortSignal): AsyncIterable<Uint8Array>
+  /** Gives back what the source holds open. Idempotent. */
+  close?(): Promise<void>
+}
+
+/** Something that can hand out blobs: the blob directory, the Nix store. */
+export type BlobHolder = {
+  /** The blob, or undefined when it is not here. The caller closes it. */
+  open(digest: Digest): Promise<BlobSource | undefined>
+  /** Told when the bytes that `open` gave were not those of the digest. The holder drops the blob, and logs what was lost. */
+  reportCorrupt?(digest: Digest): void
+}
+
+export type WriteOptions = {
+  /** Keeps the blob until `unpin(digest, reason)`; in the same transaction, so that it is never evictable in between. */
+  pin?: string
+}
+
+/** The blob directory. */
+export type BlobStore = BlobHolder & {
+  has(digest: Digest): boolean
+  sizeOf(digest: Digest): number | undefined
+  /**
+   * Stores the chunks. With a digest, they must have it; without, they get theirs. On disk for good when it resolves.
+   *
+   * @throws {AgentError} `corrupt` when the digest is another, `limit` when there is no room.
+   */
+  write(
+    digest: Digest | undefined,
+    chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+    signal: AbortSignal,
+    options?: WriteOptions,
+  ): Promise<{ digest: Digest; sizeBytes: number }>
+  /** A pinned blob is never evicted. One blob may have several reasons; pinning what is not here yet is allowed. */
+  pin(digest: Digest, reason: string): void
+  unpin(digest: Digest, reason: string): void
+}
+
+/** A peer's lie, told where it was found. */
+export type Fault = { peerId: string; digest: Digest; reason: string }
+
+export type FetchOptions = {
+  /** Peers that may have it, best first; pulled one by one as they are needed. */
+  sources: Iterable<string> | AsyncIterable<string>
+  signal: AbortSignal
+  /** Known from a signed statement: a source that says another size is not asked. */
+  sizeBytes?: number
+  /** Where the size is not known: more than this is refused. */
+  sizeBytesMax?: number
+  onProgress?: (doneBytes: number, totalBytes: number) => void
+  pin?: string
+}
+
+export type BlobFetcher = {
+  /**
+   * Brings the blob into the blob directory; returns at once when it is there. Concurrent fetches of one digest are one.
+   *
+   * @throws {AgentError} `corrupt` naming peers and reasons when a source lied and none was honest, `not-found` when no source has it,
+   *   `limit` when there is no room, `cancelled` when the signal fires.
+   */
+  fetch(digest: Digest, options: FetchOptions): Promise<void>
+  /**
+   * The same, but returns as soon as the size is known; reads wait for the pieces they need. The last piece is given out only after the
+   * whole hash was verified, so whoever reads to the end has read the right bytes. Closing it early leaves the fetch, as its signal does.
+   */
+  open(digest: Digest, options: FetchOptions): Promise<BlobSource>
+}
