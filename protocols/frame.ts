@@ -2,23 +2,40 @@
  * Frames on a libp2p stream: an unsigned varint length, then that many bytes; and between frames, where a protocol says so, raw
  * bytes of a length known from the frame before. See protocols/spec.md.
  *
- * Reads pull from the stream's iterator, so a slow reader slows the sender; writes wait for the stream's drain event. Every wait
- * takes an AbortSignal and ends when it fires.
+ * A slow reader slows the sender: what is read ahead is bounded, and then the stream is paused (its own iterator would never do that).
+ * Writes wait for the stream's drain event. Every wait takes an AbortSignal and ends when it fires.
  */
 import type { Stream } from '@libp2p/interface'
 import { varint } from 'multiformats'
-import { Uint8ArrayList } from 'uint8arraylist'
 import { WireError } from './error.ts'
 
 /** Default bound of one frame. Large content travels raw, in pieces, never in a frame. */
 export const FRAME_BYTES_MAX = 1024 * 1024
 /** A varint of a length below 2^28 never needs more. */
 const PREFIX_BYTES_MAX = 4
-/** Raw bytes are handed to the stream in slices of this size, so that back-pressure has somewhere to act. */
-const WRITE_BYTES = 64 * 1024
+/**
+ * Raw bytes are handed to the stream in slices of this size, so that back-pressure has somewhere to act. With yamux's header of 12 a
+ * slice fills one Noise message of 65,519 exactly; 64 KiB would make a second, tiny one of each.
+ */
+const WRITE_BYTES = 65_507
+/** Read ahead of whoever asks; then the stream is paused. Enough for the reader to never wait while it works on a piece. */
+const READ_AHEAD_BYTES = 512 * 1024
+/** What yamux may let a peer send after the pause, when it has grown the window to its largest: libp2p resets the stream above this. */
+const PAUSED_BYTES_MAX = 17 * 1024 * 1024
 
-type Duplex = Pick<Stream, 'send' | 'addEventListener' | 'removeEventListener' | 'close' | 'abort' | 'status'> &
-  AsyncIterable<Uint8Array | Uint8ArrayList>
+type Duplex = Pick<
+  Stream,
+  | 'send'
+  | 'pause'
+  | 'resume'
+  | 'addEventListener'
+  | 'removeEventListener'
+  | 'close'
+  | 'abort'
+  | 'status'
+  | 'readableEnded'
+  | 'maxReadBufferLength'
+>
 
 /** Encodes one frame: varint length, then `payload`. */
 export function encodeFrame(payload: Uint8Array): Uint8Array {
@@ -31,13 +48,24 @@ export function encodeFrame(payload: Uint8Array): Uint8Array {
 
 export class Frames {
   readonly #stream: Duplex
-  readonly #chunks: AsyncIterator<Uint8Array | Uint8ArrayList>
-  readonly #buffered = new Uint8ArrayList()
-  #ended = false
+  /** What arrived and was not read: chunks, and how much of the first one was read. */
+  readonly #chunks: Uint8Array[] = []
+  #head = 0
+  #bufferedBytes = 0
+  #paused = false
+  #failure: Error | undefined
+  #wake: (() => void) | undefined
 
+  /** From now on everything that the stream receives is read through this object. */
   constructor(stream: Duplex) {
     this.#stream = stream
-    this.#chunks = stream[Symbol.asyncIterator]()
+    stream.maxReadBufferLength = PAUSED_BYTES_MAX
+    stream.addEventListener('message', ({ data }) => this.#arrived(data))
+    stream.addEventListener('end', () => this.#wake?.())
+    stream.addEventListener('close', ({ error }) => {
+      this.#failure = error
+      this.#wake?.()
+    })
   }
 
   /**
@@ -54,13 +82,18 @@ export class Frames {
 
   /** Exactly `count` bytes, which the caller has bounded. @throws {WireError} `closed` */
   async readBytes(count: number, signal: AbortSignal): Promise<Uint8Array> {
-    while (this.#buffered.byteLength < count) {
-      if (!(await this.#pull(signal))) throw new WireError('closed', 'the stream ended in the middle of a message')
-    }
-    if (count === 0) return new Uint8Array(0)
-    const bytes = this.#buffered.slice(0, count)
-    this.#buffered.consume(count)
+    const bytes = new Uint8Array(count)
+    await this.readInto(bytes, signal)
     return bytes
+  }
+
+  /** Fills `target`, in one copy. @throws {WireError} `closed` */
+  async readInto(target: Uint8Array, signal: AbortSignal): Promise<void> {
+    for (let at = 0; at < target.byteLength; ) {
+      if (this.#bufferedBytes === 0 && !(await this.#pull(signal)))
+        throw new WireError('closed', 'the stream ended in the middle of a message')
+      at += this.#take(target, at)
+    }
   }
 
   /** Writes one frame, and waits while the peer is slower than we are. */
@@ -68,7 +101,7 @@ export class Frames {
     await this.writeBytes(encodeFrame(payload), signal)
   }
 
-  /** Writes raw bytes, whose length the peer knows from a frame before. */
+  /** Writes raw bytes, whose length the peer knows from a frame before. The bytes must not be changed afterwards. */
   async writeBytes(bytes: Uint8Array, signal: AbortSignal): Promise<void> {
     for (let at = 0; at < bytes.byteLength; at += WRITE_BYTES) {
       signal.throwIfAborted()
@@ -88,37 +121,96 @@ export class Frames {
   }
 
   async #readPrefix(signal: AbortSignal): Promise<number | undefined> {
-    for (;;) {
-      const have = Math.min(this.#buffered.byteLength, PREFIX_BYTES_MAX)
-      for (let at = 0; at < have; at++) {
-        if (this.#buffered.get(at) >= 0x80) continue
-        const [length, size] = varint.decode(this.#buffered.slice(0, at + 1))
-        if (varint.encodingLength(length) !== size)
-          throw new WireError('malformed', 'a frame length that is not minimal')
-        this.#buffered.consume(size)
-        return length
+    let length = 0
+    const byte = new Uint8Array(1)
+    for (let size = 0; size < PREFIX_BYTES_MAX; size++) {
+      if (this.#bufferedBytes === 0 && !(await this.#pull(signal))) {
+        if (size > 0) throw new WireError('closed', 'the stream ended in the middle of a frame length')
+        return undefined
       }
-      if (have === PREFIX_BYTES_MAX) throw new WireError('too-large', 'a frame length over four bytes')
-      if (await this.#pull(signal)) continue
-      if (have > 0) throw new WireError('closed', 'the stream ended in the middle of a frame length')
-      return undefined
+      this.#take(byte, 0)
+      const [value = 0] = byte
+      length |= (value & 0x7f) << (7 * size)
+      if (value >= 0x80) continue
+      if (value === 0 && size > 0) throw new WireError('malformed', 'a frame length that is not minimal')
+      return length
+    }
+    throw new WireError('too-large', 'a frame length over four bytes')
+  }
+
+  #arrived(data: Uint8Array | Iterable<Uint8Array>): void {
+    for (const chunk of data instanceof Uint8Array ? [data] : data) {
+      this.#chunks.push(chunk)
+      this.#bufferedBytes += chunk.byteLength
+    }
+    if (!this.#paused && this.#bufferedBytes >= READ_AHEAD_BYTES) {
+      this.#paused = true
+      this.#stream.pause()
+    }
+    this.#wake?.()
+  }
+
+  /** Copies buffered bytes to `target` from `at` on, as many as there are and fit; says how many. */
+  #take(target: Uint8Array, at: number): number {
+    let taken = 0
+    while (at + taken < target.byteLength) {
+      const [chunk] = this.#chunks
+      if (!chunk) break
+      const count = Math.min(chunk.byteLength - this.#head, target.byteLength - at - taken)
+      target.set(chunk.subarray(this.#head, this.#head + count), at + taken)
+      taken += count
+      this.#head += count
+      if (this.#head < chunk.byteLength) break
+      this.#chunks.shift()
+      this.#head = 0
+    }
+    this.#bufferedBytes -= taken
+    if (this.#paused && this.#bufferedBytes < READ_AHEAD_BYTES / 2) this.#resume()
+    return taken
+  }
+
+  /** Waits until something is buffered; false when nothing will be. */
+  async #pull(signal: AbortSignal): Promise<boolean> {
+    for (;;) {
+      if (this.#paused) this.#resume()
+      if (this.#bufferedBytes > 0) return true
+      if (this.#failure) throw new WireError('closed', 'the stream was reset', { cause: this.#failure })
+      if (this.#stream.readableEnded) return false
+      await this.#woken(signal)
     }
   }
 
-  async #pull(signal: AbortSignal): Promise<boolean> {
-    if (this.#ended) return false
-    const next = await abortable(this.#chunks.next(), signal)
-    if (next.done) {
-      this.#ended = true
-      return false
+  /** Takes over what the stream held while it was paused, and lets the peer send again unless that was too much already. */
+  #resume(): void {
+    try {
+      // Still marked as paused: a pause from inside resume() would be undone by its second half, which opens the window.
+      this.#stream.resume()
+      this.#paused = this.#bufferedBytes >= READ_AHEAD_BYTES
+      if (this.#paused) this.#stream.pause()
+    } catch {
+      // It closed meanwhile: there is nothing to let through, and #pull sees the end.
+      this.#paused = false
     }
-    this.#buffered.append(next.value)
-    return true
+  }
+
+  #woken(signal: AbortSignal): Promise<void> {
+    if (signal.aborted) return Promise.reject(signal.reason as Error)
+    return new Promise((resolve, reject) => {
+      const settle = (act: () => void) => {
+        this.#wake = undefined
+        signal.removeEventListener('abort', onAbort)
+        act()
+      }
+      const onAbort = () => settle(() => reject(signal.reason as Error))
+      signal.addEventListener('abort', onAbort, { once: true })
+      this.#wake = () => settle(resolve)
+    })
   }
 }
 
 /** Resolves on the stream's next drain; rejects when it closes or the signal fires. */
 function drained(stream: Duplex, signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.reject(signal.reason as Error)
   return new Promise((resolve, reject) => {
     const settle = (act: () => void) => {
       stream.removeEventListener('drain', onDrain)
@@ -132,14 +224,5 @@ function drained(stream: Duplex, signal: AbortSignal): Promise<void> {
     stream.addEventListener('drain', onDrain, { once: true })
     stream.addEventListener('close', onClose, { once: true })
     signal.addEventListener('abort', onAbort, { once: true })
-  })
-}
-
-function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  if (signal.aborted) return Promise.reject(signal.reason as Error)
-  return new Promise((resolve, reject) => {
-    const onAbort = () => reject(signal.reason as Error)
-    signal.addEventListener('abort', onAbort, { once: true })
-    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
   })
 }

@@ -11,14 +11,14 @@ export type BlobSource = {
   read(offset: number, length: number, signal: AbortSignal): AsyncIterable<Uint8Array>
   /** Gives back what the source holds open. Idempotent. */
   close?(): Promise<void>
+  /** Told when the bytes read were not those of the digest; the holder drops the blob, and logs what was lost. */
+  reportCorrupt?(): void
 }
 
 /** Something that can hand out blobs: the blob directory, the Nix store. */
 export type BlobHolder = {
   /** The blob, or undefined when it is not here. The caller closes it. */
   open(digest: Digest): Promise<BlobSource | undefined>
-  /** Told when the bytes that `open` gave were not those of the digest. The holder drops the blob, and logs what was lost. */
-  reportCorrupt?(digest: Digest): void
 }
 
 export type WriteOptions = {

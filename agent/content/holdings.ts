@@ -18,9 +18,4 @@ export class Holdings implements BlobHolder {
     }
     return undefined
   }
-
-  /** Every holder is told: which of them gave the bytes is not remembered, and a holder checks before it drops. */
-  reportCorrupt(digest: Digest): void {
-    for (const holder of this.#holders) holder.reportCorrupt?.(digest)
-  }
 }
