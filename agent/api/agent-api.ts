@@ -1,0 +1,63 @@
+/**
+ * What the routes need of a running agent, one method an endpoint; the composition root implements it. Each method may throw an
+ * AgentError, which becomes the answer. A `signal` fires when the requester hangs up or the agent stops.
+ */
+import type {
+  ArtifactDetail,
+  ArtifactView,
+  ConfigView,
+  DoctorResult,
+  FetchResult,
+  NixConfView,
+  PeerView,
+  PingResult,
+  PublishRequest,
+  PublishResult,
+  SearchResult,
+  Status,
+  TrustedKeyView,
+  UploadRequest,
+} from './contract.ts'
+
+type Awaitable<T> = T | Promise<T>
+
+/** Bytes that this node holds, to be read in any range. */
+export interface BlobReader {
+  readonly sizeBytes: number
+  read(offset: number, length: number, signal: AbortSignal): AsyncIterable<Uint8Array>
+  close?(): Awaitable<void>
+}
+
+export interface AgentApi {
+  status(): Awaitable<Status>
+  peers(): Awaitable<PeerView[]>
+  /** `peer` is a peer id, a node's name or a multiaddr. */
+  ping(peer: string, signal: AbortSignal): Promise<PingResult>
+
+  publishStorePath(request: PublishRequest, signal: AbortSignal): Promise<PublishResult>
+  /** A folder arrives as a NAR. The bytes end with an error when the requester hangs up. */
+  publishUpload(request: UploadRequest, bytes: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<PublishResult>
+  unpublish(ref: string): Awaitable<ArtifactView>
+
+  /** Everything, newest first, when there are no words. */
+  search(words: string, limit: number): Awaitable<SearchResult>
+  artifact(ref: string): Awaitable<ArtifactDetail>
+  /** Brings all of an artifact to this node. `onProgress` may be called as often as is handy: the server thins it out. */
+  fetch(
+    ref: string,
+    onProgress: (doneBytes: number, totalBytes: number) => void,
+    signal: AbortSignal,
+  ): Promise<FetchResult>
+  /** What this node holds under a digest; undefined when nothing. */
+  blob(digest: string): Promise<BlobReader | undefined>
+
+  trustedKeys(): Awaitable<TrustedKeyView[]>
+  /** `key` is `name:base64`. */
+  trust(key: string): Awaitable<TrustedKeyView>
+  /** `key` is a key or the name of one. */
+  distrust(key: string): Awaitable<TrustedKeyView>
+  nixConf(): Awaitable<NixConfView>
+
+  config(): Awaitable<ConfigView>
+  doctor(signal: AbortSignal): Promise<DoctorResult>
+}

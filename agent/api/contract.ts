@@ -1,0 +1,175 @@
+/**
+ * What the agent says on its local API, as types: the contract between the daemon, the command line and anybody's scripts. Field
+ * names are stable; fields are added, never renamed. Nothing is imported here, so the command line starts fast.
+ *
+ * Text that peers wrote (names, descriptions) is passed on as it came: whoever prints it removes control characters.
+ */
+
+/** Every endpoint lives below this; a change that breaks a client gets a new one. */
+export const API_PREFIX = '/v1'
+
+export type ErrorBody = {
+  error: {
+    /** A code of AgentError (agent/error.ts), or `failed`. */
+    code: string
+    message: string
+    /** What the user can do now. */
+    next?: string
+  }
+}
+
+/** Something that a person should know or do. `code` is `noun.state` (`peers.none`, `clock.off`) and stable. */
+export type Warning = { code: string; message: string; next: string }
+
+export type NetworkView = {
+  /** 64 hexadecimal digits. */
+  id: string
+  name: string
+  kind: 'open' | 'closed'
+  /** Nodes whose presence is known, this one included. */
+  nodes: number
+}
+
+export type PeerView = {
+  peerId: string
+  /** As the peer's presence says; null until that is known. */
+  name: string | null
+  /** Multiaddr of the connection's far end. */
+  address: string
+  path: 'direct' | 'relay' | 'hops'
+  direction: 'in' | 'out'
+  /** null until the first ping has come back. */
+  rttMs: number | null
+  connectedSeconds: number
+  /** Names of the networks shared with it. */
+  networks: string[]
+}
+
+export type ContentView = {
+  /** Nix store paths that this node shares. */
+  pathsShared: number
+  /** Blobs on disk, and their bytes. */
+  blobs: number
+  bytes: number
+  quotaBytes: number
+  /** Of the Nix binary cache: requests answered, and requests not known. */
+  hits: number
+  misses: number
+  /** Since the agent started. */
+  fetchedBytes: number
+  servedBytes: number
+}
+
+/** Nothing makes these yet; the fields are in the contract. */
+export type ServiceView = Record<string, unknown>
+export type InstanceView = Record<string, unknown>
+
+export type Status = {
+  version: string
+  peerId: string
+  name: string
+  uptimeSeconds: number
+  /** Multiaddrs that others can dial. */
+  listen: string[]
+  /** Where the loopback HTTP front-ends answer (`http://127.0.0.1:7478`); null when they are off. */
+  http: string | null
+  networks: NetworkView[]
+  peers: PeerView[]
+  /** Live artifact records known here: of this node, and of all. */
+  artifacts: { own: number; known: number }
+  content: ContentView
+  services: ServiceView[]
+  instances: InstanceView[]
+  warnings: Warning[]
+}
+
+export type PingResult = { peerId: string; name: string | null; address: string; rttMs: number }
+
+export type ArtifactType = 'file' | 'folder' | 'nix'
+
+export type ArtifactView = {
+  cid: string
+  name: string
+  type: ArtifactType
+  description: string
+  sizeBytes: number
+  publisher: { peerId: string; name: string | null }
+  /** Published by this node. */
+  own: boolean
+  /** ISO 8601. */
+  issued: string
+  expires: string
+  /** Of a Nix artifact: the store path, and how many paths its closure has. */
+  root?: string
+  pathCount?: number
+}
+
+/** Best first. */
+export type SearchResult = { artifacts: ArtifactView[] /** There were more than the limit. */; truncated: boolean }
+
+export type ArtifactDetail = ArtifactView & {
+  /** Nodes known to publish the same content. */
+  holders: { peerId: string; name: string | null; connected: boolean }[]
+  /** Of a Nix artifact: the publisher's cache key, and whether this agent trusts it. */
+  signer?: string
+  signerTrusted?: boolean
+}
+
+export type PublishRequest = { storePath: string; name?: string; description?: string }
+export type UploadRequest = { type: 'file' | 'folder'; name: string; description?: string }
+export type PublishResult = {
+  artifact: ArtifactView
+  /** Peers that were told at once. */
+  announcedTo: number
+}
+
+/** One blob of an artifact, to be read from `blobs/:digest`. */
+export type Part = {
+  /** SHA-256, 64 hexadecimal digits. */
+  digest: string
+  sizeBytes: number
+  kind: 'file' | 'nar'
+  /** Store path, of the parts of a Nix artifact. */
+  path?: string
+}
+export type FetchResult = { artifact: ArtifactView; parts: Part[] }
+/** Lines of the answer to `fetch`. The last is `done` or `error`; a stream without one was cut. */
+export type FetchEvent =
+  | { type: 'progress'; doneBytes: number; totalBytes: number }
+  | { type: 'done'; result: FetchResult }
+  | ({ type: 'error' } & ErrorBody)
+
+export type TrustedKeyView = {
+  /** The name before the colon. */
+  name: string
+  /** `name:base64`, as in nix.conf's trusted-public-keys. */
+  key: string
+  /** `own` is this agent's cache key. */
+  origin: 'own' | 'config' | 'added'
+}
+
+export type NixConfView = {
+  /** The binary cache on loopback. */
+  url: string
+  /** `name:base64`. */
+  publicKey: string
+  /** To be added to nix.conf. */
+  lines: string[]
+}
+
+export type ConfigEntryView = {
+  key: string
+  value: string | number | boolean | string[]
+  origin: 'default' | 'file' | 'env' | 'flag'
+  /** The file, the variable or the flag by name; empty for a default. */
+  source: string
+}
+export type ConfigView = {
+  /** The file that was read; null when there is none. */
+  file: string | null
+  entries: ConfigEntryView[]
+}
+
+/** One thing that `agent doctor` looked at. */
+export type Check = { name: string; state: 'ok' | 'warning' | 'failed'; message: string; next?: string }
+export type DoctorResult = { checks: Check[] }

@@ -1,0 +1,222 @@
+/**
+ * The endpoints of the local API, as one table: what each takes, what it answers, and which method of AgentApi does it. The server
+ * serves this table, and the OpenAPI document is made from it.
+ */
+import { z } from 'zod'
+import { AgentError } from '../error.ts'
+import type { AgentApi, BlobReader } from './agent-api.ts'
+import { API_PREFIX, type FetchEvent } from './contract.ts'
+import * as schemas from './schemas.ts'
+
+/** One request, parsed. `signal` fires when the requester hangs up. */
+export type Call<Input> = {
+  input: Input
+  /** The raw body, of routes that take bytes. */
+  upload: AsyncIterable<Uint8Array>
+  signal: AbortSignal
+  /** Sends one line now, of routes that answer events. */
+  emit(event: FetchEvent): void
+}
+
+type Shared<Input> = {
+  method: 'GET' | 'POST' | 'DELETE'
+  path: string
+  summary: string
+  /** Of query, path parameters and JSON body together; where each comes from is in `takes`. */
+  input: z.ZodType<Input>
+  /** Where the input is: in the query and path, or in a JSON body. */
+  takes: 'query' | 'json' | 'query and bytes'
+}
+
+type JsonRoute<Input, Reply> = Shared<Input> & {
+  answers: 'json'
+  reply: z.ZodType<Reply>
+  handle(api: AgentApi, call: Call<Input>): Reply | Promise<Reply>
+}
+type EventRoute<Input> = Shared<Input> & {
+  answers: 'events'
+  reply: z.ZodType<FetchEvent>
+  handle(api: AgentApi, call: Call<Input>): Promise<void>
+}
+type BytesRoute<Input> = Shared<Input> & {
+  answers: 'bytes'
+  handle(api: AgentApi, call: Call<Input>): Promise<BlobReader>
+}
+
+export type Route = JsonRoute<unknown, unknown> | EventRoute<unknown> | BytesRoute<unknown>
+
+const nothing = z.object({})
+
+/** Types each line of the table on its own. */
+function route<Input, Reply>(line: JsonRoute<Input, Reply> | EventRoute<Input> | BytesRoute<Input>): Route {
+  return { ...line, path: `${API_PREFIX}/${line.path}` } as unknown as Route
+}
+
+export const routes: readonly Route[] = [
+  route({
+    method: 'GET',
+    path: 'status',
+    summary: 'How this node is',
+    takes: 'query',
+    input: nothing,
+    answers: 'json',
+    reply: schemas.status,
+    handle: (api) => api.status(),
+  }),
+  route({
+    method: 'GET',
+    path: 'peers',
+    summary: 'The nodes that this one is connected to',
+    takes: 'query',
+    input: nothing,
+    answers: 'json',
+    reply: schemas.peers,
+    handle: async (api) => ({ peers: await api.peers() }),
+  }),
+  route({
+    method: 'POST',
+    path: 'ping',
+    summary: 'Measure the round trip to a peer (peer id, name or multiaddr)',
+    takes: 'json',
+    input: schemas.pingRequest,
+    answers: 'json',
+    reply: schemas.pingResult,
+    handle: (api, { input, signal }) => api.ping(input.peer, signal),
+  }),
+  route({
+    method: 'POST',
+    path: 'publish',
+    summary: 'Share a Nix store path with its closure',
+    takes: 'json',
+    input: schemas.publishRequest,
+    answers: 'json',
+    reply: schemas.publishResult,
+    handle: (api, { input, signal }) => api.publishStorePath(input, signal),
+  }),
+  route({
+    method: 'POST',
+    path: 'upload',
+    summary: 'Share a file, or a folder as a NAR: the body is its bytes',
+    takes: 'query and bytes',
+    input: schemas.uploadRequest,
+    answers: 'json',
+    reply: schemas.publishResult,
+    handle: (api, { input, upload, signal }) => api.publishUpload(input, upload, signal),
+  }),
+  route({
+    method: 'POST',
+    path: 'unpublish',
+    summary: 'Stop sharing an artifact of this node',
+    takes: 'json',
+    input: schemas.refRequest,
+    answers: 'json',
+    reply: schemas.artifact,
+    handle: (api, { input }) => api.unpublish(input.ref),
+  }),
+  route({
+    method: 'GET',
+    path: 'search',
+    summary: 'Find artifacts by words; all of them, newest first, without words',
+    takes: 'query',
+    input: schemas.searchRequest,
+    answers: 'json',
+    reply: schemas.searchResult,
+    handle: (api, { input }) => api.search(input.q, input.limit),
+  }),
+  route({
+    method: 'GET',
+    path: 'artifacts/:ref',
+    summary: 'One artifact by CID, name, or publisher/name (percent-encoded)',
+    takes: 'query',
+    input: schemas.refRequest,
+    answers: 'json',
+    reply: schemas.artifactDetail,
+    handle: (api, { input }) => api.artifact(input.ref),
+  }),
+  route({
+    method: 'POST',
+    path: 'fetch',
+    summary: 'Bring an artifact to this node: lines of JSON, the last `done` or `error`',
+    takes: 'json',
+    input: schemas.refRequest,
+    answers: 'events',
+    reply: schemas.fetchEvent,
+    handle: async (api, { input, emit, signal }) => {
+      const progress = (doneBytes: number, totalBytes: number) => emit({ type: 'progress', doneBytes, totalBytes })
+      emit({ type: 'done', result: await api.fetch(input.ref, progress, signal) })
+    },
+  }),
+  route({
+    method: 'GET',
+    path: 'blobs/:digest',
+    summary: 'The bytes of a blob that this node holds; takes a Range',
+    takes: 'query',
+    input: schemas.digestRequest,
+    answers: 'bytes',
+    handle: async (api, { input }) => {
+      const blob = await api.blob(input.digest)
+      if (blob === undefined) throw new AgentError('not-found', `this node does not hold the blob ${input.digest}`)
+      return blob
+    },
+  }),
+  route({
+    method: 'GET',
+    path: 'trust',
+    summary: 'The keys whose signatures of store paths are believed',
+    takes: 'query',
+    input: nothing,
+    answers: 'json',
+    reply: schemas.trustedKeys,
+    handle: async (api) => ({ keys: await api.trustedKeys() }),
+  }),
+  route({
+    method: 'POST',
+    path: 'trust',
+    summary: 'Believe a key',
+    takes: 'json',
+    input: schemas.keyRequest,
+    answers: 'json',
+    reply: schemas.trustedKey,
+    handle: (api, { input }) => api.trust(input.key),
+  }),
+  route({
+    method: 'DELETE',
+    path: 'trust',
+    summary: 'Believe a key no more (the key, or its name)',
+    takes: 'query',
+    input: schemas.keyRequest,
+    answers: 'json',
+    reply: schemas.trustedKey,
+    handle: (api, { input }) => api.distrust(input.key),
+  }),
+  route({
+    method: 'GET',
+    path: 'nix-conf',
+    summary: 'What nix.conf needs to use this agent',
+    takes: 'query',
+    input: nothing,
+    answers: 'json',
+    reply: schemas.nixConf,
+    handle: (api) => api.nixConf(),
+  }),
+  route({
+    method: 'GET',
+    path: 'config',
+    summary: 'Each configuration value, and where it came from',
+    takes: 'query',
+    input: nothing,
+    answers: 'json',
+    reply: schemas.config,
+    handle: (api) => api.config(),
+  }),
+  route({
+    method: 'GET',
+    path: 'doctor',
+    summary: 'What the agent can check of itself',
+    takes: 'query',
+    input: nothing,
+    answers: 'json',
+    reply: schemas.doctorResult,
+    handle: (api, { signal }) => api.doctor(signal),
+  }),
+]

@@ -1,0 +1,196 @@
+/**
+ * The kinds of value that configuration keys have: from the text of a flag or a variable, or from TOML, to what the agent uses. Each
+ * throws a plain Error whose message ends a sentence that begins with the key's name.
+ */
+import { isIP, isIPv6 } from 'node:net'
+import { homedir } from 'node:os'
+import { resolve } from 'node:path'
+
+/** How a value is read, and how it is shown again. */
+export type Kind<T> = {
+  /** `raw` is a string, a boolean, a number or a list of strings; `base` is what relative paths are relative to. */
+  read(raw: unknown, base: string): T
+  show(value: T): string | number | boolean | string[]
+}
+
+export type HttpAddress = { host: string; port: number }
+
+const PORT_MAX = 65_535
+const UNITS = new Map([
+  ['', 1],
+  ['b', 1],
+  ['kb', 1e3],
+  ['mb', 1e6],
+  ['gb', 1e9],
+  ['tb', 1e12],
+  ['k', 2 ** 10],
+  ['m', 2 ** 20],
+  ['g', 2 ** 30],
+  ['t', 2 ** 40],
+  ['kib', 2 ** 10],
+  ['mib', 2 ** 20],
+  ['gib', 2 ** 30],
+  ['tib', 2 ** 40],
+])
+const LISTEN_PATTERN = /^\/(ip4|ip6)\/([^/]+)\/tcp\/(\d+)$/
+const DIAL_PATTERN = /^\/(ip4|ip6|dns|dns4|dns6)\/([^/]+)\/tcp\/(\d+)(\/p2p\/[1-9A-HJ-NP-Za-km-z]+)?$/
+const BASE64_KEY_LENGTH = 44
+
+export const boolean: Kind<boolean> = {
+  read(raw) {
+    if (typeof raw === 'boolean') return raw
+    if (/^(true|yes|on|1)$/i.test(String(raw))) return true
+    if (/^(false|no|off|0)$/i.test(String(raw))) return false
+    throw new Error(`must be true or false, not ${quoted(raw)}`)
+  },
+  show: (value) => value,
+}
+
+export function integer(min: number, max: number): Kind<number> {
+  return {
+    read(raw) {
+      const value = typeof raw === 'string' && raw.trim() !== '' ? Number(raw) : raw
+      if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) return value
+      throw new Error(`must be a whole number from ${min} to ${max}, not ${quoted(raw)}`)
+    },
+    show: (value) => value,
+  }
+}
+
+export function oneOf<const T extends string>(choices: readonly T[]): Kind<T> {
+  return {
+    read(raw) {
+      const choice = choices.find((one) => one === raw)
+      if (choice === undefined) throw new Error(`must be one of ${choices.join(', ')}, not ${quoted(raw)}`)
+      return choice
+    },
+    show: (value) => value,
+  }
+}
+
+/** `what` ends the sentence "must be ...". */
+export function text(pattern: RegExp, what: string): Kind<string> {
+  return {
+    read(raw) {
+      if (typeof raw === 'string' && pattern.test(raw)) return raw
+      throw new Error(`must be ${what}, not ${quoted(raw)}`)
+    },
+    show: (value) => value,
+  }
+}
+
+/** Absolute afterwards; `~/` is the home directory. */
+export const path: Kind<string> = {
+  read(raw, base) {
+    if (typeof raw !== 'string' || raw === '' || raw.includes('\0'))
+      throw new Error(`must be a path, not ${quoted(raw)}`)
+    return resolve(base, raw.replace(/^~(?=\/|$)/, homedir()))
+  },
+  show: (value) => value,
+}
+
+/** Bytes: `20GiB`, `500 MB`, `1073741824`. */
+export function size(min: number): Kind<number> {
+  return {
+    read(raw) {
+      const [, digits, unit] = /^\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*$/i.exec(String(raw)) ?? []
+      const factor = UNITS.get((unit ?? '?').toLowerCase())
+      if (digits === undefined || factor === undefined) throw new Error(`must be a size like 20GiB, not ${quoted(raw)}`)
+      const bytes = Math.floor(Number(digits) * factor)
+      if (bytes < min || !Number.isSafeInteger(bytes))
+        throw new Error(`must be at least ${showSize(min)}, not ${quoted(raw)}`)
+      return bytes
+    },
+    show: showSize,
+  }
+}
+
+/** `127.0.0.1:7478`, or `off`. Loopback only: what answers there trusts whoever asks. */
+export const http: Kind<HttpAddress | undefined> = {
+  read(raw) {
+    if (raw === 'off' || raw === false) return undefined
+    const [, bracketed, plain, digits] = /^(?:\[([^\]]+)\]|([^:[\]]+)):(\d+)$/.exec(String(raw)) ?? []
+    const host = bracketed ?? plain
+    const port = Number(digits)
+    if (host === undefined || port > PORT_MAX)
+      throw new Error(`must be like 127.0.0.1:7478, or off, not ${quoted(raw)}`)
+    if (host !== 'localhost' && host !== '::1' && !/^127\.\d+\.\d+\.\d+$/.test(host))
+      throw new Error(
+        `must be a loopback address such as 127.0.0.1:${port}: it serves this machine only, not ${quoted(raw)}`,
+      )
+    return { host, port }
+  },
+  show: (value) => (value ? showHttp(value) : 'off'),
+}
+
+export function showHttp({ host, port }: HttpAddress): string {
+  return `${isIPv6(host) ? `[${host}]` : host}:${port}`
+}
+
+export const listenAddress: Kind<string> = {
+  read(raw) {
+    const [, family, host, port] = LISTEN_PATTERN.exec(String(raw)) ?? []
+    if (isHost(family, host) && Number(port) <= PORT_MAX) return raw as string
+    throw new Error(`must be a multiaddr like /ip4/0.0.0.0/tcp/7477, not ${quoted(raw)}${inOtherWords(raw)}`)
+  },
+  show: (value) => value,
+}
+
+export const dialAddress: Kind<string> = {
+  read(raw) {
+    const [, family, host, port] = DIAL_PATTERN.exec(String(raw)) ?? []
+    if (isHost(family, host) && Number(port) >= 1 && Number(port) <= PORT_MAX) return raw as string
+    throw new Error(
+      `must be a multiaddr like /ip4/192.0.2.1/tcp/7477 or /dns/node.example/tcp/7477, not ${quoted(raw)}${inOtherWords(raw)}`,
+    )
+  },
+  show: (value) => value,
+}
+
+/** Nix's public key: a name, a colon, 32 bytes in base64. */
+export const publicKey: Kind<string> = {
+  read(raw) {
+    const [, base64] = /^[^\s:]+:([0-9A-Za-z+/]+=*)$/.exec(String(raw)) ?? []
+    if (base64?.length === BASE64_KEY_LENGTH && Buffer.from(base64, 'base64').byteLength === 32) return raw as string
+    throw new Error(`must be a public key as in nix.conf, name:base64, not ${quoted(raw)}`)
+  },
+  show: (value) => value,
+}
+
+/** In TOML a list; elsewhere one value, or several with commas or spaces between. */
+export function list(kind: Kind<string>): Kind<string[]> {
+  return {
+    read(raw, base) {
+      const values = Array.isArray(raw) ? raw : String(raw).split(/[\s,]+/)
+      return [...new Set(values.filter((one) => one !== '').map((one) => kind.read(one, base)))]
+    },
+    show: (value) => value,
+  }
+}
+
+function isHost(family: string | undefined, host: string | undefined): boolean {
+  if (family === undefined || host === undefined) return false
+  if (family === 'ip4') return isIP(host) === 4
+  if (family === 'ip6') return isIP(host) === 6
+  return /^[0-9a-z]([0-9a-z.-]*[0-9a-z])?$/i.test(host)
+}
+
+/** People write `host:port`: tell them what that is as a multiaddr. */
+function inOtherWords(raw: unknown): string {
+  const [, host, port] = /^\[?([^/\s]+?)\]?:(\d+)$/.exec(String(raw)) ?? []
+  if (host === undefined) return ''
+  const family = { 0: 'dns', 4: 'ip4', 6: 'ip6' }[isIP(host) as 0 | 4 | 6]
+  return `; write /${family}/${host}/tcp/${port}`
+}
+
+function quoted(raw: unknown): string {
+  return JSON.stringify(raw) ?? String(raw)
+}
+
+function showSize(bytes: number): string {
+  for (const unit of ['TiB', 'GiB', 'MiB', 'KiB']) {
+    const factor = UNITS.get(unit.toLowerCase()) as number
+    if (bytes >= factor && bytes % factor === 0) return `${bytes / factor}${unit}`
+  }
+  return `${bytes}B`
+}
