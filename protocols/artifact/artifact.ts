@@ -148,6 +148,21 @@ function checkClosure({ root, paths }: ClosureManifest): void {
   }
 }
 
+const NIX32_DIGITS = '0123456789abcdfghijklmnpqrsvwxyz'
+
+/**
+ * What stands in a record for a store path: the first PATH_PREFIX_BYTES of its hash part (the 32 characters before the name), read as
+ * digits in base 32, most significant first. So prefixes sort as the paths do.
+ */
+export function pathPrefix(hashPart: string): Uint8Array {
+  let value = 0
+  // Ten digits are 50 bits, of which 48 are wanted.
+  for (const digit of hashPart.slice(0, 10)) value = value * 32 + Math.max(0, NIX32_DIGITS.indexOf(digit))
+  const prefix = Buffer.alloc(PATH_PREFIX_BYTES)
+  prefix.writeUIntBE(Math.floor(value / 4), 0, PATH_PREFIX_BYTES)
+  return prefix
+}
+
 /** SHA-256 as 64 lower-case hexadecimal digits: how blobs are named inside the agent. */
 export type Digest = string
 
