@@ -1,0 +1,81 @@
+/**
+ * The state directory: made with mode 0700, and held by one agent at a time.
+ *
+ * The hold is a lock of the operating system (SQLite's reserved lock on `lock`), so it ends with the process, however that ends:
+ * there is no stale lock to clear after a kill -9 or a power cut.
+ */
+import { chmodSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
+import { AgentError, reasonOf } from '../error.ts'
+
+type Holder = { pid: number; since: string }
+
+export class StateDirectory implements Disposable {
+  readonly path: string
+  readonly #lock: DatabaseSync
+
+  private constructor(path: string, lock: DatabaseSync) {
+    this.path = path
+    this.#lock = lock
+  }
+
+  /**
+   * Makes the directory if needed, closes it to others, and takes hold of it until disposed.
+   *
+   * @throws {AgentError} `taken` when another agent holds it, `not-allowed` when it cannot be used.
+   */
+  static open(path: string): StateDirectory {
+    try {
+      mkdirSync(path, { recursive: true, mode: 0o700 })
+      if ((statSync(path).mode & 0o077) !== 0) chmodSync(path, 0o700)
+    } catch (cause) {
+      throw unusable(path, cause)
+    }
+    return new StateDirectory(path, hold(path))
+  }
+
+  /** The path of a file in it. */
+  file(name: string): string {
+    return join(this.path, name)
+  }
+
+  [Symbol.dispose](): void {
+    this.#lock.close()
+  }
+}
+
+function hold(path: string): DatabaseSync {
+  let lock: DatabaseSync | undefined
+  try {
+    lock = new DatabaseSync(join(path, 'lock'), { timeout: 0 })
+    lock.exec('BEGIN IMMEDIATE')
+    const holder: Holder = { pid: process.pid, since: new Date().toISOString() }
+    writeFileSync(join(path, 'holder.json'), JSON.stringify(holder), { mode: 0o600 })
+    return lock
+  } catch (cause) {
+    lock?.close()
+    if (!/locked|busy/.test(reasonOf(cause))) throw unusable(path, cause)
+    throw new AgentError('taken', `another agent uses the state in ${path}${whoHolds(path)}`, {
+      cause,
+      next: 'Stop it first, or give this one a state of its own with --state DIR.',
+    })
+  }
+}
+
+/** ` (process 1234, since ...)`; empty when the other agent has not written it yet. */
+function whoHolds(path: string): string {
+  try {
+    const { pid, since } = JSON.parse(readFileSync(join(path, 'holder.json'), 'utf8')) as Holder
+    return ` (process ${Number(pid)}, since ${String(since)})`
+  } catch {
+    return ''
+  }
+}
+
+function unusable(path: string, cause: unknown): AgentError {
+  return new AgentError('not-allowed', `the state directory ${path} cannot be used: ${reasonOf(cause)}`, {
+    cause,
+    next: 'Choose another with --state DIR, or start the agent as a user who may write there.',
+  })
+}
