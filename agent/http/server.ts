@@ -1,0 +1,95 @@
+/**
+ * The HTTP server on loopback, on which the front-ends put their routes (the Nix binary cache; more to come).
+ *
+ * Any program of this machine may ask it, browsers included, and a web page can point a name of its own at 127.0.0.1. So only
+ * requests whose Host is a loopback address or `localhost` are answered.
+ */
+import fastify, { type FastifyInstance } from 'fastify'
+import { AgentError, reasonOf } from '../error.ts'
+import type { Log } from '../log.ts'
+
+/** No route takes a JSON body yet; a narinfo or a NAR is asked for with headers alone. */
+const BODY_BYTES_MAX = 64 * 1024
+/** A client on this machine sends its headers at once. */
+const HEADERS_MS_MAX = 10_000
+/** Nix holds up to 25 connections; this is room for several Nix at once, and a bound on file descriptors. */
+const CONNECTIONS_MAX = 256
+/** Longer than Nix waits between the narinfos of a closure, so that it keeps its connections. */
+const KEEP_ALIVE_MS = 30_000
+/** What is under way when the agent stops is cut after this: systemd waits 5 s for all of it. */
+const CLOSE_MS_MAX = 500
+
+export type HttpPlace = { host: string; port: number }
+
+export class HttpServer implements AsyncDisposable {
+  /** Where it answers, without a path: `http://127.0.0.1:7478`. */
+  readonly url: string
+  readonly #app: FastifyInstance
+
+  private constructor(app: FastifyInstance, url: string) {
+    this.#app = app
+    this.url = url
+  }
+
+  /**
+   * Listens until disposed. `register` puts the routes on.
+   *
+   * @throws {AgentError} `taken` when the port is in use.
+   */
+  static async start(place: HttpPlace, register: (app: FastifyInstance) => void, log: Log): Promise<HttpServer> {
+    const app = fastify({
+      bodyLimit: BODY_BYTES_MAX,
+      keepAliveTimeout: KEEP_ALIVE_MS,
+      forceCloseConnections: 'idle',
+      http: { headersTimeout: HEADERS_MS_MAX },
+    })
+    app.server.maxConnections = CONNECTIONS_MAX
+    app.addHook('onRequest', async (request, reply) => {
+      if (isLoopbackName(request.host)) return
+      await reply.code(421).type('text/plain').send('This is an agent on loopback: ask it as 127.0.0.1 or localhost.\n')
+    })
+    app.setErrorHandler(async (error, request, reply) => {
+      const status = (error as { statusCode?: number }).statusCode ?? 500
+      if (status >= 500) log.error({ err: error, method: request.method, url: request.url }, 'http.failed')
+      await reply
+        .code(status)
+        .type('text/plain')
+        .send(`${reasonOf(error)}\n`)
+    })
+    register(app)
+    try {
+      await app.listen({ host: place.host, port: place.port })
+    } catch (cause) {
+      await app.close()
+      throw listenError(place, cause)
+    }
+    const address = app.server.address()
+    const port = typeof address === 'object' && address !== null ? address.port : place.port
+    const host = place.host.includes(':') ? `[${place.host}]` : place.host
+    return new HttpServer(app, `http://${host}:${port}`)
+  }
+
+  /** Takes no more requests; answers under way have CLOSE_MS_MAX to end. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    const late = setTimeout(() => this.#app.server.closeAllConnections(), CLOSE_MS_MAX)
+    await this.#app.close()
+    clearTimeout(late)
+  }
+}
+
+/** Of a Host header, with or without a port. */
+function isLoopbackName(host: string): boolean {
+  const name = host.replace(/:\d+$/, '').toLowerCase()
+  return name === 'localhost' || name === '[::1]' || /^127\.\d{1,3}\.\d{1,3}\.\d{1,3}$/.test(name)
+}
+
+function listenError({ host, port }: HttpPlace, cause: unknown): AgentError {
+  const next = 'Stop what uses it (ss -ltnp shows it), or choose another with --http HOST:PORT, or --http off.'
+  if ((cause as NodeJS.ErrnoException).code === 'EADDRINUSE') {
+    return new AgentError('taken', `the HTTP port ${host}:${port} is in use`, { cause, next })
+  }
+  return new AgentError('failed', `the HTTP server cannot listen on ${host}:${port}: ${reasonOf(cause)}`, {
+    cause,
+    next,
+  })
+}

@@ -1,0 +1,56 @@
+/** The loopback HTTP server: who is answered, and what happens to a taken port. */
+import { request } from 'node:http'
+import { pino } from 'pino'
+import { afterEach, describe, expect, it } from 'vitest'
+import { HttpServer } from '../../../agent/http/server.ts'
+
+const log = pino({ level: 'silent' })
+const place = { host: '127.0.0.1', port: 0 }
+let server: HttpServer | undefined
+afterEach(async () => server?.[Symbol.asyncDispose]())
+
+function statusFor(url: string, host: string): Promise<number | undefined> {
+  return new Promise((resolve, reject) => {
+    request(`${url}/hello`, { headers: { host } }, (answer) => {
+      answer.resume()
+      resolve(answer.statusCode)
+    })
+      .on('error', reject)
+      .end()
+  })
+}
+
+describe('loopback HTTP', () => {
+  it('answers loopback names, and no name that a web page could point here', async () => {
+    server = await HttpServer.start(place, (app) => app.get('/hello', () => 'hello'), log)
+    for (const host of ['127.0.0.1', '127.0.0.1:7478', 'localhost:1', '[::1]:7478', 'LOCALHOST', '127.9.9.9:80']) {
+      expect([host, await statusFor(server.url, host)]).toEqual([host, 200])
+    }
+    for (const host of ['evil.example', '127.0.0.1.evil.example', 'localhost.evil.example:7478', '10.0.0.1', '[::2]']) {
+      expect([host, await statusFor(server.url, host)]).toEqual([host, 421])
+    }
+  })
+
+  it('says which port is taken, and what to do', async () => {
+    server = await HttpServer.start(place, () => undefined, log)
+    const port = Number(new URL(server.url).port)
+    await expect(HttpServer.start({ host: '127.0.0.1', port }, () => undefined, log)).rejects.toMatchObject({
+      code: 'taken',
+      message: `the HTTP port 127.0.0.1:${port} is in use`,
+      next: expect.stringContaining('--http'),
+    })
+  })
+
+  it('stops while an answer hangs', async () => {
+    const arrived = Promise.withResolvers<void>()
+    const hang = () => {
+      arrived.resolve()
+      return new Promise(() => undefined)
+    }
+    const hanging = await HttpServer.start(place, (app) => app.get('/hello', hang), log)
+    const asked = statusFor(hanging.url, 'localhost').catch(() => 'cut')
+    await arrived.promise
+    await hanging[Symbol.asyncDispose]()
+    expect(await asked).toBe('cut')
+  })
+})
