@@ -1,0 +1,104 @@
+/**
+ * Which addresses this node tells others, which of a peer's it keeps, and in what order it dials them.
+ *
+ * Loopback is told only by a node that has nothing else: two agents on one machine reach each other by the machine's own address, and
+ * where there is none, by loopback. A peer's loopback address is kept only by such a node, so that a stranger cannot point us at
+ * services on our own machine.
+ */
+import { BlockList, isIP } from 'node:net'
+import { networkInterfaces } from 'node:os'
+import type { Address } from '@libp2p/interface'
+import { type Multiaddr, multiaddr } from '@multiformats/multiaddr'
+import { AgentError, reasonOf } from '../error.ts'
+
+/** Multiaddr protocol codes: https://github.com/multiformats/multiaddr/blob/master/protocols.csv */
+const CODE_IP4 = 4
+const CODE_IP6 = 41
+const CODE_P2P = 421
+
+/** How old the list of our own networks may be while we sort by it. */
+const INTERFACES_MS_MAX = 10_000
+
+/** Addresses with no route from anywhere else. IPv6 link-local ones mean nothing without the reader's interface name. */
+const loopback = blocks(['127.0.0.0', 8, 'ipv4'], ['::1', 128, 'ipv6'])
+const linkLocal = blocks(['fe80::', 10, 'ipv6'])
+const privateUse = blocks(
+  ['10.0.0.0', 8, 'ipv4'],
+  ['172.16.0.0', 12, 'ipv4'],
+  ['192.168.0.0', 16, 'ipv4'],
+  ['169.254.0.0', 16, 'ipv4'],
+  ['100.64.0.0', 10, 'ipv4'],
+  ['fc00::', 7, 'ipv6'],
+)
+
+/** The addresses to tell others, of those that we listen on. */
+export function announced(addresses: Multiaddr[]): Multiaddr[] {
+  const routable = addresses.filter((address) => !isIn(linkLocal, address))
+  const remote = routable.filter((address) => !isLoopback(address))
+  return remote.length > 0 ? remote : routable
+}
+
+export function isLoopback(address: Multiaddr): boolean {
+  return isIn(loopback, address)
+}
+
+/** Sorts for dialling: an address on one of our own networks first, then public ones, other private ones, loopback. */
+export function byReach(): (a: Address, b: Address) => -1 | 0 | 1 {
+  let local = new BlockList()
+  let readMs = Number.NEGATIVE_INFINITY
+  const rank = (address: Multiaddr): number => {
+    if (isLoopback(address)) return 3
+    if (isIn(local, address)) return 0
+    return isIn(privateUse, address) ? 2 : 1
+  }
+  return (a, b) => {
+    if (performance.now() - readMs > INTERFACES_MS_MAX) {
+      local = localNetworks()
+      readMs = performance.now()
+    }
+    return Math.sign(rank(a.multiaddr) - rank(b.multiaddr)) as -1 | 0 | 1
+  }
+}
+
+/** The peer id at the end of a multiaddr. */
+export function peerIdIn(address: Multiaddr): string | undefined {
+  return address.getComponents().findLast((component) => component.code === CODE_P2P)?.value
+}
+
+/**
+ * A multiaddr that a person wrote.
+ *
+ * @throws {AgentError} `usage`
+ */
+export function parseAddress(text: string): Multiaddr {
+  try {
+    return multiaddr(text)
+  } catch (cause) {
+    throw new AgentError('usage', `${text} is not a multiaddr: ${reasonOf(cause)}`, {
+      cause,
+      next: 'Write it like /ip4/192.0.2.7/tcp/7477 or /dns4/host.example/tcp/7477/p2p/12D3Koo...',
+    })
+  }
+}
+
+function isIn(list: BlockList, address: Multiaddr): boolean {
+  const host = address.getComponents().find(({ code }) => code === CODE_IP4 || code === CODE_IP6)?.value
+  const family = host === undefined ? 0 : isIP(host)
+  return host !== undefined && family !== 0 && list.check(host, family === 4 ? 'ipv4' : 'ipv6')
+}
+
+function localNetworks(): BlockList {
+  const list = new BlockList()
+  for (const { address, cidr, family, internal } of Object.values(networkInterfaces()).flatMap((all) => all ?? [])) {
+    if (!internal && cidr !== null) {
+      list.addSubnet(address, Number(cidr.split('/')[1]), family === 'IPv4' ? 'ipv4' : 'ipv6')
+    }
+  }
+  return list
+}
+
+function blocks(...subnets: [address: string, prefix: number, family: 'ipv4' | 'ipv6'][]): BlockList {
+  const list = new BlockList()
+  for (const [address, prefix, family] of subnets) list.addSubnet(address, prefix, family)
+  return list
+}
