@@ -149,7 +149,7 @@ export const routes: readonly Route[] = [
   route({
     method: 'GET',
     path: 'blobs/:digest',
-    summary: 'The bytes of a blob that this node holds; takes a Range',
+    summary: 'The bytes of a blob that this node holds',
     takes: 'query',
     input: schemas.digestRequest,
     answers: 'bytes',

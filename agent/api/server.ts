@@ -1,0 +1,245 @@
+/**
+ * Serves the local API on a unix socket, from start() until disposed. Whoever may connect may do everything: the permissions of the
+ * socket are the access control.
+ *
+ * A request whose client hangs up is aborted. Errors are `{ error: { code, message, next } }`; one that is not an AgentError is a fault
+ * of the agent, logged here with its stack.
+ */
+import { Readable } from 'node:stream'
+import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
+import { z } from 'zod'
+import { AgentError, type AgentErrorCode, reasonOf } from '../error.ts'
+import type { Log } from '../log.ts'
+import type { AgentApi, BlobReader } from './agent-api.ts'
+import { API_PREFIX, type ErrorBody, type FetchEvent } from './contract.ts'
+import { openApi } from './openapi.ts'
+import { type Call, type Route, routes } from './routes.ts'
+import { SocketPlace } from './socket-place.ts'
+
+/** A JSON request is a few short strings. Uploads are not held to this: the blobs' quota bounds them. */
+const BODY_BYTES_MAX = 64 * 1024
+/** A client on this machine sends its headers at once. There is no limit for the whole request: an upload takes as long as it takes. */
+const HEADERS_MS_MAX = 10_000
+/** Between two requests of a client that keeps its connection. */
+const KEEP_ALIVE_MS = 5_000
+/** People, scripts and a dashboard. Those beyond are refused, so that nobody uses up the file descriptors. */
+const CONNECTIONS_MAX = 128
+/** The longest `ref`, percent-encoded. */
+const PARAM_LENGTH_MAX = 1_536
+/** Of a line of progress; people see no more, and lines cost. */
+const PROGRESS_MS_MIN = 100
+/** Answers that are under way when the agent stops are aborted, and have this long to say so. */
+const CLOSE_MS_MAX = 1_000
+
+/** 499 is nginx's: the client went away, so nobody reads it. */
+const STATUS: Record<AgentErrorCode, number> = {
+  failed: 500,
+  usage: 400,
+  'not-running': 503,
+  'not-allowed': 403,
+  'not-found': 404,
+  taken: 409,
+  corrupt: 502,
+  limit: 507,
+  cancelled: 499,
+}
+
+export type ApiServerOptions = {
+  socket: string
+  /** Of the socket: 0o600 for a person's agent, 0o660 for a service with a group. */
+  mode: number
+  api: AgentApi
+  log: Log
+}
+
+export class ApiServer implements AsyncDisposable {
+  readonly #app: FastifyInstance
+  readonly #place: SocketPlace
+  readonly #stopping: AbortController
+
+  private constructor(app: FastifyInstance, place: SocketPlace, stopping: AbortController) {
+    this.#app = app
+    this.#place = place
+    this.#stopping = stopping
+  }
+
+  /** @throws {AgentError} `taken` when another agent answers on the socket. */
+  static async start({ socket, mode, api, log }: ApiServerOptions): Promise<ApiServer> {
+    const place = await SocketPlace.claim(socket)
+    const stopping = new AbortController()
+    const app = makeApp(api, log, stopping.signal)
+    try {
+      await app.listen({ path: place.temporaryPath })
+      place.publish(mode)
+    } catch (error) {
+      await app.close()
+      place[Symbol.dispose]()
+      throw error
+    }
+    return new ApiServer(app, place, stopping)
+  }
+
+  /** Takes no more requests, aborts those under way, and removes the socket. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#place[Symbol.dispose]()
+    this.#stopping.abort(new AgentError('cancelled', 'the agent is stopping'))
+    const late = setTimeout(() => this.#app.server.closeAllConnections(), CLOSE_MS_MAX)
+    await this.#app.close()
+    clearTimeout(late)
+  }
+}
+
+function makeApp(api: AgentApi, log: Log, stopping: AbortSignal): FastifyInstance {
+  const app = fastify({
+    bodyLimit: BODY_BYTES_MAX,
+    keepAliveTimeout: KEEP_ALIVE_MS,
+    exposeHeadRoutes: false,
+    forceCloseConnections: 'idle',
+    http: { headersTimeout: HEADERS_MS_MAX },
+    requestTimeout: 0,
+    routerOptions: { maxParamLength: PARAM_LENGTH_MAX },
+  })
+  app.server.maxConnections = CONNECTIONS_MAX
+  // The stream itself is the body: its reader bounds it.
+  app.addContentTypeParser('application/octet-stream', (_request, payload, done) => done(null, payload))
+  app.setErrorHandler((error, request, reply) => refuse(error, request, reply, log))
+  app.setNotFoundHandler(({ method, url }) => {
+    throw new AgentError('usage', `this agent has no ${method} ${url.split('?')[0]}`, {
+      next: `GET ${API_PREFIX}/openapi.json lists what it has; a newer command line may want a newer agent.`,
+    })
+  })
+  app.get(`${API_PREFIX}/openapi.json`, openApi)
+  for (const route of routes) {
+    app.route({
+      method: route.method,
+      url: route.path,
+      handler: (request, reply) => answer(route, api, request, reply, { log, stopping }),
+    })
+  }
+  return app
+}
+
+async function answer(
+  route: Route,
+  api: AgentApi,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  { log, stopping }: { log: Log; stopping: AbortSignal },
+): Promise<unknown> {
+  const signal = AbortSignal.any([stopping, hangUp(reply)])
+  const call: Call<unknown> = {
+    input: parseInput(route, request),
+    upload: request.body instanceof Readable ? request.body : Readable.from([]),
+    signal,
+    emit: () => undefined,
+  }
+  switch (route.answers) {
+    case 'json':
+      return await route.handle(api, call)
+    case 'bytes':
+      return sendBytes(await route.handle(api, call), reply, signal)
+    case 'events': {
+      const events = new EventLines(reply)
+      try {
+        await route.handle(api, { ...call, emit: (event) => events.emit(event) })
+      } catch (error) {
+        if (!events.begun) throw error
+        logFault(error, request, log)
+        events.emit({ type: 'error', ...bodyOf(error) })
+      }
+      events.end()
+      return reply
+    }
+  }
+}
+
+function parseInput(route: Route, request: FastifyRequest): unknown {
+  if (route.takes === 'query and bytes' && !(request.body instanceof Readable))
+    throw new AgentError('usage', 'the body of this request is application/octet-stream')
+  const from = route.takes === 'json' ? request.body : request.query
+  return route.input.parse({ ...(from as object), ...(request.params as object) })
+}
+
+/** Fires when the connection closes before the answer is out. */
+function hangUp(reply: FastifyReply): AbortSignal {
+  const gone = new AbortController()
+  reply.raw.once('close', () => {
+    if (!reply.raw.writableFinished) gone.abort(new AgentError('cancelled', 'the client went away'))
+  })
+  return gone.signal
+}
+
+function sendBytes(blob: BlobReader, reply: FastifyReply, signal: AbortSignal): FastifyReply {
+  async function* bytes() {
+    try {
+      yield* blob.read(0, blob.sizeBytes, signal)
+    } finally {
+      await blob.close?.()
+    }
+  }
+  return reply
+    .type('application/octet-stream')
+    .header('content-length', blob.sizeBytes)
+    .send(Readable.from(bytes(), { objectMode: false }))
+}
+
+/** Lines of JSON on a reply, which begins with the first: before it, an error can still be an ordinary one. */
+class EventLines {
+  readonly #reply: FastifyReply
+  #progressAt = 0
+  begun = false
+
+  constructor(reply: FastifyReply) {
+    this.#reply = reply
+  }
+
+  /** Progress is thinned out, and left out while the client does not read. */
+  emit(event: FetchEvent): void {
+    const { raw } = this.#reply
+    if (event.type === 'progress') {
+      const now = performance.now()
+      const isLast = event.doneBytes >= event.totalBytes
+      if (raw.writableNeedDrain || (now - this.#progressAt < PROGRESS_MS_MIN && !isLast)) return
+      this.#progressAt = now
+    }
+    if (!this.begun) {
+      this.begun = true
+      this.#reply.hijack()
+      raw.writeHead(200, { 'content-type': 'application/x-ndjson' })
+    }
+    raw.write(`${JSON.stringify(event)}\n`)
+  }
+
+  end(): void {
+    this.#reply.raw.end()
+  }
+}
+
+function refuse(error: unknown, request: FastifyRequest, reply: FastifyReply, log: Log): FastifyReply {
+  logFault(error, request, log)
+  return reply.code(STATUS[codeOf(error) ?? 'failed']).send(bodyOf(error))
+}
+
+/** What the client caused is told to the client only. */
+function logFault(error: unknown, { method, url }: FastifyRequest, log: Log): void {
+  if (codeOf(error) === undefined) log.error({ err: error, method, url }, 'api.failed')
+}
+
+/** undefined for what nobody foresaw. */
+function codeOf(error: unknown): AgentErrorCode | undefined {
+  if (error instanceof AgentError) return error.code
+  if (error instanceof z.ZodError) return 'usage'
+  // fastify's own: a body that is too large, or not JSON.
+  const { statusCode } = error as { statusCode?: number }
+  return statusCode !== undefined && statusCode >= 400 && statusCode < 500 ? 'usage' : undefined
+}
+
+function bodyOf(error: unknown): ErrorBody {
+  const code = codeOf(error) ?? 'failed'
+  if (error instanceof z.ZodError) {
+    const message = error.issues.map(({ path, message }) => `${path.join('.') || 'request'}: ${message}`).join('\n')
+    return { error: { code, message } }
+  }
+  const next = error instanceof AgentError ? error.next : undefined
+  return { error: { code, message: reasonOf(error), ...(next !== undefined && { next }) } }
+}

@@ -1,0 +1,32 @@
+/** Every command, in the order in which --help lists them. */
+import type { AddCommand } from './command-line.ts'
+import { addCompletion } from './completion.ts'
+import { addConfig } from './config.ts'
+import { addDoctor } from './doctor.ts'
+import { addGet } from './get.ts'
+import { addNixConf } from './nix-conf.ts'
+import { addPeers, addPing } from './peers.ts'
+import { addPublish, addUnpublish } from './publish.ts'
+import { addSearch, addShow } from './search.ts'
+import { addStart } from './start.ts'
+import { addStatus } from './status.ts'
+import { addTrust } from './trust.ts'
+import { addVersion } from './version.ts'
+
+export const commands: readonly AddCommand[] = [
+  addStart,
+  addStatus,
+  addPeers,
+  addPing,
+  addPublish,
+  addUnpublish,
+  addSearch,
+  addShow,
+  addGet,
+  addTrust,
+  addNixConf,
+  addConfig,
+  addDoctor,
+  addCompletion,
+  addVersion,
+]

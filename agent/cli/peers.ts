@@ -1,0 +1,86 @@
+/** `agent peers` and `agent ping`: the nodes around this one. */
+import type { PeerView, PingResult } from '../api/contract.ts'
+import { AgentError } from '../error.ts'
+import { printable } from '../printable.ts'
+import type { CommandLine } from './command-line.ts'
+import { count, showDuration, showMs } from './measures.ts'
+import { table } from './table.ts'
+
+const PINGS_DEFAULT = 3
+/** A command somebody forgets must end. */
+const PINGS_MAX = 1_000
+
+export function addPeers(line: CommandLine): void {
+  const command = line.command({
+    usage: 'peers',
+    summary: 'the nodes that this one is connected to',
+    examples: [
+      ['peers', 'nearest first'],
+      ["peers --json | jq -r '.peers[].name'", 'their names'],
+    ],
+  })
+  line.asks(command, async ({ client, terminal, isJson }) => {
+    const reply = await client.get<{ peers: PeerView[] }>('peers')
+    if (isJson) return terminal.json(reply)
+    if (reply.peers.length === 0) {
+      return terminal.print(
+        'No peers yet.',
+        'Start an agent on another machine of this network; elsewhere, name one:',
+        '  agent start --bootstrap /ip4/ADDRESS/tcp/7477',
+      )
+    }
+    const peers = reply.peers.toSorted((a, b) => (a.rttMs ?? Infinity) - (b.rttMs ?? Infinity))
+    const columns = [
+      { title: 'NAME', style: (text: string) => terminal.style('bold', text) },
+      { title: 'RTT', align: 'right' as const },
+      { title: 'PATH' },
+      { title: 'UP' },
+      { title: 'ADDRESS', cut: 'middle' as const },
+      { title: 'PEER ID', cut: 'middle' as const },
+    ]
+    const rows = peers.map(({ name, rttMs, path, direction, connectedSeconds, address, peerId }) => [
+      name ?? '-',
+      rttMs === null ? '-' : showMs(rttMs),
+      `${path}, ${direction}`,
+      showDuration(connectedSeconds),
+      address.replace(/\/p2p\/[^/]+$/, ''),
+      peerId,
+    ])
+    terminal.print(...table(columns, rows, terminal.columns))
+  })
+}
+
+export function addPing(line: CommandLine): void {
+  const command = line
+    .command({
+      usage: 'ping <peer>',
+      summary: 'measure the round trip to a node',
+      details: 'The peer is a name, a peer id or a multiaddr; it is dialled when it is not connected.',
+      examples: [
+        ['ping apple', 'a node by its name'],
+        ['ping -c 1 /ip4/192.0.2.7/tcp/7477', 'one that is not connected yet'],
+      ],
+    })
+    .option('-c, --count <number>', 'how often', String(PINGS_DEFAULT))
+  line.asks<[string], { count: string }>(command, async ({ client, terminal, isJson }, options, peer) => {
+    const pings = Number(options.count)
+    if (!Number.isInteger(pings) || pings < 1 || pings > PINGS_MAX)
+      throw new AgentError('usage', `--count must be a whole number from 1 to ${PINGS_MAX}`)
+    const results: PingResult[] = []
+    for (let nth = 0; nth < pings; nth++) {
+      const result = await client.post<PingResult>('ping', { peer })
+      results.push(result)
+      if (!isJson)
+        terminal.print(
+          `${printable(result.name ?? result.peerId)} at ${printable(result.address)}: ${showMs(result.rttMs)}`,
+        )
+    }
+    if (isJson) return terminal.json({ pings: results })
+    const times = results.map(({ rttMs }) => rttMs).sort((a, b) => a - b)
+    if (times.length > 1) {
+      terminal.print(
+        `${count(times.length, 'ping')}: fastest ${showMs(times[0] as number)}, median ${showMs(times[times.length >> 1] as number)}, slowest ${showMs(times.at(-1) as number)}`,
+      )
+    }
+  })
+}

@@ -1,0 +1,59 @@
+/** A line on standard error that shows how far something is, redrawn in place; nothing at all when that is no terminal. */
+import { printable } from '../printable.ts'
+import { showDuration, showSize } from './measures.ts'
+import { shorten, textWidth } from './table.ts'
+import type { Output } from './terminal.ts'
+
+/** More often than people see. */
+const DRAW_MS_MIN = 100
+const BAR_WIDTH = 24
+const COLUMNS_DEFAULT = 80
+/** Rates over less say nothing yet. */
+const RATE_MS_MIN = 500
+
+export class Progress implements Disposable {
+  readonly #output: Output | undefined
+  readonly #label: string
+  readonly #startedAt: number
+  readonly #now: () => number
+  #drawnAt = Number.NEGATIVE_INFINITY
+
+  constructor(output: Output | undefined, label: string, now: () => number = () => performance.now()) {
+    this.#output = output
+    this.#label = printable(label)
+    this.#now = now
+    this.#startedAt = now()
+  }
+
+  /** `totalBytes` is undefined or 0 where nobody knows. */
+  show(doneBytes: number, totalBytes: number | undefined): void {
+    const now = this.#now()
+    if (!this.#output || now - this.#drawnAt < DRAW_MS_MIN) return
+    this.#drawnAt = now
+    const columns = this.#output.columns ?? COLUMNS_DEFAULT
+    const figures = progressFigures(doneBytes, totalBytes, now - this.#startedAt)
+    const bar = progressBar(doneBytes, totalBytes)
+    const wide = `${this.#label}  ${bar}  ${figures}`
+    const line = textWidth(wide) < columns ? wide : shorten(`${this.#label}  ${figures}`, columns - 1)
+    this.#output.write(`\r\x1b[K${line}`)
+  }
+
+  /** Removes the line: what comes next is the result. */
+  [Symbol.dispose](): void {
+    if (Number.isFinite(this.#drawnAt)) this.#output?.write('\r\x1b[K')
+  }
+}
+
+function progressBar(doneBytes: number, totalBytes: number | undefined): string {
+  if (!totalBytes) return ''
+  const filled = Math.min(BAR_WIDTH, Math.round((doneBytes / totalBytes) * BAR_WIDTH))
+  return `${'█'.repeat(filled)}${'░'.repeat(BAR_WIDTH - filled)}`
+}
+
+function progressFigures(doneBytes: number, totalBytes: number | undefined, elapsedMs: number): string {
+  const size = totalBytes ? `${showSize(doneBytes)} of ${showSize(totalBytes)}` : showSize(doneBytes)
+  if (elapsedMs < RATE_MS_MIN || doneBytes === 0) return size
+  const bytesPerSecond = doneBytes / (elapsedMs / 1_000)
+  const left = totalBytes ? `, ${showDuration(Math.max(0, totalBytes - doneBytes) / bytesPerSecond)} left` : ''
+  return `${size}, ${showSize(bytesPerSecond)}/s${left}`
+}

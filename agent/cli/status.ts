@@ -1,0 +1,93 @@
+/** `agent status`: whether this node is well, at a glance, and what to do if it is not. */
+import type { Status, Warning } from '../api/contract.ts'
+import { printable } from '../printable.ts'
+import type { CommandLine } from './command-line.ts'
+import { count, showDuration, showMs, showSize } from './measures.ts'
+import { fields, shorten } from './table.ts'
+import type { Terminal } from './terminal.ts'
+
+/** More names than this fill the line; `agent peers` has them all. */
+const PEERS_SHOWN_MAX = 4
+
+export function addStatus(line: CommandLine): void {
+  const command = line.command({
+    usage: 'status',
+    summary: 'how this node is, and what to do if it is not well',
+    examples: [
+      ['status', 'one screen'],
+      ["status --json | jq '.peers | length'", 'for scripts'],
+    ],
+  })
+  line.asks(command, async ({ client, terminal, isJson }) => {
+    const status = await client.get<Status>('status')
+    if (isJson) terminal.json(status)
+    else terminal.print(...statusScreen(status, terminal))
+  })
+}
+
+/** The screen, as lines. */
+export function statusScreen(status: Status, terminal: Pick<Terminal, 'style' | 'columns'>): string[] {
+  const { warnings } = status
+  const health =
+    warnings.length === 0
+      ? terminal.style('green', '● well')
+      : terminal.style('yellow', `● ${count(warnings.length, 'thing')} to look at`)
+  const entries: [string, string | string[]][] = [
+    ['Peer id', status.peerId],
+    ['Version', `${printable(status.version)}, up ${showDuration(status.uptimeSeconds)}`],
+    ['Network', status.networks.map(networkText)],
+    ['Peers', peersText(status)],
+    ['Listens', status.listen.length > 0 ? status.listen.map(printable) : 'nowhere: this node only dials'],
+    ['Shares', sharesText(status)],
+    ['Content', contentText(status)],
+    ['Nix cache', cacheText(status)],
+  ]
+  const shown = fields(entries.filter(([, value]) => value.length > 0))
+  return [
+    `${terminal.style('bold', printable(status.name))}  ${health}`,
+    '',
+    ...shown.map((text) => (terminal.columns ? shorten(text, terminal.columns) : text)),
+    ...warnings.flatMap((warning) => ['', ...warningText(warning, terminal)]),
+  ]
+}
+
+/** A warning and what to do, on lines of their own that nothing cuts. */
+function warningText({ message, next }: Warning, terminal: Pick<Terminal, 'style'>): string[] {
+  return [`${terminal.style('yellow', '!')} ${printable(message)}`, ...(next ? [`  ${printable(next)}`] : [])]
+}
+
+function networkText({ name, kind, nodes }: Status['networks'][number]): string {
+  const others = nodes > 1 ? `${count(nodes, 'node')} known` : 'no other node known yet'
+  return `${printable(name)}${kind === 'closed' ? ' (closed)' : ''}, ${others}`
+}
+
+function peersText({ peers }: Status): string {
+  if (peers.length === 0) return 'none'
+  const nearest = [...peers].sort((a, b) => (a.rttMs ?? Infinity) - (b.rttMs ?? Infinity))
+  const names = nearest.slice(0, PEERS_SHOWN_MAX).map(({ name, peerId, rttMs }) => {
+    const shown = name === null ? shorten(peerId, 16, 'middle') : printable(name)
+    return rttMs === null ? shown : `${shown} ${showMs(rttMs)}`
+  })
+  const more = peers.length > names.length ? [`${peers.length - names.length} more`] : []
+  return `${peers.length} connected: ${[...names, ...more].join(', ')}`
+}
+
+function sharesText({ artifacts, content }: Status): string {
+  const paths = content.pathsShared > 0 ? ` (${count(content.pathsShared, 'store path')})` : ''
+  const own = artifacts.own === 0 ? 'nothing yet: agent publish <path>' : `${count(artifacts.own, 'artifact')}${paths}`
+  const known = artifacts.known - artifacts.own
+  return known > 0 ? `${own}; ${known} of others known: agent search` : own
+}
+
+function contentText({ content }: Status): string {
+  const { blobs, bytes, quotaBytes, fetchedBytes, servedBytes } = content
+  const moved =
+    fetchedBytes + servedBytes > 0 ? `; fetched ${showSize(fetchedBytes)}, served ${showSize(servedBytes)}` : ''
+  return `${count(blobs, 'blob')}, ${showSize(bytes)} of ${showSize(quotaBytes)}${moved}`
+}
+
+function cacheText({ http, content }: Status): string {
+  if (http === null) return 'off'
+  const asked = content.hits + content.misses
+  return `${printable(http)}/nix${asked > 0 ? `, ${count(content.hits, 'hit')}, ${count(content.misses, 'miss', 'misses')}` : ''}`
+}

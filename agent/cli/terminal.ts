@@ -1,0 +1,79 @@
+/**
+ * What a command prints on: results on standard output, everything else on standard error. Colours only on a terminal (and as NO_COLOR
+ * and FORCE_COLOR wish), and no more output once the reader has gone (`agent search | head -1`).
+ */
+import type { Writable } from 'node:stream'
+import { styleText } from 'node:util'
+import { printableJson } from '../printable.ts'
+
+export type Style = Parameters<typeof styleText>[0]
+export type Output = Writable & { isTTY?: boolean; columns?: number }
+
+export class Terminal {
+  readonly #out: Output
+  readonly #err: Output
+  readonly #hasColours: boolean
+  readonly #errHasColours: boolean
+
+  constructor(out: Output = process.stdout, err: Output = process.stderr) {
+    this.#out = out
+    this.#err = err
+    this.#hasColours = hasColours(out)
+    this.#errHasColours = hasColours(err)
+  }
+
+  /** Of standard output; undefined when that is no terminal: then nothing needs to fit. */
+  get columns(): number | undefined {
+    return this.#out.isTTY ? this.#out.columns : undefined
+  }
+
+  /** Somebody looks at standard output. */
+  get isInteractive(): boolean {
+    return this.#out.isTTY === true
+  }
+
+  /** Where progress can be drawn; undefined when nobody looks. */
+  get progressOutput(): Output | undefined {
+    return this.#err.isTTY ? this.#err : undefined
+  }
+
+  style(style: Style, text: string): string {
+    return this.#hasColours ? styleText(style, text, { validateStream: false }) : text
+  }
+
+  styleNote(style: Style, text: string): string {
+    return this.#errHasColours ? styleText(style, text, { validateStream: false }) : text
+  }
+
+  /** Prints lines of the result. Whoever calls has cleaned what peers wrote. */
+  print(...lines: string[]): void {
+    if (lines.length > 0) write(this.#out, `${lines.join('\n')}\n`)
+  }
+
+  json(value: unknown): void {
+    this.print(printableJson(value, 2))
+  }
+
+  /** Says something beside the result. */
+  note(...lines: string[]): void {
+    if (lines.length > 0) write(this.#err, `${lines.join('\n')}\n`)
+  }
+}
+
+/** After this, a reader that closes its pipe is no error, and one that cannot store what it gets is. */
+export function watchOutput(...outputs: Output[]): void {
+  for (const output of outputs)
+    output.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code === 'EPIPE') return
+      process.exitCode = 1
+      if (output !== process.stderr) process.stderr.write(`agent: cannot write the result: ${error.message}\n`)
+    })
+}
+
+function hasColours(output: Output): boolean {
+  return styleText('red', 'x', { stream: output }) !== 'x'
+}
+
+function write(output: Output, text: string): void {
+  if (!output.destroyed && output.writable) output.write(text)
+}

@@ -1,0 +1,162 @@
+/**
+ * The keys of the configuration, one table: what a value must be, what it is when nobody says, whether a running agent takes over a
+ * change, and what to tell people. The file, the variables, the flags of `agent start` and the documentation of all follow from it.
+ *
+ * No schema library here: the command line loads this for every command, and messages are for people.
+ */
+import { hostname } from 'node:os'
+import { type Environment, socketPath, stateDirectory } from './config-paths.ts'
+import {
+  boolean,
+  dialAddress,
+  type HttpAddress,
+  http,
+  integer,
+  type Kind,
+  list,
+  listenAddress,
+  oneOf,
+  path,
+  publicKey,
+  size,
+  text,
+} from './config-values.ts'
+import type { LogLevel } from './log.ts'
+
+export type Config = {
+  /** What people call this node. */
+  name: string
+  /** Multiaddrs that libp2p listens on; none makes a node that only dials. */
+  listen: string[]
+  /** Multiaddrs, with or without /p2p/. */
+  bootstrap: string[]
+  mdns: boolean
+  /** undefined when off. */
+  http: HttpAddress | undefined
+  socket: string
+  state: string
+  maxPeers: number
+  quotaBytes: number
+  /** Nix public keys, `name:base64`. */
+  trustedKeys: string[]
+  logLevel: LogLevel
+}
+
+type Key<Field extends keyof Config> = {
+  field: Field
+  kind: Kind<Config[Field]>
+  /** In the form that a person would write; may depend on the environment, and on the state directory. */
+  byDefault(env: Environment, state: string): unknown
+  /** Takes effect on SIGHUP; the others need a restart. */
+  reloads: boolean
+  help: string
+}
+type AnyKey = { [Field in keyof Config]: Key<Field> }[keyof Config]
+
+/** Each peer costs a connection with its pings and gossip; the network is connected long before this. */
+const MAX_PEERS_DEFAULT = 24
+/** A gateway for a fleet; beyond, one process spends its time on pings. */
+const MAX_PEERS_MAX = 1_000
+const QUOTA_BYTES_MIN = 2 ** 20
+/** Of a name in a presence record; it is a column in tables. */
+const NAME_LENGTH_MAX = 63
+const NAME_PATTERN = /^[0-9A-Za-z][0-9A-Za-z._-]{0,62}$/
+const LOG_LEVELS: readonly LogLevel[] = ['debug', 'info', 'warn', 'error', 'silent']
+const CACHE_NIXOS_ORG = 'cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY='
+
+/** By name as in the file. */
+export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
+  Object.entries({
+    name: {
+      field: 'name',
+      kind: text(NAME_PATTERN, `a name of letters, digits and ._- (at most ${NAME_LENGTH_MAX})`),
+      byDefault: defaultName,
+      reloads: false,
+      help: 'name of this node, for people',
+    } satisfies Key<'name'>,
+    listen: {
+      field: 'listen',
+      kind: list(listenAddress),
+      byDefault: () => ['/ip4/0.0.0.0/tcp/7477', '/ip6/::/tcp/7477'],
+      reloads: false,
+      help: 'multiaddr to listen on for peers',
+    } satisfies Key<'listen'>,
+    bootstrap: {
+      field: 'bootstrap',
+      kind: list(dialAddress),
+      byDefault: () => [],
+      reloads: true,
+      help: 'multiaddr of a peer to stay connected to',
+    } satisfies Key<'bootstrap'>,
+    mdns: {
+      field: 'mdns',
+      kind: boolean,
+      byDefault: () => true,
+      reloads: false,
+      help: 'find peers on the local network',
+    } satisfies Key<'mdns'>,
+    http: {
+      field: 'http',
+      kind: http,
+      byDefault: () => '127.0.0.1:7478',
+      reloads: false,
+      help: 'loopback address of the Nix binary cache, or off',
+    } satisfies Key<'http'>,
+    socket: {
+      field: 'socket',
+      kind: path,
+      byDefault: socketPath,
+      reloads: false,
+      help: 'unix socket of the local API',
+    } satisfies Key<'socket'>,
+    state: {
+      field: 'state',
+      kind: path,
+      byDefault: stateDirectory,
+      reloads: false,
+      help: 'directory of the key, the database and the blobs',
+    } satisfies Key<'state'>,
+    max_peers: {
+      field: 'maxPeers',
+      kind: integer(1, MAX_PEERS_MAX),
+      byDefault: () => MAX_PEERS_DEFAULT,
+      reloads: true,
+      help: 'connections to hold when that many peers are known',
+    } satisfies Key<'maxPeers'>,
+    quota: {
+      field: 'quotaBytes',
+      kind: size(QUOTA_BYTES_MIN),
+      byDefault: () => '20GiB',
+      reloads: true,
+      help: 'disk space for what is fetched and uploaded',
+    } satisfies Key<'quotaBytes'>,
+    trusted_keys: {
+      field: 'trustedKeys',
+      kind: list(publicKey),
+      byDefault: () => [CACHE_NIXOS_ORG],
+      reloads: true,
+      help: 'Nix public key whose signatures are believed',
+    } satisfies Key<'trustedKeys'>,
+    log_level: {
+      field: 'logLevel',
+      kind: oneOf(LOG_LEVELS),
+      byDefault: () => 'info',
+      reloads: true,
+      help: LOG_LEVELS.join(', '),
+    } satisfies Key<'logLevel'>,
+  }),
+)
+
+/** What the command line needs to make a flag of each key. */
+export const configKeys = [...KEYS].map(([key, { kind, field, help }]) => ({
+  key,
+  help,
+  isBoolean: (kind as unknown) === boolean,
+  isList: field === 'listen' || field === 'bootstrap' || field === 'trustedKeys',
+}))
+
+/** The host's name without its domain, as far as a node's name may have its characters. */
+function defaultName(): string {
+  const name = (hostname().split('.')[0] ?? '').replace(/[^0-9A-Za-z._-]/g, '-').slice(0, NAME_LENGTH_MAX)
+  return NAME_PATTERN.test(name) ? name : 'node'
+}
