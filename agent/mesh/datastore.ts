@@ -115,7 +115,7 @@ export class BoundedDatastore extends BaseDatastore {
     const pinned = this.#pinned()
     const entries = this.#entriesMax * (1 - EVICT_SHARE)
     const bytes = this.#bytesMax * (1 - EVICT_SHARE)
-    for (const name of [...this.#values.keys()]) {
+    for (const name of this.#values.keys()) {
       if (this.#values.size <= entries && this.#bytes <= bytes) return
       if (!pinned.has(name)) this.#remove(name)
     }

@@ -221,6 +221,13 @@ export class Host implements AsyncDisposable {
     }
   }
 
+  /** Where a peer can be dialled, as far as it told. */
+  async addressesOf(peerId: string): Promise<Multiaddr[]> {
+    const peer = peerIdFromString(peerId)
+    if (!(await this.#node.peerStore.has(peer))) return []
+    return (await this.#node.peerStore.get(peer)).addresses.map(({ multiaddr }) => multiaddr)
+  }
+
   /** Closes the connection to a peer, in order. */
   async hangUp(peerId: string): Promise<void> {
     await this.#node.hangUp(peerIdFromString(peerId), { signal: AbortSignal.timeout(STOP_MS_MAX) })

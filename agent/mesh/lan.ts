@@ -24,7 +24,7 @@ export type Sighting = { peerId: string; addresses: Multiaddr[] }
 /** The parts of libp2p's service that its type does not show (12.x). */
 type Service = PeerDiscovery & {
   mdns?: { query(query: { questions: { name: string; type: 'PTR' }[] }): void }
-  _onMdnsQuery(query: Query): void
+  _onMdnsQuery: (query: Query) => void
 }
 type Query = { questions?: { name: string }[] }
 

@@ -1,0 +1,76 @@
+/**
+ * Hosts and keepers on loopback for tests: made with one line, and stopped when the test ends, in whatever way it ends.
+ */
+import { DatabaseSync } from 'node:sqlite'
+import { setTimeout as delay } from 'node:timers/promises'
+import { type Multiaddr, multiaddr } from '@multiformats/multiaddr'
+import { pino } from 'pino'
+import { onTestFinished } from 'vitest'
+import { ephemeralNodeKey, type NodeKey } from '../../../agent/identity/node-key.ts'
+import { Host, type HostOptions } from '../../../agent/mesh/host.ts'
+import { Keeper } from '../../../agent/mesh/keeper.ts'
+import { PeerBook } from '../../../agent/mesh/peer-book.ts'
+import type { Database } from '../../../agent/state/database.ts'
+
+export const quiet = pino({ level: 'silent' })
+export const LOOPBACK = '/ip4/127.0.0.1/tcp/0'
+
+export async function startHost(options: Partial<HostOptions> = {}): Promise<Host> {
+  const host = await Host.start({ key: ephemeralNodeKey(), listen: [LOOPBACK], mdns: false, log: quiet, ...options })
+  onTestFinished(() => host[Symbol.asyncDispose]())
+  return host
+}
+
+export type Node = { host: Host; keeper: Keeper; book: PeerBook; stop(): Promise<void> }
+export type NodeOptions = Partial<HostOptions> & {
+  bootstrap?: string[]
+  maxPeers?: number
+  db?: Database
+  key?: NodeKey
+}
+
+/** A host with its keeper. */
+export async function startNode(options: NodeOptions = {}): Promise<Node> {
+  const { bootstrap = [], maxPeers = 24, db = memoryDatabase(), ...rest } = options
+  const host = await Host.start({
+    key: ephemeralNodeKey(),
+    listen: [LOOPBACK],
+    mdns: false,
+    log: quiet,
+    ...rest,
+    maxPeers,
+  })
+  const book = new PeerBook(db)
+  const keeper = Keeper.start({ host, book, bootstrap, maxPeers, log: quiet })
+  let stopped: Promise<void> | undefined
+  const stop = () => {
+    stopped ??= keeper[Symbol.asyncDispose]().then(() => host[Symbol.asyncDispose]())
+    return stopped
+  }
+  onTestFinished(stop)
+  return { host, keeper, book, stop }
+}
+
+export function addressesOf(host: Host): Multiaddr[] {
+  return host.addresses().map((address) => multiaddr(address))
+}
+
+/** Dials `to` from `from`. */
+export async function join(from: Host, to: Host): Promise<void> {
+  await from.dial(addressesOf(to), AbortSignal.timeout(5_000))
+}
+
+/** Waits until the condition holds; fails with what was seen last. */
+export async function until(what: string, condition: () => boolean | Promise<boolean>, ms = 10_000): Promise<void> {
+  const endMs = performance.now() + ms
+  while (!(await condition())) {
+    if (performance.now() > endMs) throw new Error(`not within ${ms} ms: ${what}`)
+    await delay(20)
+  }
+}
+
+export function memoryDatabase(): Database {
+  const db = new DatabaseSync(':memory:')
+  db.exec('CREATE TABLE schema_versions (part TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT')
+  return db
+}
