@@ -1,0 +1,164 @@
+/**
+ * What this node publishes from its Nix store: which paths, and their NARs as blobs, read from the store's own files. Nothing is stored
+ * twice. The list survives restarts; a path that Nix deleted, or built again differently, is not held any more, which is logged once.
+ */
+import { lstat } from 'node:fs/promises'
+import { type ClosureManifest, type Digest, PATHS_MAX } from '../../protocols/artifact/artifact.ts'
+import { layoutNar, type NarLayout } from '../../protocols/nar/write.ts'
+import type { BlobHolder, BlobSource } from '../content/content.ts'
+import { reasonOf } from '../error.ts'
+import type { Log } from '../log.ts'
+import { type Database, migrate, transaction } from '../state/database.ts'
+import type { NixStore, PathInfo } from './nix-store.ts'
+
+/** A layout takes a few hundred bytes a file: this holds those of a large closure that several peers fetch at once. */
+const LAYOUT_BYTES_MAX = 64 * 1024 * 1024
+/** Paths that were found missing, remembered so that each is logged once. */
+const MISSING_MAX = PATHS_MAX
+
+const SCHEMA = [
+  `CREATE TABLE nix_published (
+     artifact TEXT NOT NULL, path TEXT NOT NULL, digest TEXT NOT NULL, size_bytes INTEGER NOT NULL,
+     PRIMARY KEY (artifact, path)
+   ) STRICT;
+   CREATE INDEX nix_published_path ON nix_published (path);
+   CREATE INDEX nix_published_digest ON nix_published (digest);`,
+]
+
+type Row = { path: string; digest: string; size_bytes: number }
+type Deps = { db: Database; store: Pick<NixStore, 'info' | 'directory'>; log: Log }
+
+export class NarSource implements BlobHolder {
+  readonly #db: Database
+  readonly #store: Deps['store']
+  readonly #log: Log
+  /** By digest, the one used last at the end. */
+  readonly #layouts = new Map<Digest, { made: Promise<NarLayout>; memoryBytes: number }>()
+  #layoutBytes = 0
+  readonly #missing = new Set<string>()
+
+  constructor({ db, store, log }: Deps) {
+    migrate(db, 'nix', SCHEMA)
+    this.#db = db
+    this.#store = store
+    this.#log = log
+  }
+
+  /** Shares the paths of a closure under an artifact's name; whatever it shared before under this name, no longer. */
+  publish(artifact: string, { paths }: Pick<ClosureManifest, 'paths'>): void {
+    transaction(this.#db, () => {
+      this.#db.prepare('DELETE FROM nix_published WHERE artifact = ?').run(artifact)
+      const insert = this.#db.prepare(
+        'INSERT INTO nix_published (artifact, path, digest, size_bytes) VALUES (?, ?, ?, ?)',
+      )
+      for (const { path, nar, sizeBytes } of paths)
+        insert.run(artifact, path, Buffer.from(nar).toString('hex'), sizeBytes)
+    })
+    this.#missing.clear()
+  }
+
+  /** Shares them no longer, except those that another artifact has too. */
+  withdraw(artifact: string): void {
+    this.#db.prepare('DELETE FROM nix_published WHERE artifact = ?').run(artifact)
+  }
+
+  /** How many paths are shared. */
+  get pathCount(): number {
+    const row = this.#db.prepare('SELECT count(DISTINCT path) AS paths FROM nix_published').get() as { paths: number }
+    return row.paths
+  }
+
+  /** What Nix says of the published path with this hash part, as long as it is what was published. */
+  byHashPart(hashPart: string): PathInfo | undefined {
+    const least = `${this.#store.directory}/${hashPart}`
+    const statement = 'SELECT path, digest, size_bytes FROM nix_published WHERE path >= ? ORDER BY path LIMIT 1'
+    const row = this.#db.prepare(statement).get(least) as Row | undefined
+    return row?.path.startsWith(`${least}-`) ? this.#valid(row.path, row.digest) : undefined
+  }
+
+  /** The store path of a published NAR. */
+  pathOf(digest: Digest): string | undefined {
+    return this.#rows(digest)[0]?.path
+  }
+
+  /** Published paths that are not in the store any more as they were published. */
+  get missingPaths(): ReadonlySet<string> {
+    return this.#missing
+  }
+
+  async open(digest: Digest): Promise<BlobSource | undefined> {
+    // Paths of different names may have the same contents; any that is still there will do.
+    for (const { path, size_bytes: sizeBytes } of this.#rows(digest)) {
+      if (!this.#valid(path, digest)) continue
+      try {
+        // A layout that is kept does not notice that its path was deleted; this does.
+        await lstat(path)
+        const layout = await this.#layout(digest, path)
+        if (layout.sizeBytes === sizeBytes) return this.#source(digest, path, layout)
+        this.#gone(path, `its NAR has ${layout.sizeBytes} bytes, not the ${sizeBytes} that Nix knows`)
+      } catch (error) {
+        this.#gone(path, reasonOf(error))
+      }
+      this.#forget(digest)
+    }
+    return undefined
+  }
+
+  #source(digest: Digest, path: string, layout: NarLayout): BlobSource {
+    return {
+      sizeBytes: layout.sizeBytes,
+      read: (offset, length, signal) => layout.read(offset, length, signal),
+      reportCorrupt: () => {
+        this.#forget(digest)
+        this.#gone(path, 'its files are not those that Nix registered; `nix-store --verify-path` says more')
+      },
+    }
+  }
+
+  #rows(digest: Digest): Row[] {
+    const statement = 'SELECT DISTINCT path, digest, size_bytes FROM nix_published WHERE digest = ?'
+    return this.#db.prepare(statement).all(digest) as Row[]
+  }
+
+  #valid(path: string, digest: Digest): PathInfo | undefined {
+    try {
+      const info = this.#store.info(path)
+      if (info?.narHash === digest) return info
+      this.#gone(path, info ? 'it was built again, with other contents' : 'Nix has deleted it')
+    } catch (error) {
+      this.#gone(path, reasonOf(error))
+    }
+    return undefined
+  }
+
+  #gone(path: string, reason: string): void {
+    if (this.#missing.has(path) || this.#missing.size >= MISSING_MAX) return
+    this.#missing.add(path)
+    this.#log.warn({ path, reason }, 'nix.path-gone')
+  }
+
+  async #layout(digest: Digest, path: string): Promise<NarLayout> {
+    const known = this.#layouts.get(digest)
+    const entry = known ?? { made: layoutNar(path), memoryBytes: 0 }
+    this.#layouts.delete(digest)
+    this.#layouts.set(digest, entry)
+    const layout = await entry.made
+    if (!known && this.#layouts.get(digest) === entry) this.#account(entry, layout.memoryBytes)
+    return layout
+  }
+
+  /** Counts a layout, and lets go of those unused for longest. */
+  #account(entry: { memoryBytes: number }, memoryBytes: number): void {
+    entry.memoryBytes = memoryBytes
+    this.#layoutBytes += memoryBytes
+    for (const [oldest, other] of this.#layouts) {
+      if (this.#layoutBytes <= LAYOUT_BYTES_MAX) break
+      if (other !== entry) this.#forget(oldest)
+    }
+  }
+
+  #forget(digest: Digest): void {
+    this.#layoutBytes -= this.#layouts.get(digest)?.memoryBytes ?? 0
+    this.#layouts.delete(digest)
+  }
+}

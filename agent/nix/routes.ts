@@ -1,0 +1,135 @@
+/**
+ * The binary cache on loopback HTTP, below /nix: nix-cache-info, narinfos, NARs with ranges. Whatever goes wrong inside, the answer for a
+ * narinfo is a 404: a 5xx would fail the user's whole command although another cache may have the path. For a NAR too, since Nix
+ * then takes the next substituter; once its first byte is out, the connection is cut instead, and Nix asks for the rest.
+ */
+import { Readable } from 'node:stream'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { BlobSource } from '../content/content.ts'
+import { reasonOf } from '../error.ts'
+import type { Log } from '../log.ts'
+import { digestOfNarFile, formatCacheInfo, formatNarinfo } from './narinfo.ts'
+import { HASH_PART_PATTERN } from './nix32.ts'
+import type { Substituter } from './substituter.ts'
+
+const TEXT = 'text/plain; charset=utf-8'
+const METHODS = ['GET', 'HEAD']
+
+type Deps = {
+  substituter: Pick<Substituter, 'narinfo' | 'narSize' | 'openNar'>
+  storeDirectory: string
+  log: Log
+}
+
+export function registerNixRoutes(server: FastifyInstance, { substituter, storeDirectory, log }: Deps): void {
+  server.route({
+    method: METHODS,
+    url: '/nix/nix-cache-info',
+    handler: (_request, reply) => reply.type('text/x-nix-cache-info').send(formatCacheInfo(storeDirectory)),
+  })
+
+  server.route<{ Params: { file: string } }>({
+    method: METHODS,
+    url: '/nix/:file',
+    handler: async ({ params: { file } }, reply) => {
+      const hashPart = file.endsWith('.narinfo') ? file.slice(0, -'.narinfo'.length) : ''
+      if (!HASH_PART_PATTERN.test(hashPart)) return absent(reply, [])
+      const hangUp = hangUpOf(reply)
+      try {
+        const { narinfo, refusals } = await substituter.narinfo(hashPart, hangUp)
+        if (narinfo) return await reply.type('text/x-nix-narinfo').send(formatNarinfo(narinfo))
+        return absent(reply, refusals)
+      } catch (error) {
+        if (!hangUp.aborted) log.error({ hashPart, reason: reasonOf(error) }, 'nix.narinfo-failed')
+        return absent(reply, [])
+      }
+    },
+  })
+
+  server.route<{ Params: { file: string }; Querystring: { of?: unknown } }>({
+    method: METHODS,
+    url: '/nix/nar/:file',
+    handler: (request, reply) => answerNar(request, reply, substituter, log),
+  })
+}
+
+async function answerNar(
+  request: FastifyRequest<{ Params: { file: string }; Querystring: { of?: unknown } }>,
+  reply: FastifyReply,
+  substituter: Deps['substituter'],
+  log: Log,
+): Promise<FastifyReply> {
+  const digest = digestOfNarFile(request.params.file)
+  if (digest === undefined) return absent(reply, [])
+  const { of } = request.query
+  const hashPart = typeof of === 'string' && HASH_PART_PATTERN.test(of) ? of : undefined
+  const hangUp = hangUpOf(reply)
+  try {
+    if (request.method === 'HEAD') {
+      const sizeBytes = await substituter.narSize(digest, hashPart, hangUp)
+      if (sizeBytes === undefined) return absent(reply, [])
+      return narHeaders(reply, digest).header('content-length', sizeBytes).send()
+    }
+    const source = await substituter.openNar(digest, hashPart, hangUp)
+    if (!source) return absent(reply, [])
+    closeWith(source, hangUp)
+    const { sizeBytes } = source
+    const range = rangeOf(request.headers.range, sizeBytes)
+    if (range === 'unsatisfiable') {
+      return reply.code(416).header('content-range', `bytes */${sizeBytes}`).type(TEXT).send('no such range\n')
+    }
+    const { offset, length } = range ?? { offset: 0, length: sizeBytes }
+    if (range) reply.code(206).header('content-range', `bytes ${offset}-${offset + length - 1}/${sizeBytes}`)
+    const bytes = Readable.from(source.read(offset, length, hangUp), { objectMode: false })
+    return narHeaders(reply, digest).header('content-length', length).send(bytes)
+  } catch (error) {
+    if (!hangUp.aborted) log.error({ digest, reason: reasonOf(error) }, 'nix.nar-failed')
+    return absent(reply, [])
+  }
+}
+
+function narHeaders(reply: FastifyReply, digest: string): FastifyReply {
+  return reply.type('application/x-nix-nar').header('accept-ranges', 'bytes').header('etag', `"${digest}"`)
+}
+
+/** The reasons are for whoever asks with curl: Nix does not show them. */
+function absent(reply: FastifyReply, refusals: readonly string[]): FastifyReply {
+  const lines = refusals.map((refusal) => `refused: ${refusal}`)
+  return reply
+    .code(404)
+    .type(TEXT)
+    .send(`${['not found', ...lines].join('\n')}\n`)
+}
+
+/** Closes the source when the answer is out, or the requester away: the stream of its bytes may never be begun. */
+function closeWith(source: BlobSource, hangUp: AbortSignal): void {
+  const close = () => void source.close?.().catch(() => {})
+  if (hangUp.aborted) close()
+  else hangUp.addEventListener('abort', close, { once: true })
+}
+
+/** Fires when the requester goes away, and when the answer is out. */
+function hangUpOf(reply: FastifyReply): AbortSignal {
+  const hangUp = new AbortController()
+  reply.raw.once('close', () => hangUp.abort())
+  return hangUp.signal
+}
+
+/** One range, as RFC 9110 section 14 has it; undefined for none, and for what a server may ignore: several, or other units. */
+export function rangeOf(
+  header: string | undefined,
+  sizeBytes: number,
+): { offset: number; length: number } | 'unsatisfiable' | undefined {
+  const match = /^bytes=(\d*)-(\d*)$/.exec(header ?? '')
+  const [, from = '', to = ''] = match ?? []
+  if (!match || (from === '' && to === '')) return undefined
+  if (from === '') {
+    const length = Math.min(Number(to), sizeBytes)
+    return length === 0 ? 'unsatisfiable' : { offset: sizeBytes - length, length }
+  }
+  const offset = Number(from)
+  if (to !== '' && Number(to) < offset) return undefined
+  if (offset >= sizeBytes) return 'unsatisfiable'
+  const end = to === '' ? sizeBytes : Math.min(Number(to) + 1, sizeBytes)
+  return { offset, length: end - offset }
+}

@@ -1,0 +1,311 @@
+/**
+ * Answers the local Nix: which store paths can be had, and their NARs. In this order: what this node publishes itself, from the store;
+ * what peers publish, by the prefixes in their records; nothing, at once.
+ *
+ * A path of a peer is answered for only when its signature is by a key that this agent trusts, or when its name follows from its
+ * contents. It is then signed with the agent's own key, the one that nix.conf has to trust. Who publishes something else is told of by
+ * `onFault`, and the next publisher is asked.
+ *
+ * Nix fails a whole command when a narinfo stalls, so `narinfo` answers within ANSWER_MS_MAX whatever the peers do.
+ */
+import type { Digest, NixArtifactBody } from '../../protocols/artifact/artifact.ts'
+import { WireError } from '../../protocols/error.ts'
+import type { BlobFetcher, BlobHolder, BlobSource } from '../content/content.ts'
+import { AgentError, reasonOf } from '../error.ts'
+import type { Log } from '../log.ts'
+import { checkedSource } from './checked-source.ts'
+import type { Closures, PublishedClosure, PublishedPath } from './closures.ts'
+import type { NarSource } from './nar-source.ts'
+import type { Narinfo } from './narinfo.ts'
+import type { NixStore } from './nix-store.ts'
+import { Prefetch } from './prefetch.ts'
+import type { CacheKey } from './signing.ts'
+import type { TrustedKeys } from './trust.ts'
+
+/** Of the 2 s that the local Nix may have to wait, what the peers get. */
+const ANSWER_MS_MAX = 1_500
+/** Publishers asked about one path: the more there are, the likelier it is that one of the first will do. */
+const CANDIDATES_MAX = 16
+/** A NAR up to this size is verified as a whole before its first byte is handed out; a larger one as it arrives, all but the last piece. */
+const WHOLE_BYTES_MAX = 256 * 1024 * 1024
+/** NARs answered for: what is asked for next is in here. */
+const ANSWERED_MAX = 20_000
+/** A publisher's fault is told once in this time for each of his artifacts, however many of its paths are asked for. */
+const FAULT_MS = 60_000
+const FAULTS_MAX = 1_000
+
+/** An artifact that may have the path in question, by its prefix. */
+export type Candidate = { peerId: string; name: string; body: NixArtifactBody }
+
+/** Why a path that a peer publishes is not handed to the local Nix. */
+export type PathFault = {
+  peerId: string
+  path: string
+  code: 'untrusted' | 'forged' | 'malformed'
+  /** A sentence about the path, for people. */
+  reason: string
+  /** What the user can do, if anything. */
+  next: string | undefined
+}
+
+type Deps = {
+  store: Pick<NixStore, 'directory'>
+  published: Pick<NarSource, 'byHashPart' | 'open'>
+  closures: Pick<Closures, 'peek' | 'load' | 'delayMs'>
+  key: Pick<CacheKey, 'sign'>
+  trust: Pick<TrustedKeys, 'judge' | 'has'>
+  blobs: BlobHolder
+  fetcher: BlobFetcher
+  /** Artifacts of other nodes whose prefixes have this hash part. In memory: called for every path that Nix asks for. */
+  candidates(hashPart: string): readonly Candidate[]
+  /** Peers that may hold an artifact beside those who publish it. */
+  holders(cid: NixArtifactBody['cid']): Iterable<string> | AsyncIterable<string>
+  onFault(fault: PathFault): void
+  log: Log
+  now?: () => number
+}
+
+/** A narinfo, or why there is none: reasons that name a peer each, none when nobody publishes the path. */
+export type Answer = { narinfo: Narinfo; refusals?: undefined } | { narinfo?: undefined; refusals: readonly string[] }
+
+type Answered = { path: string; sizeBytes: number; hashPart: string }
+
+export class Substituter implements AsyncDisposable {
+  readonly #deps: Deps
+  readonly #now: () => number
+  readonly #prefetch: Prefetch
+  /** By NAR, the one answered for last at the end. */
+  readonly #answered = new Map<Digest, Answered>()
+  readonly #faults = new Map<string, number>()
+  #hits = 0
+  #misses = 0
+
+  constructor(deps: Deps) {
+    this.#deps = deps
+    this.#now = deps.now ?? (() => performance.now())
+    this.#prefetch = new Prefetch((digest, signal) => this.#fetchAhead(digest, signal))
+  }
+
+  /** Narinfos asked for: answered, and not. */
+  get counts(): { hits: number; misses: number } {
+    return { hits: this.#hits, misses: this.#misses }
+  }
+
+  /** The store path of a NAR that was answered for, to name it when a peer lied about its bytes. */
+  pathOf(digest: Digest): string | undefined {
+    return this.#answered.get(digest)?.path
+  }
+
+  /** Answers for a store path by its hash part, and begins to fetch its NAR. Rejects only when the signal fires. */
+  async narinfo(hashPart: string, signal: AbortSignal): Promise<Answer> {
+    const answer = await this.#find(hashPart, signal)
+    if (answer.narinfo) this.#hits++
+    else this.#misses++
+    return answer
+  }
+
+  /** The size of a NAR; undefined when nobody has it. `hashPart` is that of its path, if the request says. */
+  async narSize(digest: Digest, hashPart: string | undefined, signal: AbortSignal): Promise<number | undefined> {
+    const here = await this.#openHere(digest)
+    if (!here) return (await this.#answeredFor(digest, hashPart, signal))?.sizeBytes
+    await here.close?.()
+    return here.sizeBytes
+  }
+
+  /** A NAR, from here or from peers; undefined when nobody gives it. The caller closes it. Rejects only when the signal fires. */
+  async openNar(digest: Digest, hashPart: string | undefined, signal: AbortSignal): Promise<BlobSource | undefined> {
+    const here = await this.#openHere(digest)
+    if (here) {
+      this.#prefetch.claim(digest)
+      return checkedSource(digest, here)
+    }
+    const answered = await this.#answeredFor(digest, hashPart, signal)
+    if (!answered) return undefined
+    const { path, sizeBytes } = answered
+    // Paths of different names may have the same NAR, and other publishers.
+    const options = { sources: this.#narSources(hashPart ?? answered.hashPart), signal, sizeBytes }
+    try {
+      if (sizeBytes > WHOLE_BYTES_MAX) return await this.#deps.fetcher.open(digest, options)
+      const fetching = this.#deps.fetcher.fetch(digest, options)
+      this.#prefetch.claim(digest)
+      await fetching
+      return await this.#deps.blobs.open(digest)
+    } catch (error) {
+      signal.throwIfAborted()
+      this.#deps.log.warn({ path, reason: reasonOf(error) }, 'nix.nar-failed')
+      return undefined
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#prefetch[Symbol.asyncDispose]()
+  }
+
+  async #openHere(digest: Digest): Promise<BlobSource | undefined> {
+    return (await this.#deps.published.open(digest)) ?? (await this.#deps.blobs.open(digest))
+  }
+
+  async #find(hashPart: string, signal: AbortSignal): Promise<Answer> {
+    const own = this.#deps.published.byHashPart(hashPart)
+    if (own) return { narinfo: { ...own, signatures: this.#signaturesOf(own, own.signatures) } }
+    const candidates = this.#ranked(hashPart)
+    const refusals: string[] = []
+    const waiting: Candidate[] = []
+    for (const candidate of candidates) {
+      const closure = this.#deps.closures.peek(candidate.body)
+      if (!closure) {
+        waiting.push(candidate)
+        continue
+      }
+      const narinfo = this.#judge(candidate, closure, hashPart, refusals)
+      if (narinfo) return { narinfo }
+    }
+    if (waiting.length === 0) return { refusals }
+    const narinfo = await this.#findSlowly(waiting, hashPart, refusals, signal)
+    return narinfo ? { narinfo } : { refusals }
+  }
+
+  /** Asks all that are worth waiting for at the same time; the first good answer is taken. */
+  async #findSlowly(
+    candidates: readonly Candidate[],
+    hashPart: string,
+    refusals: string[],
+    signal: AbortSignal,
+  ): Promise<Narinfo | undefined> {
+    const deadline = AbortSignal.any([signal, AbortSignal.timeout(ANSWER_MS_MAX)])
+    const ask = async (candidate: Candidate) => {
+      const closure = await this.#load(candidate, candidates, deadline, refusals)
+      const narinfo = closure && this.#judge(candidate, closure, hashPart, refusals)
+      // To Promise.any only a rejection means: wait for the others.
+      if (!narinfo) throw new AgentError('not-found', 'not from this one')
+      return narinfo
+    }
+    const worthIt = candidates.filter(({ body }) => this.#deps.closures.delayMs(body) < ANSWER_MS_MAX)
+    const narinfo = await Promise.any(worthIt.map(ask)).catch(() => undefined)
+    signal.throwIfAborted()
+    return narinfo
+  }
+
+  async #load(
+    candidate: Candidate,
+    others: readonly Candidate[],
+    signal: AbortSignal,
+    refusals: string[],
+  ): Promise<PublishedClosure | undefined> {
+    const { peerId, body } = candidate
+    const same = others.filter((other) => other.body.cid.equals(body.cid)).map((other) => other.peerId)
+    const sources = () => this.#peers([peerId, ...same], [body.cid])
+    try {
+      return await this.#deps.closures.load({ body, sources }, signal)
+    } catch (error) {
+      if (error instanceof WireError) {
+        this.#refuse(
+          candidate,
+          { path: body.root, code: 'malformed', reason: error.message, next: undefined },
+          refusals,
+        )
+      } else if (!signal.aborted) {
+        refusals.push(`${peerId}: ${reasonOf(error)}`)
+        this.#deps.log.debug({ peerId, path: body.root, reason: reasonOf(error) }, 'nix.manifest-failed')
+      }
+      return undefined
+    }
+  }
+
+  /** What a closure says of the path, if it is to be believed. */
+  #judge(candidate: Candidate, closure: PublishedClosure, hashPart: string, refusals: string[]): Narinfo | undefined {
+    const entry = closure.byHashPart(hashPart)
+    // Prefixes are short, so a closure may turn out not to have the path; and a store elsewhere has other paths.
+    if (!entry?.path.startsWith(`${this.#deps.store.directory}/`)) return undefined
+    const verdict = this.#deps.trust.judge(entry, entry.signatures)
+    if (!verdict.ok) {
+      const { fault: code, reason } = verdict
+      const next =
+        code === 'untrusted' ? `If you trust who built it: \`agent trust add ${candidate.body.signer}\`` : undefined
+      this.#refuse(candidate, { path: entry.path, code, reason, next }, refusals)
+      return undefined
+    }
+    this.#remember(entry, hashPart)
+    const signatures = verdict.by === 'signature' ? this.#signaturesOf(entry, entry.signatures) : entry.signatures
+    return { ...entry, signatures }
+  }
+
+  #signaturesOf(facts: Omit<PublishedPath, 'signatures'>, theirs: readonly string[]): string[] {
+    return [...new Set([this.#deps.key.sign(facts), ...theirs])]
+  }
+
+  /** Those likeliest to be believed come first: decoded already, or made by a builder whose key is trusted. */
+  #ranked(hashPart: string): Candidate[] {
+    const rank = ({ body }: Candidate) =>
+      this.#deps.closures.peek(body) ? 0 : this.#deps.trust.has(body.signer) ? 1 : 2
+    return this.#deps
+      .candidates(hashPart)
+      .map((candidate) => ({ candidate, rank: rank(candidate) }))
+      .sort((one, other) => one.rank - other.rank)
+      .slice(0, CANDIDATES_MAX)
+      .map(({ candidate }) => candidate)
+  }
+
+  #remember({ path, narHash, narSize }: PublishedPath, hashPart: string): void {
+    this.#answered.delete(narHash)
+    this.#answered.set(narHash, { path, sizeBytes: narSize, hashPart })
+    if (this.#answered.size > ANSWERED_MAX) {
+      for (const oldest of this.#answered.keys()) {
+        this.#answered.delete(oldest)
+        break
+      }
+    }
+    if (narSize <= WHOLE_BYTES_MAX) this.#prefetch.want(narHash, narSize)
+  }
+
+  /** What was answered for this NAR; found anew when Nix remembers an answer that the agent, started since, does not. */
+  async #answeredFor(digest: Digest, hashPart: string | undefined, signal: AbortSignal): Promise<Answered | undefined> {
+    const known = this.#answered.get(digest)
+    if (known || hashPart === undefined) return known
+    await this.#find(hashPart, signal)
+    return this.#answered.get(digest)
+  }
+
+  async #fetchAhead(digest: Digest, signal: AbortSignal): Promise<void> {
+    const answered = this.#answered.get(digest)
+    if (!answered) return
+    await this.#deps.fetcher.fetch(digest, {
+      sources: this.#narSources(answered.hashPart),
+      signal,
+      sizeBytes: answered.sizeBytes,
+    })
+  }
+
+  #narSources(hashPart: string): AsyncIterable<string> {
+    const candidates = this.#ranked(hashPart)
+    return this.#peers(
+      candidates.map(({ peerId }) => peerId),
+      candidates.map(({ body }) => body.cid),
+    )
+  }
+
+  /** The publishers, then whoever else holds these artifacts; each peer once. */
+  async *#peers(publishers: readonly string[], cids: readonly NixArtifactBody['cid'][]): AsyncGenerator<string> {
+    const seen = new Set(publishers)
+    yield* seen
+    const distinct = new Map(cids.map((cid) => [cid.toString(), cid]))
+    for (const cid of distinct.values()) {
+      for await (const peerId of this.#deps.holders(cid)) {
+        if (seen.has(peerId)) continue
+        seen.add(peerId)
+        yield peerId
+      }
+    }
+  }
+
+  #refuse({ peerId, body }: Candidate, fault: Omit<PathFault, 'peerId'>, refusals: string[]): void {
+    refusals.push(`${peerId}: ${fault.path}: ${fault.reason}`)
+    const key = `${peerId} ${body.cid.toString()} ${fault.code}`
+    const told = this.#faults.get(key)
+    if (told !== undefined && this.#now() - told < FAULT_MS) return
+    if (this.#faults.size >= FAULTS_MAX) this.#faults.clear()
+    this.#faults.set(key, this.#now())
+    this.#deps.log.warn({ peerId, ...fault }, 'nix.refused')
+    this.#deps.onFault({ peerId, ...fault })
+  }
+}
