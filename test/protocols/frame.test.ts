@@ -1,3 +1,4 @@
+/** Frames over real libp2p streams: whatever the cut, whatever the bytes; and a slow reader slows the writer. */
 import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
 import type { Stream } from '@libp2p/interface'

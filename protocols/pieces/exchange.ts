@@ -1,0 +1,239 @@
+/**
+ * `/undernet/pieces/1`: who has which blob, its piece hashes, its pieces. Asker and answerer; see spec.md beside this file.
+ *
+ * The dialler sends request frames, as many as it likes, and the listener answers them in order; pieces follow their answer's frame as
+ * raw bytes. Nothing here checks content: pieces are to be held against the list, the list against the whole hash, by the caller.
+ */
+import { z } from 'zod'
+import { decodeCbor, encodeCbor } from '../cbor.ts'
+import { WireError } from '../error.ts'
+import { FRAME_BYTES_MAX, type Frames } from '../frame.ts'
+import { BLOB_BYTES_MAX, HASH_BYTES, merkleRoot, PIECE_BYTES, pieceCount, rangeBytes } from './tree.ts'
+
+export const PIECES_PROTOCOL = '/undernet/pieces/1'
+/** Digests in one question: a closure's NARs in a few round trips. */
+export const HAVE_DIGESTS_MAX = 64
+/** Piece hashes in one answer: 256 KiB of them, for 2 GiB of blob. */
+export const HASHES_MAX = 8_192
+/** Pieces in one answer: 4 MiB, after which an asker that changed its mind has been heard. */
+export const GET_PIECES_MAX = 16
+/** The largest request is 64 digests of 34 bytes. */
+const REQUEST_BYTES_MAX = 4 * 1024
+
+const bytesUpTo = (bytesMax: number) =>
+  z.custom<Uint8Array>((value) => value instanceof Uint8Array && value.byteLength <= bytesMax, 'not bytes, or too many')
+const bytes32 = z.custom<Uint8Array>(
+  (value) => value instanceof Uint8Array && value.byteLength === HASH_BYTES,
+  'not 32 bytes',
+)
+const index = z.int().min(0).max(pieceCount(BLOB_BYTES_MAX))
+const sizeBytes = z.int().min(0).max(BLOB_BYTES_MAX)
+
+const requestSchema = z.discriminatedUnion('op', [
+  z.object({ op: z.literal('have'), digests: z.array(bytes32).min(1).max(HAVE_DIGESTS_MAX) }),
+  z.object({ op: z.literal('hashes'), digest: bytes32, from: index, count: z.int().min(0).max(HASHES_MAX) }),
+  z.object({ op: z.literal('get'), digest: bytes32, from: index, count: z.int().min(1).max(GET_PIECES_MAX) }),
+])
+/** Any request, known here or not: a later version may ask more. */
+const anyRequest = z.looseObject({ op: z.string().max(32) })
+
+/** What an answerer of this version can say no with, as its asker repeats it. */
+const REFUSALS = {
+  absent: 'it does not have it',
+  range: 'it says that the blob ends before the pieces asked for',
+  busy: 'it is busy',
+  unknown: 'it does not know the question',
+} as const
+/** A later version may have more codes: they are repeated as they are. */
+const refused = z.object({ error: z.string().regex(/^[a-z-]{1,32}$/) })
+const holding = z.object({
+  sizeBytes,
+  /** All of them, or a bitmap: bit 0x80 of byte 0 is piece 0. */
+  pieces: z.union([z.literal('all'), bytesUpTo(pieceCount(BLOB_BYTES_MAX) / 8)]),
+})
+const haveAnswer = z.object({ have: z.array(holding.nullable()).max(HAVE_DIGESTS_MAX) })
+const hashesAnswer = z.object({
+  sizeBytes,
+  root: bytes32,
+  hashes: bytesUpTo(HASHES_MAX * HASH_BYTES),
+})
+const getAnswer = z.object({ lengthBytes: z.int().min(1) })
+
+export type PieceRequest = z.infer<typeof requestSchema>
+export type Refused = { error: keyof typeof REFUSALS }
+/** What a peer says it has of a blob. */
+export type Holding = z.infer<typeof holding>
+/** Size, root and some piece hashes of a blob, as a peer states them. */
+export type PieceHashes = z.infer<typeof hashesAnswer>
+
+/** Exported for the vectors. */
+export const encodeRequest = (request: PieceRequest): Uint8Array => encodeCbor(request)
+
+/** @throws {WireError} `malformed` */
+export function decodeRequest(bytes: Uint8Array): PieceRequest | 'unknown' {
+  const { op } = decodeCbor(bytes, anyRequest)
+  if (op !== 'have' && op !== 'hashes' && op !== 'get') return 'unknown'
+  return decodeCbor(bytes, requestSchema)
+}
+
+export class PieceAsker {
+  readonly #frames: Frames
+
+  constructor(frames: Frames) {
+    this.#frames = frames
+  }
+
+  /** One entry for each digest: null where the peer has nothing of it. */
+  async have(digests: Uint8Array[], signal: AbortSignal): Promise<(Holding | null)[]> {
+    await this.#ask({ op: 'have', digests }, signal)
+    const { have } = await this.#answer(haveAnswer, signal)
+    if (have.length !== digests.length) throw new WireError('malformed', 'an answer for another number of digests')
+    for (const one of have) {
+      if (one && one.pieces !== 'all' && one.pieces.byteLength !== Math.ceil(pieceCount(one.sizeBytes) / 8))
+        throw new WireError('malformed', 'a bitmap of another length than the blob needs')
+    }
+    return have
+  }
+
+  /**
+   * The whole list of a blob's piece hashes, checked against the root that the peer states; or, when that root is `known`, no list.
+   *
+   * @throws {WireError} `refused` when the blob is larger than `sizeBytesMax`; `mismatch` when list and root don't fit.
+   */
+  async hashes(
+    digest: Uint8Array,
+    { sizeBytesMax, known }: { sizeBytesMax: number; known?: Uint8Array | undefined },
+    signal: AbortSignal,
+  ): Promise<PieceHashes> {
+    const first = await this.#someHashes(digest, 0, known ? 0 : HASHES_MAX, signal)
+    if (first.sizeBytes > sizeBytesMax)
+      throw new WireError('refused', `it has ${first.sizeBytes} bytes, more than the ${sizeBytesMax} that are wanted`)
+    if (known && Buffer.compare(known, first.root) === 0) return first
+    const count = pieceCount(first.sizeBytes)
+    const parts = [first.hashes]
+    for (let have = first.hashes.byteLength / HASH_BYTES; have < count; ) {
+      const next = await this.#someHashes(digest, have, Math.min(HASHES_MAX, count - have), signal)
+      if (next.sizeBytes !== first.sizeBytes || Buffer.compare(next.root, first.root) !== 0)
+        throw new WireError('mismatch', 'a piece list that changed while it was read')
+      if (next.hashes.byteLength === 0) throw new WireError('malformed', 'a piece list with an end missing')
+      parts.push(next.hashes)
+      have += next.hashes.byteLength / HASH_BYTES
+    }
+    const hashes = Buffer.concat(parts)
+    if (hashes.byteLength !== count * HASH_BYTES) throw new WireError('malformed', 'a piece list of another length')
+    if (Buffer.compare(merkleRoot(hashes), first.root) !== 0)
+      throw new WireError('mismatch', 'a piece list whose root is not the one that was stated')
+    return { ...first, hashes }
+  }
+
+  /** Asks for pieces without waiting; `readGet` then reads the answers in the order of asking. */
+  async askGet(digest: Uint8Array, from: number, count: number, signal: AbortSignal): Promise<void> {
+    await this.#ask({ op: 'get', digest, from, count }, signal)
+  }
+
+  /** The answer to the oldest `askGet` not yet answered; then `readInto` reads the pieces that follow. */
+  async readGet(expectedBytes: number, signal: AbortSignal): Promise<void> {
+    const { lengthBytes } = await this.#answer(getAnswer, signal)
+    if (lengthBytes !== expectedBytes)
+      throw new WireError('malformed', `${lengthBytes} bytes in place of ${expectedBytes}`)
+  }
+
+  readInto(target: Uint8Array, signal: AbortSignal): Promise<void> {
+    return this.#frames.readInto(target, signal)
+  }
+
+  async #someHashes(digest: Uint8Array, from: number, count: number, signal: AbortSignal): Promise<PieceHashes> {
+    await this.#ask({ op: 'hashes', digest, from, count }, signal)
+    const answer = await this.#answer(hashesAnswer, signal)
+    if (answer.hashes.byteLength % HASH_BYTES !== 0 || answer.hashes.byteLength > count * HASH_BYTES)
+      throw new WireError('malformed', 'a piece list of another length')
+    return answer
+  }
+
+  async #ask(request: PieceRequest, signal: AbortSignal): Promise<void> {
+    await this.#frames.write(encodeRequest(request), signal)
+  }
+
+  async #answer<T extends object>(schema: z.ZodType<T>, signal: AbortSignal): Promise<T> {
+    const bytes = await this.#frames.read(signal, FRAME_BYTES_MAX)
+    if (!bytes) throw new WireError('closed', 'the peer closed the stream before it answered')
+    const answer = decodeCbor<T | z.infer<typeof refused>>(bytes, z.union([refused, schema]))
+    if (!('error' in answer)) return answer
+    const { error } = answer as z.infer<typeof refused>
+    const words = Object.hasOwn(REFUSALS, error) ? REFUSALS[error as keyof typeof REFUSALS] : `it refused: ${error}`
+    throw new WireError(error === 'absent' ? 'absent' : 'refused', words)
+  }
+}
+
+/** What an answerer must be able to do. Pieces come in any chunks, `lengthBytes` in all. */
+export type PieceHolder = {
+  have(digest: Uint8Array, signal: AbortSignal): Promise<Holding | null>
+  hashes(digest: Uint8Array, from: number, count: number, signal: AbortSignal): Promise<PieceHashes | Refused>
+  get(
+    digest: Uint8Array,
+    from: number,
+    count: number,
+    signal: AbortSignal,
+  ): Promise<{ lengthBytes: number; chunks: AsyncIterable<Uint8Array> } | Refused>
+}
+
+/**
+ * Answers requests until the peer ends its side. A failure in the middle of pieces is thrown, and the caller resets the stream: short of
+ * that there is no way to tell the peer.
+ *
+ * @param onProgress called for every request and every chunk written, so that the caller can tell a stream that stands still.
+ * @throws {WireError}
+ */
+export async function answerPieces(
+  frames: Frames,
+  holder: PieceHolder,
+  signal: AbortSignal,
+  onProgress: (writtenBytes: number) => void,
+): Promise<void> {
+  for (;;) {
+    const bytes = await frames.read(signal, REQUEST_BYTES_MAX)
+    if (!bytes) return
+    onProgress(0)
+    const request = decodeRequest(bytes)
+    if (request === 'unknown') {
+      await frames.write(encodeCbor({ error: 'unknown' }), signal)
+    } else if (request.op === 'have') {
+      await frames.write(encodeCbor({ have: await haveAll(request.digests, holder, signal) }), signal)
+    } else if (request.op === 'hashes') {
+      await frames.write(encodeCbor(await holder.hashes(request.digest, request.from, request.count, signal)), signal)
+    } else {
+      const answer = await holder.get(request.digest, request.from, request.count, signal)
+      if ('error' in answer) {
+        await frames.write(encodeCbor(answer), signal)
+        continue
+      }
+      await frames.write(encodeCbor({ lengthBytes: answer.lengthBytes }), signal)
+      for await (const chunk of answer.chunks) {
+        await frames.writeBytes(chunk, signal)
+        onProgress(chunk.byteLength)
+      }
+    }
+  }
+}
+
+/** Bitmaps of large blobs could fill more than a frame: what no longer fits is answered null, and is to be asked for alone. */
+async function haveAll(digests: Uint8Array[], holder: PieceHolder, signal: AbortSignal): Promise<(Holding | null)[]> {
+  const answers: (Holding | null)[] = []
+  let roomBytes = FRAME_BYTES_MAX - HAVE_DIGESTS_MAX * 64
+  for (const digest of digests) {
+    const one = await holder.have(digest, signal)
+    if (one && one.pieces !== 'all') roomBytes -= one.pieces.byteLength
+    answers.push(roomBytes < 0 ? null : one)
+  }
+  return answers
+}
+
+/** The part of a blob that a `get` asks for, in bytes; undefined when it begins or ends behind the blob's end. */
+export function getRange(
+  blobBytes: number,
+  from: number,
+  count: number,
+): { offset: number; lengthBytes: number } | undefined {
+  if (from + count > pieceCount(blobBytes)) return undefined
+  return { offset: from * PIECE_BYTES, lengthBytes: rangeBytes(blobBytes, from, count) }
+}
