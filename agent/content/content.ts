@@ -1,8 +1,11 @@
 /**
- * What the rest of the agent sees of content: blobs, which are bytes named by their SHA-256. Types only; `Holdings`, `Blobs` and
- * `Fetcher` beside this file implement them, and a test may put something simpler in their place.
+ * What the rest of the agent sees of content: blobs, which are bytes named by their SHA-256. `Holdings`, `Blobs` and `Fetcher` beside
+ * this file implement these types, and a test may put something simpler in their place.
  */
 import type { Digest } from '../../protocols/artifact/artifact.ts'
+
+/** Reasons of pins that begin like this hold for as long as the agent runs: what was left by one that was killed is gone at the next start. */
+export const TEMPORARY_PIN = 'temporary:'
 
 /** An open blob: bytes that can be read at any offset. */
 export type BlobSource = {

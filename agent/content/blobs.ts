@@ -1,0 +1,352 @@
+/**
+ * The blob directory: bytes named by their SHA-256, within a quota.
+ *
+ *   <directory>/ab/abcd...   a blob; its row in the state database says that it is whole
+ *   <directory>/partial/     blobs being fetched, by digest; they survive a restart
+ *   <directory>/incoming/    blobs being written; removed at start
+ *
+ * A blob is whole on disk (written, synced, renamed) before its row is. When room is needed, what was not used for longest goes; what
+ * is pinned, open or being fetched stays. Sizes are counted, not measured: the quota is about content, not about file system blocks.
+ */
+import { existsSync, mkdirSync, readdirSync, rmSync, statfsSync } from 'node:fs'
+import { type FileHandle, open, rename } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import type { Digest } from '../../protocols/artifact/artifact.ts'
+import { BLOB_BYTES_MAX, PieceHasher } from '../../protocols/pieces/tree.ts'
+import { AgentError, reasonOf } from '../error.ts'
+import type { Log } from '../log.ts'
+import { BlobFile } from './blob-file.ts'
+import type { BlobIndex, Evictable, PartialRow } from './blob-index.ts'
+import { type BlobSource, type BlobStore, TEMPORARY_PIN, type WriteOptions } from './content.ts'
+import type { PieceLists } from './piece-lists.ts'
+
+/** Last use is for eviction only: it is written down this coarsely, so that reading costs no write. */
+const USED_MS_STEP = 10 * 60_000
+const DIGEST_PATTERN = /^[0-9a-f]{64}$/
+
+export type BlobsInit = {
+  directory: string
+  index: BlobIndex
+  lists: Pick<PieceLists, 'put'>
+  quotaBytes: number
+  log: Log
+  now?: () => number
+}
+
+export class Blobs implements BlobStore {
+  readonly index: BlobIndex
+  readonly lists: Pick<PieceLists, 'put'>
+  readonly #directory: string
+  readonly #log: Log
+  readonly #now: () => number
+  readonly #openCounts = new Map<Digest, number>()
+  /** Digests whose partial file a fetch is working on. */
+  readonly #fetching = new Set<Digest>()
+  #quotaBytes: number
+  #blobs: number
+  #bytes: number
+  #partialBytes: number
+  #writingBytes = 0
+  #nextIncoming = 0
+
+  /** Opens the directory and puts right what a crash left behind. */
+  static open(init: BlobsInit): Blobs {
+    return new Blobs(init)
+  }
+
+  private constructor({ directory, index, lists, quotaBytes, log, now = Date.now }: BlobsInit) {
+    this.#directory = directory
+    this.index = index
+    this.lists = lists
+    this.#quotaBytes = quotaBytes
+    this.#log = log
+    this.#now = now
+    this.#recover()
+    const { blobs, bytes } = index.totals()
+    this.#blobs = blobs
+    this.#bytes = bytes
+    this.#partialBytes = index.partialBytes()
+  }
+
+  get stats(): { blobs: number; bytes: number; quotaBytes: number } {
+    return { blobs: this.#blobs, bytes: this.#bytes, quotaBytes: this.#quotaBytes }
+  }
+
+  /** A smaller quota takes effect when room is needed next. */
+  setQuota(quotaBytes: number): void {
+    this.#quotaBytes = quotaBytes
+  }
+
+  has(digest: Digest): boolean {
+    return this.index.get(digest) !== undefined
+  }
+
+  sizeOf(digest: Digest): number | undefined {
+    return this.index.get(digest)?.sizeBytes
+  }
+
+  async open(digest: Digest): Promise<BlobSource | undefined> {
+    const row = this.index.get(digest)
+    if (!row) return undefined
+    let file: FileHandle
+    try {
+      file = await open(this.pathOf(digest), 'r')
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code !== 'ENOENT') throw diskError(cause, this.#directory)
+      this.#lose(digest, 'its file is gone')
+      return undefined
+    }
+    const { size } = await file.stat()
+    if (size !== row.sizeBytes) {
+      await file.close()
+      this.#lose(digest, `its file has ${size} bytes in place of ${row.sizeBytes}`)
+      return undefined
+    }
+    this.#touch(row)
+    this.#openCounts.set(digest, (this.#openCounts.get(digest) ?? 0) + 1)
+    return new BlobFile(file, row.sizeBytes, {
+      onClose: () => this.#closed(digest),
+      onCorrupt: () => this.#lose(digest, 'its bytes have another hash'),
+    })
+  }
+
+  async write(
+    expected: Digest | undefined,
+    chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+    signal: AbortSignal,
+    options: WriteOptions = {},
+  ): Promise<{ digest: Digest; sizeBytes: number }> {
+    const path = join(this.#directory, 'incoming', `${process.pid}-${this.#nextIncoming++}`)
+    const hasher = new PieceHasher()
+    let file: FileHandle | undefined
+    try {
+      file = await open(path, 'wx', 0o600)
+      for await (const chunk of chunks) {
+        signal.throwIfAborted()
+        this.makeRoom(chunk.byteLength, hasher.sizeBytes + chunk.byteLength)
+        this.#writingBytes += chunk.byteLength
+        hasher.update(chunk)
+        await writeAll(file, chunk)
+      }
+      signal.throwIfAborted()
+      const { digest, sizeBytes, hashes } = hasher.finish()
+      if (expected !== undefined && digest !== expected)
+        throw new AgentError('corrupt', `the bytes have the hash ${digest}, not ${expected} as they should`)
+      await file.datasync()
+      this.lists.put(digest, sizeBytes, hashes)
+      await this.adopt(path, digest, sizeBytes, options.pin)
+      return { digest, sizeBytes }
+    } catch (cause) {
+      rmSync(path, { force: true })
+      throw diskError(cause, this.#directory)
+    } finally {
+      this.#writingBytes -= hasher.sizeBytes
+      await file?.close()
+    }
+  }
+
+  pin(digest: Digest, reason: string): void {
+    this.index.pin(digest, reason)
+  }
+
+  unpin(digest: Digest, reason: string): void {
+    this.index.unpin(digest, reason)
+  }
+
+  setPins(reason: string, digests: readonly Digest[]): void {
+    this.index.setPins(reason, digests)
+  }
+
+  pinReasons(prefix: string): string[] {
+    return this.index.pinReasons(prefix)
+  }
+
+  pathOf(digest: Digest): string {
+    return join(this.#directory, digest.slice(0, 2), digest)
+  }
+
+  partialPathOf(digest: Digest): string {
+    return join(this.#directory, 'partial', digest)
+  }
+
+  /** Moves a whole, synced file to its place. The row comes last. */
+  async adopt(path: string, digest: Digest, sizeBytes: number, pin?: string): Promise<void> {
+    const place = this.pathOf(digest)
+    mkdirSync(dirname(place), { recursive: true, mode: 0o700 })
+    await rename(path, place)
+    await syncDirectory(dirname(place))
+    const isNew = !this.has(digest)
+    const partial = this.index.partial(digest)
+    this.index.put({ digest, sizeBytes, usedMs: this.#now() }, pin)
+    if (partial) this.#partialBytes -= partial.sizeBytes
+    if (!isNew) return
+    this.#blobs++
+    this.#bytes += sizeBytes
+  }
+
+  /** A fetch works on the partial file: it is not evictable until `endPartial`. */
+  beginPartial(digest: Digest): void {
+    this.#fetching.add(digest)
+  }
+
+  /** Writes down how a blob is being fetched, and takes the room for all of it. */
+  keepPartial(digest: Digest, row: PartialRow): void {
+    const heldBytes = this.index.partial(digest)?.sizeBytes ?? 0
+    this.makeRoom(row.sizeBytes - heldBytes, row.sizeBytes)
+    this.index.putPartial(digest, row, this.#now())
+    this.#partialBytes += row.sizeBytes - heldBytes
+  }
+
+  /** Writes down which pieces are in the partial file. */
+  keepPieces(digest: Digest, pieces: Uint8Array): void {
+    this.index.setPieces(digest, pieces, this.#now())
+  }
+
+  /** The fetch is over, for now or for good. */
+  endPartial(digest: Digest): void {
+    this.#fetching.delete(digest)
+  }
+
+  dropPartial(digest: Digest): void {
+    this.#partialBytes -= this.index.partial(digest)?.sizeBytes ?? 0
+    this.index.dropPartial(digest)
+    rmSync(this.partialPathOf(digest), { force: true })
+  }
+
+  /**
+   * Evicts until `bytes` more fit.
+   *
+   * @throws {AgentError} `limit` when they cannot be made to fit; nothing was evicted then.
+   */
+  makeRoom(bytes: number, blobBytes: number): void {
+    if (blobBytes > BLOB_BYTES_MAX) throw new AgentError('limit', `a blob of more than ${sizeText(BLOB_BYTES_MAX)}`)
+    let excess = this.#bytes + this.#partialBytes + this.#writingBytes + bytes - this.#quotaBytes
+    if (excess <= 0 || bytes <= 0) return
+    const leaving: Evictable[] = []
+    for (const one of this.index.evictable()) {
+      if (one.partial ? this.#fetching.has(one.digest) : this.#openCounts.has(one.digest)) continue
+      leaving.push(one)
+      excess -= one.sizeBytes
+      if (excess <= 0) break
+    }
+    if (excess > 0) throw this.#noRoom(blobBytes)
+    for (const { digest, sizeBytes, partial } of leaving) {
+      if (partial) this.dropPartial(digest)
+      else this.#remove(digest, sizeBytes)
+      this.#log.debug({ digest, sizeBytes, partial }, 'blob.evicted')
+    }
+  }
+
+  #noRoom(blobBytes: number): AgentError {
+    const pinnedBytes = this.index.pinnedBytes()
+    return new AgentError(
+      'limit',
+      `no room for ${sizeText(blobBytes)}: the quota is ${sizeText(this.#quotaBytes)}, of which ${sizeText(pinnedBytes)} is published or kept`,
+      { next: 'Raise `quota` in the configuration, or unpublish what need not be shared any more.' },
+    )
+  }
+
+  #touch({ digest, usedMs }: { digest: Digest; usedMs: number }): void {
+    const now = this.#now()
+    if (Math.abs(now - usedMs) < USED_MS_STEP) return
+    try {
+      this.index.touch(digest, now)
+    } catch (error) {
+      // A full disk must not keep anybody from reading.
+      this.#log.debug({ digest, reason: reasonOf(error) }, 'blob.use.unrecorded')
+    }
+  }
+
+  #closed(digest: Digest): void {
+    const count = (this.#openCounts.get(digest) ?? 1) - 1
+    if (count > 0) this.#openCounts.set(digest, count)
+    else this.#openCounts.delete(digest)
+  }
+
+  /** What the disk no longer holds as it was written is dropped; peers may still have it. */
+  #lose(digest: Digest, reason: string): void {
+    const row = this.index.get(digest)
+    if (!row) return
+    this.#log.warn({ digest, reason, pins: this.index.pins(digest) }, 'blob.lost')
+    this.#remove(digest, row.sizeBytes)
+  }
+
+  #remove(digest: Digest, sizeBytes: number): void {
+    this.index.drop(digest)
+    this.#blobs--
+    this.#bytes -= sizeBytes
+    rmSync(this.pathOf(digest), { force: true })
+  }
+
+  #recover(): void {
+    for (const reason of this.index.pinReasons(TEMPORARY_PIN)) this.index.setPins(reason, [])
+    for (const name of ['.', 'partial', 'incoming'])
+      mkdirSync(join(this.#directory, name), { recursive: true, mode: 0o700 })
+    this.index.unpinTemporary()
+    const rubbish = readdirSync(join(this.#directory, 'incoming')).map((name) => join('incoming', name))
+    const rows = this.index.digests()
+    const missing = new Set(rows)
+    for (const prefix of readdirSync(this.#directory)) {
+      if (!/^[0-9a-f]{2}$/.test(prefix)) continue
+      for (const name of readdirSync(join(this.#directory, prefix))) {
+        missing.delete(name)
+        if (rows.has(name) || !DIGEST_PATTERN.test(name)) continue
+        // Only whole, verified files are moved here: one that was fetched needs just its row. One that was written was never acknowledged.
+        const fetched = this.index.partial(name)
+        if (fetched) this.index.put({ digest: name, sizeBytes: fetched.sizeBytes, usedMs: this.#now() })
+        else rubbish.push(join(prefix, name))
+      }
+    }
+    const partials = this.index.partialDigests()
+    for (const name of readdirSync(join(this.#directory, 'partial'))) {
+      if (!partials.delete(name)) rubbish.push(join('partial', name))
+    }
+    for (const name of rubbish) rmSync(join(this.#directory, name), { force: true })
+    for (const digest of partials) this.index.dropPartial(digest)
+    for (const digest of missing) {
+      this.#log.warn({ digest, reason: 'its file is gone', pins: this.index.pins(digest) }, 'blob.lost')
+      this.index.drop(digest)
+    }
+    if (rubbish.length > 0) this.#log.info({ files: rubbish.length }, 'blobs.recovered')
+  }
+}
+
+/** Free space where the blobs are, as people read it. */
+function freeText(directory: string): string {
+  if (!existsSync(directory)) return 'an unknown amount'
+  const { bavail, bsize } = statfsSync(directory)
+  return sizeText(bavail * bsize)
+}
+
+/** Says what a full disk means; leaves every other error as it is. */
+export function diskError(cause: unknown, directory: string): unknown {
+  const { code, errcode } = cause as { code?: string; errcode?: number }
+  const isFull = code === 'ENOSPC' || code === 'EDQUOT' || (code === 'ERR_SQLITE_ERROR' && errcode === SQLITE_FULL)
+  if (!isFull) return cause
+  return new AgentError('limit', `the disk of ${directory} is full: ${freeText(directory)} free`, {
+    cause,
+    next: 'Free some space there, or lower `quota` in the configuration so that the agent keeps less.',
+  })
+}
+
+/** https://www.sqlite.org/rescode.html#full */
+const SQLITE_FULL = 13
+
+async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
+  for (let at = 0; at < bytes.byteLength; ) at += (await file.write(bytes, at)).bytesWritten
+}
+
+async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path, 'r')
+  try {
+    await directory.sync()
+  } finally {
+    await directory.close()
+  }
+}
+
+function sizeText(bytes: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
+  const step = bytes < 1 ? 0 : Math.min(units.length - 1, Math.floor(Math.log2(bytes) / 10))
+  return `${(bytes / 1024 ** step).toFixed(step === 0 ? 0 : 1)} ${units[step]}`
+}

@@ -1,0 +1,47 @@
+/**
+ * A signal that fires when nothing was heard for a while, or when the parent signal does. Cheap to wind again: one timer, refreshed.
+ */
+import { WireError } from '../../protocols/error.ts'
+
+export class Deadline implements Disposable {
+  readonly #controller = new AbortController()
+  readonly #parent: AbortSignal
+  readonly #timer: NodeJS.Timeout
+  readonly #onParentAbort = () => this.#controller.abort(this.#parent.reason)
+  #held = 0
+
+  constructor(quietMs: number, parent: AbortSignal) {
+    this.#parent = parent
+    this.#timer = setTimeout(() => {
+      if (this.#held > 0) this.#timer.refresh()
+      else this.#controller.abort(new WireError('timeout', `nothing came for ${Math.ceil(quietMs / 1000)} s`))
+    }, quietMs)
+    if (parent.aborted) this.#onParentAbort()
+    else parent.addEventListener('abort', this.#onParentAbort, { once: true })
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal
+  }
+
+  /** Something was heard. */
+  wind(): void {
+    this.#timer.refresh()
+  }
+
+  /** While `work` runs it is our turn, not the peer's: the time does not count. */
+  async hold<T>(work: Promise<T>): Promise<T> {
+    this.#held++
+    try {
+      return await work
+    } finally {
+      this.#held--
+      this.wind()
+    }
+  }
+
+  [Symbol.dispose](): void {
+    clearTimeout(this.#timer)
+    this.#parent.removeEventListener('abort', this.#onParentAbort)
+  }
+}

@@ -1,0 +1,177 @@
+/**
+ * Fetches blobs from peers into the blob directory: one source at a time, the next one when it fails, until the whole hash is right.
+ *
+ * Every source states a piece list of its own before it is asked for pieces, so a wrong piece is its own fault; a list is judged by the
+ * whole hash, so when that is wrong everybody who stated the list lied, and when it is right everybody who stated another one did.
+ * Whoever lied about a blob is not asked for it again for a while. Fetches of one digest are one job, which ends when nobody waits.
+ */
+import type { Digest } from '../../protocols/artifact/artifact.ts'
+import { AgentError } from '../error.ts'
+import type { Log } from '../log.ts'
+import { ArrivingBlob } from './arriving-blob.ts'
+import type { Blobs } from './blobs.ts'
+import type { BlobFetcher, BlobSource, Fault, FetchOptions } from './content.ts'
+import { cancelled, FetchJob, type JobLimits } from './fetch-job.ts'
+import { type OpenStreams, PieceSessions } from './piece-sessions.ts'
+import { Slots } from './slots.ts'
+
+/** Streams open at once, over all peers: below what a server gives one peer, since there may be only one. */
+const DOWNLOADS_MAX = 12
+/** A piece that takes longer is 13 KB/s: another source, or a later time, serves the user better. */
+const PIECE_MS_MAX = 20_000
+/** A peer may have to read the whole blob before it can list its pieces; it is given this much longer for each GiB. */
+const LIST_MS_PER_GIB = 10_000
+const OPEN_MS_MAX = 10_000
+/** A peer that repaired its disk is worth asking again. */
+const SHUNNED_MS = 10 * 60_000
+const SHUNNED_MAX = 10_000
+
+export type FetcherInit = {
+  blobs: Blobs
+  streams: OpenStreams
+  log: Log
+  onFault?: (fault: Fault) => void
+  limits?: Partial<JobLimits>
+  now?: () => number
+}
+
+export class Fetcher implements BlobFetcher, AsyncDisposable {
+  readonly #init: FetcherInit
+  readonly #limits: JobLimits
+  readonly #jobs = new Map<Digest, FetchJob>()
+  readonly #slots = new Slots(DOWNLOADS_MAX)
+  /** `peerId digest` -> what it did, and until when it is remembered. */
+  readonly #shunned = new Map<string, { reason: string; untilMs: number }>()
+  readonly #now: () => number
+  readonly #sessions: PieceSessions
+  #isStopped = false
+  #fetchedBytes = 0
+
+  constructor(init: FetcherInit) {
+    this.#init = init
+    this.#limits = {
+      openMs: OPEN_MS_MAX,
+      pieceMs: PIECE_MS_MAX,
+      listMsPerGib: LIST_MS_PER_GIB,
+      ...init.limits,
+    }
+    this.#now = init.now ?? Date.now
+    this.#sessions = new PieceSessions(init.streams)
+  }
+
+  /** Bytes of pieces received since the start. */
+  get fetchedBytes(): number {
+    return this.#fetchedBytes
+  }
+
+  async fetch(digest: Digest, options: FetchOptions): Promise<void> {
+    const { blobs } = this.#init
+    if (options.pin !== undefined) blobs.pin(digest, options.pin)
+    try {
+      const joined = await this.#join(digest, options)
+      if (!joined) return
+      try {
+        await joined.job.wait(options.signal)
+      } finally {
+        joined.leave()
+      }
+    } catch (error) {
+      if (options.pin !== undefined && !blobs.has(digest)) blobs.unpin(digest, options.pin)
+      throw error
+    }
+  }
+
+  async open(digest: Digest, options: FetchOptions): Promise<BlobSource> {
+    const { blobs } = this.#init
+    if (options.pin !== undefined) blobs.pin(digest, options.pin)
+    for (;;) {
+      const whole = await blobs.open(digest)
+      if (whole) return whole
+      const joined = await this.#join(digest, options)
+      if (!joined) continue
+      try {
+        const partial = await joined.job.started(options.signal)
+        return new ArrivingBlob(joined.job, partial, options.signal, joined.leave)
+      } catch (error) {
+        joined.leave()
+        throw error
+      }
+    }
+  }
+
+  /** Ends every fetch; what came so far is kept for the next start. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#isStopped = true
+    const jobs = [...this.#jobs.values()]
+    for (const job of jobs) job.cancel(stopping())
+    await Promise.all(jobs.map((job) => job.ended))
+    await this.#sessions[Symbol.asyncDispose]()
+  }
+
+  /** The job for a digest, made if need be; undefined when the blob is here. */
+  async #join(digest: Digest, options: FetchOptions): Promise<{ job: FetchJob; leave: () => void } | undefined> {
+    for (;;) {
+      if (options.signal.aborted) throw cancelled()
+      if (this.#init.blobs.has(digest)) return undefined
+      if (this.#isStopped) throw stopping()
+      const running = this.#jobs.get(digest)
+      const job = running ?? this.#begin(digest, options)
+      const isSame = job.sizeBytes === options.sizeBytes && job.sizeBytesMax === options.sizeBytesMax
+      if (isSame && !job.isStopping) return { job, leave: job.join(options) }
+      // It is ending, or was told another size of the same digest: somebody is wrong there, and must not make this one fail.
+      await Promise.race([job.ended, aborted(options.signal)])
+    }
+  }
+
+  #begin(digest: Digest, { sizeBytes, sizeBytesMax }: FetchOptions): FetchJob {
+    const { blobs, log } = this.#init
+    const job = new FetchJob({
+      digest,
+      sizeBytes,
+      sizeBytesMax,
+      blobs,
+      sessions: this.#sessions,
+      slots: this.#slots,
+      limits: this.#limits,
+      shunned: (peerId) => this.#shunnedFor(peerId, digest),
+      onFault: (peerId, reason) => this.#blame({ peerId, digest, reason }),
+      onBytes: (bytes) => {
+        this.#fetchedBytes += bytes
+      },
+      log,
+    })
+    this.#jobs.set(digest, job)
+    void job.ended.then(() => this.#jobs.delete(digest))
+    return job
+  }
+
+  #blame(fault: Fault): void {
+    this.#shunned.set(`${fault.peerId} ${fault.digest}`, {
+      reason: fault.reason,
+      untilMs: this.#now() + SHUNNED_MS,
+    })
+    for (const key of this.#shunned.keys()) {
+      if (this.#shunned.size <= SHUNNED_MAX) break
+      this.#shunned.delete(key)
+    }
+    this.#init.log.warn({ ...fault }, 'blob.fault')
+    this.#init.onFault?.(fault)
+  }
+
+  #shunnedFor(peerId: string, digest: Digest): string | undefined {
+    const key = `${peerId} ${digest}`
+    const entry = this.#shunned.get(key)
+    if (!entry) return undefined
+    if (entry.untilMs > this.#now()) return entry.reason
+    this.#shunned.delete(key)
+    return undefined
+  }
+}
+
+function stopping(): AgentError {
+  return new AgentError('cancelled', 'the agent is stopping')
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }))
+}

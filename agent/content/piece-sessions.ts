@@ -1,0 +1,116 @@
+/**
+ * Streams to peers on which blobs are asked for. One that has answered all it was asked is kept for a few seconds: a closure is many
+ * small blobs, and opening a stream for each would cost a round trip more than the blob.
+ */
+import type { Stream } from '@libp2p/interface'
+import { WireError } from '../../protocols/error.ts'
+import { Frames } from '../../protocols/frame.ts'
+import { PIECES_PROTOCOL, PieceAsker } from '../../protocols/pieces/exchange.ts'
+import { reasonOf } from '../error.ts'
+
+/** Far below the time after which a server gives up a quiet stream. */
+const IDLE_MS_MAX = 5_000
+/** Of one peer. */
+const IDLE_MAX = 4
+/** A peer that does not end its side when we ended ours is reset. */
+const CLOSE_MS_MAX = 2_000
+
+export type OpenStreams = {
+  openStream(peerId: string, protocol: string, signal: AbortSignal): Promise<Stream>
+}
+
+export type PieceSession = {
+  readonly peerId: string
+  readonly asker: PieceAsker
+  readonly frames: Frames
+  /** Kept from an earlier blob: the peer may have closed it meanwhile. */
+  readonly isUsed: boolean
+}
+
+type Idle = PieceSession & { readonly stream: Stream; readonly timer: NodeJS.Timeout }
+
+export class PieceSessions implements AsyncDisposable {
+  readonly #streams: OpenStreams
+  readonly #idle = new Map<string, Idle[]>()
+  readonly #streamOf = new WeakMap<PieceSession, Stream>()
+  readonly #closing = new Set<Promise<void>>()
+
+  constructor(streams: OpenStreams) {
+    this.#streams = streams
+  }
+
+  /** @throws {WireError} `closed` when the peer cannot be reached. */
+  async take(peerId: string, signal: AbortSignal, { fresh = false } = {}): Promise<PieceSession> {
+    for (let idle = fresh ? undefined : this.#pop(peerId); idle; idle = this.#pop(peerId)) {
+      clearTimeout(idle.timer)
+      if (idle.stream.status === 'open') return idle
+    }
+    let stream: Stream
+    try {
+      stream = await this.#streams.openStream(peerId, PIECES_PROTOCOL, signal)
+    } catch (cause) {
+      if (signal.aborted) throw signal.reason as Error
+      throw new WireError('closed', `it cannot be reached (${reasonOf(cause)})`, { cause })
+    }
+    const frames = new Frames(stream)
+    const session = { peerId, frames, asker: new PieceAsker(frames), isUsed: false }
+    this.#streamOf.set(session, stream)
+    return session
+  }
+
+  /** Takes back a session on which every question was answered. One that failed is not given back, but its frames aborted. */
+  give(session: PieceSession): void {
+    const stream = this.#streamOf.get(session)
+    if (!stream) return
+    const list = this.#idle.get(session.peerId) ?? []
+    if (list.length >= IDLE_MAX || stream.status !== 'open') {
+      this.#close(session.frames)
+      return
+    }
+    const timer = setTimeout(() => {
+      this.#remove(idle)
+      this.#close(idle.frames)
+    }, IDLE_MS_MAX)
+    const idle = { ...session, isUsed: true, stream, timer }
+    this.#streamOf.set(idle, stream)
+    this.#idle.set(session.peerId, [...list, idle])
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const idle of [...this.#idle.values()].flat()) {
+      clearTimeout(idle.timer)
+      this.#close(idle.frames)
+    }
+    this.#idle.clear()
+    await Promise.all(this.#closing)
+  }
+
+  #pop(peerId: string): Idle | undefined {
+    const idle = this.#idle.get(peerId)?.at(-1)
+    if (idle) this.#remove(idle)
+    return idle
+  }
+
+  #remove(idle: Idle): void {
+    const rest = (this.#idle.get(idle.peerId) ?? []).filter((one) => one !== idle)
+    if (rest.length > 0) this.#idle.set(idle.peerId, rest)
+    else this.#idle.delete(idle.peerId)
+  }
+
+  #close(frames: Frames): void {
+    const closing = close(frames).finally(() => this.#closing.delete(closing))
+    this.#closing.add(closing)
+  }
+}
+
+/** Ends our side and waits for the peer's end. */
+async function close(frames: Frames): Promise<void> {
+  const signal = AbortSignal.timeout(CLOSE_MS_MAX)
+  try {
+    await frames.close(signal)
+    if ((await frames.read(signal, 0)) !== undefined)
+      throw new WireError('malformed', 'an answer that nobody asked for')
+  } catch (error) {
+    frames.abort(error instanceof Error ? error : new Error(reasonOf(error)))
+  }
+}
