@@ -1,0 +1,129 @@
+/**
+ * The tables by which artifacts are found: by name, by CID, and by words (SQLite's FTS5). They change in the transaction of the record
+ * that they speak of, and hold only where it is.
+ *
+ * What a person types is never FTS syntax: each word is quoted, all must occur, and the last may be the beginning of one.
+ */
+import type { ArtifactBody } from '../../protocols/artifact/artifact.ts'
+import { type Database, migrate, transaction } from '../state/database.ts'
+
+/** Of what is typed. */
+const WORDS_MAX = 16
+const QUERY_LENGTH_MAX = 500
+/** Publishers of one name or CID that are looked at. */
+const ROWS_MAX = 1_000
+/** How much a word found in the name, description, type or publisher counts. */
+const WEIGHTS = '10, 3, 1, 2'
+
+const STEPS = [
+  `CREATE TABLE artifacts (
+     artifact INTEGER PRIMARY KEY,
+     publisher BLOB NOT NULL,
+     name TEXT NOT NULL,
+     cid TEXT NOT NULL,
+     issued INTEGER NOT NULL,
+     expires INTEGER NOT NULL,
+     UNIQUE (publisher, name)
+   ) STRICT;
+   CREATE INDEX artifacts_by_name ON artifacts (name);
+   CREATE INDEX artifacts_by_cid ON artifacts (cid);
+   CREATE VIRTUAL TABLE artifact_words USING fts5 (
+     name, description, type, publisher, tokenize = 'unicode61 remove_diacritics 2', prefix = '2 3'
+   );`,
+]
+
+/** Where an artifact's record is. */
+export type ArtifactKey = { publisher: Uint8Array; name: string }
+export type ArtifactRow = ArtifactKey & { cid: string; issued: number; expires: number }
+
+export class ArtifactIndex {
+  readonly #db: Database
+
+  constructor(db: Database) {
+    this.#db = db
+    migrate(db, 'artifacts', STEPS)
+    // Records with a short lease are not kept over a restart.
+    transaction(db, () => {
+      const gone = db
+        .prepare(
+          `SELECT publisher, name FROM artifacts a WHERE NOT EXISTS
+             (SELECT 1 FROM main.records r WHERE r.publisher = a.publisher AND r.kind = 'artifact' AND r.name = a.name)`,
+        )
+        .all() as ArtifactKey[]
+      for (const key of gone) this.delete(key)
+    })
+  }
+
+  /** Puts an artifact in place of what its publisher had under this name. */
+  set({ publisher, name, issued, expires }: ArtifactRow, body: ArtifactBody, publisherWords: string): void {
+    this.delete({ publisher, name })
+    const { lastInsertRowid } = this.#db
+      .prepare('INSERT INTO artifacts (publisher, name, cid, issued, expires) VALUES (?, ?, ?, ?, ?)')
+      .run(publisher, name, body.cid.toString(), issued, expires)
+    this.#db
+      .prepare('INSERT INTO artifact_words (rowid, name, description, type, publisher) VALUES (?, ?, ?, ?, ?)')
+      .run(lastInsertRowid, name, body.description, body.type, publisherWords)
+  }
+
+  delete({ publisher, name }: ArtifactKey): void {
+    const row = this.#db
+      .prepare('DELETE FROM artifacts WHERE publisher = ? AND name = ? RETURNING artifact')
+      .get(publisher, name) as { artifact: number } | undefined
+    if (row) this.#db.prepare('DELETE FROM artifact_words WHERE rowid = ?').run(row.artifact)
+  }
+
+  /** The publisher is found by other words from now on. */
+  rename(publisher: Uint8Array, publisherWords: string): void {
+    this.#db
+      .prepare(
+        'UPDATE artifact_words SET publisher = ? WHERE rowid IN (SELECT artifact FROM artifacts WHERE publisher = ?)',
+      )
+      .run(publisherWords, publisher)
+  }
+
+  named(name: string, now: number): ArtifactRow[] {
+    return this.#rows(`name = ? AND expires > ? ORDER BY issued DESC, publisher LIMIT ${ROWS_MAX}`, name, now)
+  }
+
+  withCid(cid: string, now: number): ArtifactRow[] {
+    return this.#rows(`cid = ? AND expires > ? ORDER BY issued DESC, publisher LIMIT ${ROWS_MAX}`, cid, now)
+  }
+
+  /** How many are live: of one publisher, and of all. */
+  counts(publisher: Uint8Array, now: number): { own: number; known: number } {
+    const sql = 'SELECT coalesce(sum(publisher = ?), 0) AS own, count(*) AS known FROM artifacts WHERE expires > ?'
+    return this.#db.prepare(sql).get(publisher, now) as { own: number; known: number }
+  }
+
+  /** Best first; all, newest first, when nothing was typed. What is the same content under the same name comes once. */
+  search(typed: string, limit: number, now: number): ArtifactRow[] {
+    const columns = 'a.publisher, a.name, a.cid, a.issued, a.expires'
+    const isEmpty = typed.trim() === ''
+    const query = queryOf(typed)
+    if (!isEmpty && query === '') return []
+    const sql = isEmpty
+      ? `SELECT ${columns}, 0 AS rank FROM artifacts a WHERE expires > ?1`
+      : `SELECT ${columns}, bm25(artifact_words, ${WEIGHTS}) AS rank
+           FROM artifact_words JOIN artifacts a ON a.artifact = artifact_words.rowid
+           WHERE artifact_words MATCH ?4 AND a.expires > ?1`
+    const once = `SELECT publisher, name, cid, max(issued) AS issued, expires, min(rank) AS rank FROM (${sql})
+      GROUP BY name, cid ORDER BY name = ?3 DESC, rank, issued DESC, name LIMIT ?2`
+    const values = isEmpty ? [now, limit, ''] : [now, limit, typed.trim(), query]
+    return this.#db.prepare(once).all(...values) as ArtifactRow[]
+  }
+
+  #rows(where: string, ...values: (string | number | Uint8Array)[]): ArtifactRow[] {
+    const sql = `SELECT publisher, name, cid, issued, expires FROM artifacts WHERE ${where}`
+    return this.#db.prepare(sql).all(...values) as ArtifactRow[]
+  }
+}
+
+/** What was typed as an FTS query; empty when it has no word. */
+export function queryOf(typed: string): string {
+  const words = typed
+    .slice(0, QUERY_LENGTH_MAX)
+    .split(/[\s\0]+/u)
+    .filter((word) => /[\p{L}\p{N}]/u.test(word))
+    .slice(0, WORDS_MAX)
+  return words.map((word, nth) => `"${word.replaceAll('"', '""')}"${nth === words.length - 1 ? '*' : ''}`).join(' ')
+}

@@ -1,0 +1,261 @@
+/**
+ * What is shared, here and elsewhere: a view of the artifact records. Announces and withdraws this node's own, finds everybody's.
+ *
+ * A record whose body is no artifact that this agent understands is kept and passed on like any other, and is not in the view.
+ */
+import { CID } from 'multiformats/cid'
+import {
+  type ArtifactBody,
+  artifactBody,
+  NAME_LENGTH_MAX,
+  NAME_PATTERN,
+  type NixArtifactBody,
+  pathPrefix,
+} from '../../protocols/artifact/artifact.ts'
+import type { SignedRecord } from '../../protocols/records/record.ts'
+import { AgentError } from '../error.ts'
+import type { Database } from '../state/database.ts'
+import { transaction } from '../state/database.ts'
+import { ArtifactIndex, type ArtifactKey, type ArtifactRow } from './artifact-index.ts'
+import type { Nodes } from './nodes.ts'
+import { PathIndex } from './path-index.ts'
+import { peerIdOf } from './peer-id.ts'
+import type { Change, Records } from './records.ts'
+
+export const ARTIFACT_KIND = 'artifact'
+/** Of an artifact's record; renewed at half of it by Renewer. A publisher who is gone for good is forgotten after it. */
+export const ARTIFACT_LEASE_MS = 30 * 24 * 3_600_000
+/** Candidates listed when a name means several things. */
+const LISTED_MAX = 5
+/** Answered at most; who wants more types more. */
+const SEARCH_LIMIT_MAX = 1_000
+
+export type Artifact = {
+  cid: string
+  name: string
+  body: ArtifactBody
+  peerId: string
+  /** As the publisher's presence says, while it is there. */
+  nodeName: string | undefined
+  isOwn: boolean
+  issued: number
+  expires: number
+}
+
+export type Candidate = { peerId: string; name: string; body: NixArtifactBody }
+
+export type ArtifactsOptions = {
+  db: Database
+  records: Pick<Records, 'publisher' | 'now' | 'put' | 'remove' | 'get' | 'list' | 'own' | 'addIndex' | 'onChange'>
+  nodes: Pick<Nodes, 'get' | 'onRename'>
+}
+
+export class Artifacts implements Disposable {
+  readonly #records: ArtifactsOptions['records']
+  readonly #nodes: ArtifactsOptions['nodes']
+  readonly #db: Database
+  readonly #index: ArtifactIndex
+  readonly #paths = new PathIndex<ArtifactKey>()
+  /** Publishers whose name changed since the last search, by peer id: renames cost nothing until somebody searches. */
+  readonly #renamed = new Map<string, Uint8Array>()
+  readonly #stop: (() => void)[]
+
+  constructor({ db, records, nodes }: ArtifactsOptions) {
+    this.#db = db
+    this.#records = records
+    this.#nodes = nodes
+    this.#index = new ArtifactIndex(db)
+    for (const record of records.list(ARTIFACT_KIND)) this.#indexPaths(record, record)
+    records.addIndex((change) => this.#apply(change))
+    this.#stop = [
+      records.onChange((changes) => {
+        for (const change of changes) if (change.kind === ARTIFACT_KIND) this.#indexPaths(change, change.record)
+      }),
+      nodes.onRename((publisher) => this.#renamed.set(peerIdOf(publisher), publisher)),
+    ]
+  }
+
+  [Symbol.dispose](): void {
+    for (const stop of this.#stop) stop()
+  }
+
+  /**
+   * Says that this node shares the artifact, in place of what it shared under this name.
+   *
+   * @throws {AgentError} `usage` for a name or description that cannot be, `limit` when the node shares too much.
+   */
+  announce(name: string, body: ArtifactBody): Artifact {
+    if (!NAME_PATTERN.test(name) || name.length > NAME_LENGTH_MAX) {
+      throw new AgentError('usage', `"${name}" cannot be the name of an artifact`, {
+        next: `Give another with --name: at most ${NAME_LENGTH_MAX} letters, digits and + - . _ ? =, not starting with a dot.`,
+      })
+    }
+    const { error } = artifactBody.safeParse(body)
+    if (error) throw new AgentError('usage', `${error.issues[0]?.path.join('.')}: ${error.issues[0]?.message}`)
+    return this.#view(this.#records.put({ kind: ARTIFACT_KIND, name, body, leaseMs: ARTIFACT_LEASE_MS }), body)
+  }
+
+  /**
+   * Takes back what this node said under this name, or of this CID under any name. Gives back what it was.
+   *
+   * @throws {AgentError} `not-found`
+   */
+  withdraw(ref: string): Artifact[] {
+    const all = this.own()
+    const named = all.filter(({ name }) => name === ref)
+    const meant = named.length > 0 ? named : all.filter(({ cid }) => cid === cidOf(ref))
+    if (meant.length === 0) {
+      throw new AgentError('not-found', `this node shares nothing called ${ref}`, {
+        next: 'Give the name or the CID that `agent publish` printed.',
+      })
+    }
+    for (const { name } of meant) this.#records.remove(ARTIFACT_KIND, name)
+    return meant
+  }
+
+  /** What this node shares. */
+  own(): Artifact[] {
+    return this.#records.own(ARTIFACT_KIND).flatMap((record) => this.#viewOf(record))
+  }
+
+  /** Best first; everything, newest first, when no words are given. The same content under the same name comes once. */
+  search(words: string, limit: number): { artifacts: Artifact[]; truncated: boolean } {
+    this.#updateNames()
+    const wanted = Math.min(limit, SEARCH_LIMIT_MAX)
+    const rows = this.#index.search(words, wanted + 1, this.#records.now())
+    return { artifacts: this.#entries(rows.slice(0, wanted)), truncated: rows.length > wanted }
+  }
+
+  /**
+   * The artifact that is meant by a CID, a name, or `publisher/name`, the publisher being a peer id or a node's name. Of several that
+   * are the same content this node's own, or the one said last.
+   *
+   * @throws {AgentError} `not-found`; `usage` when a name means several contents.
+   */
+  resolve(ref: string): Artifact {
+    const rows = this.#rowsOf(ref)
+    if (rows.some(({ cid }) => cid !== rows[0]?.cid)) {
+      const listed = rows
+        .slice(0, LISTED_MAX)
+        .map(({ publisher, name, cid }) => `${peerIdOf(publisher)}/${name} (${cid})`)
+      const more = rows.length > LISTED_MAX ? `, and ${rows.length - LISTED_MAX} more` : ''
+      throw new AgentError('usage', `${ref} means several things: ${listed.join(', ')}${more}`, {
+        next: 'Name one by its CID, or as publisher/name.',
+      })
+    }
+    const own = rows.find(({ publisher }) => this.#isOwn(publisher))
+    const [entry] = this.#entries([own, rows[0]].filter((row) => row !== undefined))
+    if (entry) return entry
+    throw new AgentError('not-found', `no artifact ${ref} is known here`, {
+      next: 'Look for it with `agent search`. What was published just now arrives within seconds, if this node has peers.',
+    })
+  }
+
+  /** Peer ids of those who say that they share this content. */
+  holders(cid: string): string[] {
+    return [...new Set(this.#index.withCid(cid, this.#records.now()).map(({ publisher }) => peerIdOf(publisher)))]
+  }
+
+  /** Nix artifacts that may have the path with this hash part (the 32 characters before its name). */
+  candidates(hashPart: string): Candidate[] {
+    return this.#paths.find(pathPrefix(hashPart)).flatMap((key) => {
+      const [artifact] = this.#entry(key)
+      return artifact?.body.type === 'nix' ? [{ peerId: artifact.peerId, name: key.name, body: artifact.body }] : []
+    })
+  }
+
+  /** How many artifact records are live. */
+  count(): { own: number; known: number } {
+    return this.#index.counts(this.#records.publisher, this.#records.now())
+  }
+
+  #isOwn(publisher: Uint8Array): boolean {
+    return Buffer.compare(publisher, this.#records.publisher) === 0
+  }
+
+  #rowsOf(ref: string): ArtifactRow[] {
+    const now = this.#records.now()
+    const cid = cidOf(ref)
+    if (cid) return this.#index.withCid(cid, now)
+    const slash = ref.lastIndexOf('/')
+    const named = this.#index.named(ref.slice(slash + 1), now)
+    if (slash < 0) return named
+    const publisher = ref.slice(0, slash)
+    return named.filter((row) => {
+      const peerId = peerIdOf(row.publisher)
+      return publisher === peerId || publisher === this.#nodes.get(peerId)?.name
+    })
+  }
+
+  #entries(keys: ArtifactKey[]): Artifact[] {
+    return keys.flatMap((key) => this.#entry(key))
+  }
+
+  #entry({ publisher, name }: ArtifactKey): Artifact[] {
+    const record = this.#records.get(publisher, ARTIFACT_KIND, name)
+    return record ? this.#viewOf(record) : []
+  }
+
+  #viewOf(record: SignedRecord): Artifact[] {
+    const body = bodyOf(record)
+    return body ? [this.#view(record, body)] : []
+  }
+
+  #view({ publisher, name, issued, expires }: SignedRecord, body: ArtifactBody): Artifact {
+    const peerId = peerIdOf(publisher)
+    const isOwn = this.#isOwn(publisher)
+    return {
+      cid: body.cid.toString(),
+      name,
+      body,
+      peerId,
+      nodeName: this.#nodes.get(peerId)?.name,
+      isOwn,
+      issued,
+      expires,
+    }
+  }
+
+  /** In the transaction of the change. */
+  #apply({ publisher, kind, name, record }: Change): void {
+    if (kind !== ARTIFACT_KIND) return
+    const body = record && bodyOf(record)
+    if (record && body) this.#index.set({ ...record, cid: body.cid.toString() }, body, this.#wordsOf(publisher))
+    else this.#index.delete({ publisher, name })
+  }
+
+  /** After the commit. */
+  #indexPaths({ publisher, name }: ArtifactKey, record: SignedRecord | undefined): void {
+    const key = `${Buffer.from(publisher).toString('hex')}/${name}`
+    const body = record && bodyOf(record)
+    if (body?.type === 'nix') this.#paths.set(key, { publisher, name }, body.paths)
+    else this.#paths.delete(key)
+  }
+
+  #updateNames(): void {
+    if (this.#renamed.size === 0) return
+    transaction(this.#db, () => {
+      for (const publisher of this.#renamed.values()) this.#index.rename(publisher, this.#wordsOf(publisher))
+    })
+    this.#renamed.clear()
+  }
+
+  #wordsOf(publisher: Uint8Array): string {
+    const peerId = peerIdOf(publisher)
+    return `${peerId} ${this.#nodes.get(peerId)?.name ?? ''}`
+  }
+}
+
+/** The text of a CID in its usual form, if that is what it is. */
+function cidOf(ref: string): string | undefined {
+  try {
+    return CID.parse(ref).toV1().toString()
+  } catch {
+    return undefined
+  }
+}
+
+function bodyOf(record: SignedRecord): ArtifactBody | undefined {
+  if (record.deleted || !NAME_PATTERN.test(record.name)) return undefined
+  return artifactBody.safeParse(record.body).data
+}

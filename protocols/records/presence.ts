@@ -1,0 +1,31 @@
+/**
+ * What a node says of itself while it runs: the body of a record of kind `presence`, whose name is always `node`. See spec.md beside
+ * this file.
+ */
+import { z } from 'zod'
+
+export const PRESENCE_KIND = 'presence'
+export const PRESENCE_NAME = 'node'
+
+/** For a terminal: no control characters, no line breaks, nothing that changes the direction of text. */
+const shown = (lengthMax: number) =>
+  z
+    .string()
+    .min(1)
+    .max(lengthMax)
+    .regex(/^[^\p{C}\p{Zl}\p{Zp}]+$/u, 'has characters that cannot be shown')
+
+/** Unknown fields are ignored: later versions add some. */
+export const presenceBody = z.object({
+  /** What its owner calls the node. Not unique, not proven. */
+  name: shown(64),
+  /** Of the agent. */
+  version: shown(64),
+  capabilities: z.object({
+    /** As Nix writes it: `x86_64-linux`. */
+    system: shown(64),
+    cpus: z.int().min(1).max(65_536),
+    memoryBytes: z.int().min(0).max(Number.MAX_SAFE_INTEGER),
+  }),
+})
+export type PresenceBody = z.infer<typeof presenceBody>
