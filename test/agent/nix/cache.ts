@@ -1,0 +1,122 @@
+/** A publisher and a receiver of store paths, wired as the composition root does, with peers in memory between them. */
+import { type FastifyInstance, fastify } from 'fastify'
+import { Holdings } from '../../../agent/content/holdings.ts'
+import { publishStorePath } from '../../../agent/nix/closure.ts'
+import { Closures } from '../../../agent/nix/closures.ts'
+import { NarSource } from '../../../agent/nix/nar-source.ts'
+import type { NixStore } from '../../../agent/nix/nix-store.ts'
+import { registerNixRoutes } from '../../../agent/nix/routes.ts'
+import { CacheKey } from '../../../agent/nix/signing.ts'
+import { type Candidate, type PathFault, Substituter } from '../../../agent/nix/substituter.ts'
+import { TrustedKeys } from '../../../agent/nix/trust.ts'
+import { openDatabase } from '../../../agent/state/database.ts'
+import {
+  type ClosureManifest,
+  encodeManifest,
+  encodeSignatures,
+  manifestCid,
+  PATH_PREFIX_BYTES,
+  pathPrefix,
+} from '../../../protocols/artifact/artifact.ts'
+import { MemoryBlobs, MemoryPeers, memoryLog } from './peers.ts'
+
+const signal = new AbortController().signal
+
+/** Another node, which published `root` from its store. */
+export async function publisher(peerId: string, store: NixStore, root: string, key = CacheKey.ephemeral(peerId)) {
+  const blobs = new MemoryBlobs()
+  const source = new NarSource({ db: openDatabase(':memory:'), store, log: memoryLog() })
+  const { name, body, manifest } = await publishStorePath(root, { pin: 'test', signal }, { store, key, blobs })
+  source.publish(name, manifest)
+  const candidate: Candidate = { peerId, name, body }
+  return { peerId, key, candidate, manifest, blobs, source, holds: new Holdings([blobs, source]) }
+}
+export type Publisher = Awaited<ReturnType<typeof publisher>>
+
+/** What the publisher says from now on, instead of the truth: signed, or with the signatures that it had. */
+export async function restate(
+  of: Publisher,
+  change: (manifest: ClosureManifest) => ClosureManifest,
+  signatures?: string[][],
+): Promise<void> {
+  const bytes = encodeManifest(change(structuredClone(of.manifest)))
+  await of.blobs.write(undefined, [bytes], signal)
+  of.candidate.body.cid = manifestCid(bytes)
+  if (!signatures) return
+  const signatureBytes = encodeSignatures(signatures)
+  await of.blobs.write(undefined, [signatureBytes], signal)
+  of.candidate.body.signatures = manifestCid(signatureBytes)
+}
+
+/** This node: its binary cache, and what it knows of the others. */
+export class Receiver implements AsyncDisposable {
+  readonly key = CacheKey.ephemeral('receiver')
+  readonly log = memoryLog()
+  readonly blobs = new MemoryBlobs()
+  readonly peers = new MemoryPeers(this.blobs)
+  readonly published: NarSource
+  readonly trust: TrustedKeys
+  readonly faults: PathFault[] = []
+  readonly candidates: Candidate[] = []
+  readonly server: FastifyInstance = fastify()
+  readonly closures = new Closures({ blobs: this.blobs, fetcher: this.peers })
+  readonly substituter: Substituter
+  readonly store: NixStore
+
+  constructor(store: NixStore) {
+    this.store = store
+    const db = openDatabase(':memory:')
+    this.published = new NarSource({ db, store, log: this.log })
+    this.trust = new TrustedKeys(db, this.key.publicKey, [])
+    this.substituter = this.#substituter()
+    registerNixRoutes(this.server, { substituter: this.substituter, storeDirectory: store.directory, log: this.log })
+  }
+
+  #substituter(): Substituter {
+    return new Substituter({
+      store: this.store,
+      published: this.published,
+      closures: this.closures,
+      key: this.key,
+      trust: this.trust,
+      blobs: this.blobs,
+      fetcher: this.peers,
+      candidates: (hashPart) => this.candidates.filter(({ body }) => hasPrefix(body.paths, hashPart)),
+      holders: () => [],
+      onFault: (fault) => this.faults.push(fault),
+      log: this.log,
+    })
+  }
+
+  /** Hears of what a publisher publishes. */
+  meet(other: Publisher, misbehaves: { lies?: (digest: string) => boolean; hangs?: boolean } = {}): void {
+    this.candidates.push(other.candidate)
+    this.peers.peers.set(other.peerId, { holds: other.holds, ...misbehaves })
+  }
+
+  /** Publishes a path of the own store. */
+  async publish(root: string): Promise<void> {
+    const deps = { store: this.store, key: this.key, blobs: this.blobs }
+    const { name, manifest } = await publishStorePath(root, { pin: 'test', signal }, deps)
+    this.published.publish(name, manifest)
+  }
+
+  /** Listens on loopback, for a real client; the URL of the cache. */
+  async listen(): Promise<string> {
+    return `${await this.server.listen({ host: '127.0.0.1', port: 0 })}/nix`
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.server.close()
+    await this.substituter[Symbol.asyncDispose]()
+    await this.closures[Symbol.asyncDispose]()
+  }
+}
+
+function hasPrefix(paths: Uint8Array, hashPart: string): boolean {
+  const wanted = Buffer.from(pathPrefix(hashPart))
+  for (let at = 0; at < paths.byteLength; at += PATH_PREFIX_BYTES) {
+    if (wanted.equals(paths.subarray(at, at + PATH_PREFIX_BYTES))) return true
+  }
+  return false
+}

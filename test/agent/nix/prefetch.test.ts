@@ -1,0 +1,69 @@
+/** How far ahead of the local Nix NARs are fetched. */
+import { expect, it, vi } from 'vitest'
+import { Prefetch } from '../../../agent/nix/prefetch.ts'
+
+const MIB = 1024 * 1024
+
+function recorded() {
+  const begun: string[] = []
+  const aborted: string[] = []
+  const finish = new Map<string, () => void>()
+  const fetch = (digest: string, signal: AbortSignal) => {
+    begun.push(digest)
+    return new Promise<void>((resolve, reject) => {
+      finish.set(digest, resolve)
+      signal.addEventListener('abort', () => {
+        aborted.push(digest)
+        reject(new Error('aborted'))
+      })
+    })
+  }
+  return { begun, aborted, finish, fetch }
+}
+
+it('fetches a few at a time, in the order they were wanted, each once', async () => {
+  const { begun, finish, fetch } = recorded()
+  await using prefetch = new Prefetch(fetch)
+  for (const digest of ['a', 'b', 'c', 'd', 'e', 'f', 'a']) prefetch.want(digest, MIB)
+  expect(begun).toEqual(['a', 'b', 'c', 'd'])
+  finish.get('b')?.()
+  await vi.waitFor(() => expect(begun).toEqual(['a', 'b', 'c', 'd', 'e']))
+})
+
+it('stops when too much is ahead that nobody asked for, until it is asked for or forgotten', async () => {
+  const { begun, finish, fetch } = recorded()
+  let now = 0
+  await using prefetch = new Prefetch(fetch, () => now)
+  for (const digest of ['a', 'b', 'c', 'd']) prefetch.want(digest, 200 * MIB)
+  expect(begun).toEqual(['a', 'b'])
+  finish.get('a')?.()
+  finish.get('b')?.()
+  await vi.waitFor(() => {
+    prefetch.claim('a')
+    expect(begun).toEqual(['a', 'b', 'c'])
+  })
+  finish.get('c')?.()
+  now = 200_000
+  prefetch.want('z', MIB)
+  await vi.waitFor(() => expect(begun).toEqual(['a', 'b', 'c', 'd', 'z']))
+})
+
+it('never begins what does not fit, and leaves what somebody waits for to him', async () => {
+  const { begun, aborted, fetch } = recorded()
+  await using prefetch = new Prefetch(fetch)
+  prefetch.want('huge', 1024 * MIB)
+  expect(begun).toEqual([])
+  prefetch.want('a', MIB)
+  prefetch.claim('a')
+  expect(aborted).toEqual(['a'])
+})
+
+it('ends with its owner', async () => {
+  const { begun, aborted, fetch } = recorded()
+  {
+    await using prefetch = new Prefetch(fetch)
+    for (const digest of ['a', 'b', 'c', 'd', 'e']) prefetch.want(digest, MIB)
+  }
+  expect(begun).toHaveLength(4)
+  expect(aborted).toHaveLength(4)
+})
