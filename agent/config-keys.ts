@@ -46,7 +46,7 @@ type Key<Field extends keyof Config> = {
   field: Field
   kind: Kind<Config[Field]>
   /** In the form that a person would write; may depend on the environment, and on the state directory. */
-  byDefault(env: Environment, state: string): unknown
+  byDefault: (env: Environment, state: string) => unknown
   /** Takes effect on SIGHUP; the others need a restart. */
   reloads: boolean
   help: string
@@ -120,7 +120,7 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       field: 'maxPeers',
       kind: integer(1, MAX_PEERS_MAX),
       byDefault: () => MAX_PEERS_DEFAULT,
-      reloads: true,
+      reloads: false,
       help: 'connections to hold when that many peers are known',
     } satisfies Key<'maxPeers'>,
     quota: {
@@ -148,9 +148,10 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
 )
 
 /** What the command line needs to make a flag of each key. */
-export const configKeys = [...KEYS].map(([key, { kind, field, help }]) => ({
+export const configKeys = [...KEYS].map(([key, { kind, field, help, reloads }]) => ({
   key,
   help,
+  reloads,
   isBoolean: (kind as unknown) === boolean,
   isList: field === 'listen' || field === 'bootstrap' || field === 'trustedKeys',
 }))

@@ -21,7 +21,7 @@ const ARROWS: Record<string, readonly string[]> = {
   mesh: ['identity', 'state'],
   catalog: ['identity', 'mesh', 'state'],
   content: ['mesh', 'state'],
-  files: ['catalog', 'content', 'identity', 'state'],
+  artifacts: ['catalog', 'content'],
   nix: ['catalog', 'content', 'identity', 'state'],
 }
 

@@ -106,7 +106,8 @@ export class ArtifactIndex {
       : `SELECT ${columns}, bm25(artifact_words, ${WEIGHTS}) AS rank
            FROM artifact_words JOIN artifacts a ON a.artifact = artifact_words.rowid
            WHERE artifact_words MATCH ?4 AND a.expires > ?1`
-    const once = `SELECT publisher, name, cid, max(issued) AS issued, expires, min(rank) AS rank FROM (${sql})
+    const once = `WITH found AS MATERIALIZED (${sql})
+      SELECT publisher, name, cid, max(issued) AS issued, expires, min(rank) AS rank FROM found
       GROUP BY name, cid ORDER BY name = ?3 DESC, rank, issued DESC, name LIMIT ?2`
     const values = isEmpty ? [now, limit, ''] : [now, limit, typed.trim(), query]
     return this.#db.prepare(once).all(...values) as ArtifactRow[]

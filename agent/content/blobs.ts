@@ -17,7 +17,7 @@ import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
 import { BlobFile } from './blob-file.ts'
 import type { BlobIndex, Evictable, PartialRow } from './blob-index.ts'
-import { type BlobSource, type BlobStore, TEMPORARY_PIN, type WriteOptions } from './content.ts'
+import type { BlobSource, BlobStore, WriteOptions } from './content.ts'
 import type { PieceLists } from './piece-lists.ts'
 
 /** Last use is for eviction only: it is written down this coarsely, so that reading costs no write. */
@@ -279,7 +279,6 @@ export class Blobs implements BlobStore {
   }
 
   #recover(): void {
-    for (const reason of this.index.pinReasons(TEMPORARY_PIN)) this.index.setPins(reason, [])
     for (const name of ['.', 'partial', 'incoming'])
       mkdirSync(join(this.#directory, name), { recursive: true, mode: 0o700 })
     this.index.unpinTemporary()

@@ -200,13 +200,13 @@ export class Host implements AsyncDisposable {
     await this.#node.unhandle(protocol)
   }
 
-  /** Round trip in ms to a peer id or multiaddr, which is dialled where it is not connected. */
-  async ping(target: string, signal: AbortSignal): Promise<number> {
+  /** The round trip to a peer id or multiaddr, which is dialled where it is not connected. */
+  async ping(target: string, signal: AbortSignal): Promise<{ peerId: string; address: string; rttMs: number }> {
     const peerId = target.startsWith('/') ? await this.dial([parseAddress(target)], signal) : target
-    const connection = await this.#connect(peerIdFromString(peerId), signal)
+    const { remotePeer, remoteAddr } = await this.#connect(peerIdFromString(peerId), signal)
     const startMs = performance.now()
-    await this.#node.services.ping.ping(connection.remotePeer, { signal })
-    return performance.now() - startMs
+    await this.#node.services.ping.ping(remotePeer, { signal })
+    return { peerId, address: remoteAddr.toString(), rttMs: performance.now() - startMs }
   }
 
   /** Dials one peer by its addresses, and resolves with its peer id, also when it was connected before. */

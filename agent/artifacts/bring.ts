@@ -1,0 +1,130 @@
+/**
+ * Brings an artifact, whatever its type, to this node: its manifest first, where it has one, then every blob that the manifest names.
+ * What is already here (fetched before, or in the Nix store) is not fetched again, so an interrupted `get` goes on where it was.
+ */
+import { randomUUID } from 'node:crypto'
+import type { CID } from 'multiformats/cid'
+import {
+  blobOf,
+  type Digest,
+  decodeManifest,
+  MANIFEST_BYTES_MAX,
+  type Manifest,
+} from '../../protocols/artifact/artifact.ts'
+import { type BlobFetcher, type BlobHolder, type BlobStore, TEMPORARY_PIN } from '../content/content.ts'
+import { AgentError, reasonOf } from '../error.ts'
+
+/** Small blobs are many in a closure, and each costs a round trip or two. */
+const FETCHES_AT_ONCE = 4
+
+export type BringPart = { digest: Digest; sizeBytes: number; kind: 'file' | 'nar'; path?: string }
+
+/** The size where it is known, or a bound where it is not. */
+type Wanted = { digest: Digest; sizeBytes?: number; sizeBytesMax?: number }
+
+export type BringDeps = {
+  blobs: Pick<BlobStore, 'open' | 'unpin' | 'sizeOf'>
+  holdings: BlobHolder
+  fetcher: Pick<BlobFetcher, 'fetch'>
+  /** Peers that may have an artifact and its parts, best first. */
+  sources: (cid: CID, signal: AbortSignal) => AsyncIterable<string>
+  onProgress: (doneBytes: number, totalBytes: number) => void
+}
+
+/**
+ * Resolves when every part is on this node.
+ *
+ * @throws {AgentError} `corrupt` naming the peers that lied, `not-found` when nobody has it, `limit`, `cancelled`.
+ */
+export async function bringArtifact(cid: CID, deps: BringDeps, signal: AbortSignal): Promise<BringPart[]> {
+  const pin = `${TEMPORARY_PIN}${randomUUID()}`
+  const pinned = new Set<Digest>()
+  const { digest, isManifest } = blobOf(cid)
+  /** One part that fails ends the others. */
+  const failed = new AbortController()
+  const both = AbortSignal.any([signal, failed.signal])
+  const fetch = async ({ digest: wanted, ...size }: Wanted, onProgress: BringDeps['onProgress']) => {
+    if (await isHere(deps.holdings, wanted)) return
+    pinned.add(wanted)
+    await deps.fetcher.fetch(wanted, { ...size, sources: deps.sources(cid, both), signal: both, pin, onProgress })
+  }
+  try {
+    if (!isManifest) {
+      await fetch({ digest }, deps.onProgress)
+      return [{ digest, sizeBytes: deps.blobs.sizeOf(digest) ?? 0, kind: 'file' }]
+    }
+    await fetch({ digest, sizeBytesMax: MANIFEST_BYTES_MAX }, () => undefined)
+    const parts = partsOf(await readManifest(deps.holdings, digest, signal))
+    const progress = new Progress(parts, deps.onProgress)
+    await eachAtOnce(parts, FETCHES_AT_ONCE, async (part) => {
+      const { digest, sizeBytes } = part
+      await fetch({ digest, sizeBytes }, (doneBytes) => progress.update(part, doneBytes))
+      progress.update(part, part.sizeBytes)
+    })
+    return parts
+  } catch (error) {
+    failed.abort(error)
+    throw error
+  } finally {
+    for (const one of pinned) deps.blobs.unpin(one, pin)
+  }
+}
+
+/** The blobs that a manifest names: one a store path, or the one NAR of a folder. */
+export function partsOf(manifest: Manifest): BringPart[] {
+  if (manifest.type === 'folder') return [{ digest: hex(manifest.nar), sizeBytes: manifest.sizeBytes, kind: 'nar' }]
+  return manifest.paths.map(({ path, nar, sizeBytes }) => ({ digest: hex(nar), sizeBytes, kind: 'nar', path }))
+}
+
+/** @throws {AgentError} `corrupt` when the blob is no manifest: then whoever made the artifact made it wrong. */
+export async function readManifest(holder: BlobHolder, digest: Digest, signal: AbortSignal): Promise<Manifest> {
+  const source = await holder.open(digest)
+  if (source === undefined) throw new AgentError('not-found', `the manifest ${digest} is not on this node`)
+  try {
+    if (source.sizeBytes > MANIFEST_BYTES_MAX) throw new RangeError(`it has ${source.sizeBytes} bytes`)
+    return decodeManifest(Buffer.concat(await Array.fromAsync(source.read(0, source.sizeBytes, signal))))
+  } catch (cause) {
+    signal.throwIfAborted()
+    throw new AgentError('corrupt', `the manifest ${digest} cannot be used: ${reasonOf(cause)}`, { cause })
+  } finally {
+    await source.close?.()
+  }
+}
+
+/** Adds up what the parts have done. */
+class Progress {
+  readonly #done = new Map<BringPart, number>()
+  readonly #totalBytes: number
+  readonly #report: (doneBytes: number, totalBytes: number) => void
+  #doneBytes = 0
+
+  constructor(parts: readonly BringPart[], report: (doneBytes: number, totalBytes: number) => void) {
+    this.#totalBytes = parts.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)
+    this.#report = report
+  }
+
+  update(part: BringPart, doneBytes: number): void {
+    this.#doneBytes += doneBytes - (this.#done.get(part) ?? 0)
+    this.#done.set(part, doneBytes)
+    this.#report(this.#doneBytes, this.#totalBytes)
+  }
+}
+
+async function isHere(holder: BlobHolder, digest: Digest): Promise<boolean> {
+  const source = await holder.open(digest)
+  await source?.close?.()
+  return source !== undefined
+}
+
+/** Runs `work` on every item, at most `atOnce` at a time, in order. */
+async function eachAtOnce<T>(items: readonly T[], atOnce: number, work: (item: T) => Promise<void>): Promise<void> {
+  const queue = items.values()
+  const worker = async () => {
+    for (const item of queue) await work(item)
+  }
+  await Promise.all(Array.from({ length: atOnce }, worker))
+}
+
+function hex(bytes: Uint8Array): Digest {
+  return Buffer.from(bytes).toString('hex')
+}

@@ -1,0 +1,83 @@
+/**
+ * What this node publishes: an artifact is its record, the blobs that are pinned for it, and the store paths that are shared for it. They
+ * come and go together, in an order that leaves nothing announced that is not held, whenever the agent is killed: content first, record
+ * last; and the other way round when it goes. What a kill left between the two is put right at the next start.
+ */
+import type { ArtifactBody, ClosureManifest, Digest } from '../../protocols/artifact/artifact.ts'
+import type { Artifact, Artifacts } from '../catalog/artifacts.ts'
+
+const PIN_PREFIX = 'artifact:'
+
+export type PublicationsDeps = {
+  artifacts: Pick<Artifacts, 'announce' | 'withdraw' | 'own'>
+  pins: {
+    /** Keeps these blobs for a reason, and no others for the same reason. */
+    setPins(reason: string, digests: readonly Digest[]): void
+    /** The reasons in use that begin so. */
+    pinReasons(prefix: string): string[]
+  }
+  /** Shares store paths straight from the store. */
+  paths: { publish(artifact: string, manifest: Pick<ClosureManifest, 'paths'>): void; withdraw(artifact: string): void }
+  providers: { provide(cid: string): void; withdraw(cid: string): void }
+}
+
+export type Publication = {
+  name: string
+  body: ArtifactBody
+  /** On this node, and pinned by the caller until publish() returns. */
+  blobs: readonly Digest[]
+  manifest?: Pick<ClosureManifest, 'paths'>
+}
+
+export class Publications {
+  readonly #deps: PublicationsDeps
+
+  /** Puts right what a kill left half done, and announces in the DHT what is published. */
+  constructor(deps: PublicationsDeps) {
+    this.#deps = deps
+    const own = deps.artifacts.own()
+    const names = new Set(own.map(({ name }) => name))
+    for (const reason of deps.pins.pinReasons(PIN_PREFIX)) {
+      const name = reason.slice(PIN_PREFIX.length)
+      if (!names.has(name)) this.#release(name)
+    }
+    for (const { body } of own) deps.providers.provide(body.cid.toString())
+  }
+
+  /** Publishes under a name, in place of what this node published under it before. Durable when it returns. */
+  publish({ name, body, blobs, manifest }: Publication): Artifact {
+    const before = this.#ownNamed(name)
+    this.#deps.pins.setPins(`${PIN_PREFIX}${name}`, blobs)
+    if (manifest) this.#deps.paths.publish(name, manifest)
+    else this.#deps.paths.withdraw(name)
+    const entry = this.#deps.artifacts.announce(name, body)
+    this.#deps.providers.provide(body.cid.toString())
+    if (before && !before.body.cid.equals(body.cid)) this.#unprovide(before.body)
+    return entry
+  }
+
+  /** Takes back what a name means here, or a CID under whatever names; at least one. @throws {AgentError} `not-found` */
+  withdraw(ref: string): Artifact[] {
+    const withdrawn = this.#deps.artifacts.withdraw(ref)
+    for (const { name, body } of withdrawn) {
+      this.#release(name)
+      this.#unprovide(body)
+    }
+    return withdrawn
+  }
+
+  #ownNamed(name: string): Artifact | undefined {
+    return this.#deps.artifacts.own().find((entry) => entry.name === name)
+  }
+
+  #release(name: string): void {
+    this.#deps.paths.withdraw(name)
+    this.#deps.pins.setPins(`${PIN_PREFIX}${name}`, [])
+  }
+
+  /** The same content may be published under another name, too. */
+  #unprovide({ cid }: ArtifactBody): void {
+    const stays = this.#deps.artifacts.own().some(({ body }) => body.cid.equals(cid))
+    if (!stays) this.#deps.providers.withdraw(cid.toString())
+  }
+}
