@@ -60,7 +60,8 @@ export function loadConfig({ flags = {}, env = process.env, file }: ConfigSource
   const order = [...KEYS].sort(([a], [b]) => Number(b === 'state') - Number(a === 'state'))
   for (const [key, { field, kind, byDefault }] of order) {
     const { raw, origin, source, base } = pick(key, flags, env, table, filePath) ?? {
-      raw: byDefault(env, values.state as string),
+      // A state that cannot be read is a mistake already; what follows from it is then of no account.
+      raw: byDefault(env, (values.state as string | undefined) ?? '/'),
       origin: 'default' as const,
       source: '',
       base: '/',

@@ -138,8 +138,7 @@ function exchange(socket: Socket, method: Method, path: string, asking: Asking):
   const body = json === undefined ? undefined : Buffer.from(JSON.stringify(json))
   const options: RequestOptions = {
     method,
-    path: `${API_PREFIX}/${path}${search.size > 0 ? `?${search}` : ''}`,
-    agent: false,
+    path: `${API_PREFIX}/${path}${search.size > 0 ? `?${search.toString()}` : ''}`,
     createConnection: () => socket,
     headers: {
       host: 'agent',

@@ -15,7 +15,7 @@ export type Call<Input> = {
   upload: AsyncIterable<Uint8Array>
   signal: AbortSignal
   /** Sends one line now, of routes that answer events. */
-  emit(event: FetchEvent): void
+  emit: (event: FetchEvent) => void
 }
 
 type Shared<Input> = {

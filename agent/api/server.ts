@@ -55,19 +55,19 @@ export type ApiServerOptions = {
 export class ApiServer implements AsyncDisposable {
   readonly #app: FastifyInstance
   readonly #place: SocketPlace
-  readonly #stopping: AbortController
+  readonly #work: Work
 
-  private constructor(app: FastifyInstance, place: SocketPlace, stopping: AbortController) {
+  private constructor(app: FastifyInstance, place: SocketPlace, work: Work) {
     this.#app = app
     this.#place = place
-    this.#stopping = stopping
+    this.#work = work
   }
 
   /** @throws {AgentError} `taken` when another agent answers on the socket. */
   static async start({ socket, mode, api, log }: ApiServerOptions): Promise<ApiServer> {
     const place = await SocketPlace.claim(socket)
-    const stopping = new AbortController()
-    const app = makeApp(api, log, stopping.signal)
+    const work = new Work()
+    const app = makeApp(api, log, work)
     try {
       await app.listen({ path: place.temporaryPath })
       place.publish(mode)
@@ -76,20 +76,46 @@ export class ApiServer implements AsyncDisposable {
       place[Symbol.dispose]()
       throw error
     }
-    return new ApiServer(app, place, stopping)
+    return new ApiServer(app, place, work)
   }
 
-  /** Takes no more requests, aborts those under way, and removes the socket. */
+  /** Takes no more requests, aborts those under way and waits until they have ended, and removes the socket. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#place[Symbol.dispose]()
-    this.#stopping.abort(new AgentError('cancelled', 'the agent is stopping'))
     const late = setTimeout(() => this.#app.server.closeAllConnections(), CLOSE_MS_MAX)
-    await this.#app.close()
+    const closed = this.#app.close()
+    await this.#work.stop()
+    await closed
     clearTimeout(late)
   }
 }
 
-function makeApp(api: AgentApi, log: Log, stopping: AbortSignal): FastifyInstance {
+/** The answers that are under way: what they use must be there until they have ended. */
+class Work {
+  readonly #stopping = new AbortController()
+  readonly #running = new Set<Promise<unknown>>()
+  readonly stopping = this.#stopping.signal
+
+  async run<Reply>(work: Promise<Reply>): Promise<Reply> {
+    this.#running.add(work)
+    try {
+      return await work
+    } finally {
+      this.#running.delete(work)
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping.abort(new AgentError('cancelled', 'the agent is stopping'))
+    const ended = Promise.allSettled(this.#running)
+    const late = Promise.withResolvers<void>()
+    const timer = setTimeout(late.resolve, CLOSE_MS_MAX)
+    await Promise.race([ended, late.promise])
+    clearTimeout(timer)
+  }
+}
+
+function makeApp(api: AgentApi, log: Log, work: Work): FastifyInstance {
   const app = fastify({
     bodyLimit: BODY_BYTES_MAX,
     keepAliveTimeout: KEEP_ALIVE_MS,
@@ -98,6 +124,8 @@ function makeApp(api: AgentApi, log: Log, stopping: AbortSignal): FastifyInstanc
     http: { headersTimeout: HEADERS_MS_MAX },
     requestTimeout: 0,
     routerOptions: { maxParamLength: PARAM_LENGTH_MAX },
+    // What the router itself cannot read, such as a broken percent-encoding.
+    frameworkErrors: (error, request, reply) => refuse(error, request, reply, log),
   })
   app.server.maxConnections = CONNECTIONS_MAX
   // The stream itself is the body: its reader bounds it.
@@ -113,7 +141,7 @@ function makeApp(api: AgentApi, log: Log, stopping: AbortSignal): FastifyInstanc
     app.route({
       method: route.method,
       url: route.path,
-      handler: (request, reply) => answer(route, api, request, reply, { log, stopping }),
+      handler: (request, reply) => work.run(answer(route, api, request, reply, { log, stopping: work.stopping })),
     })
   }
   return app

@@ -45,12 +45,20 @@ export type CommandSpec = {
   parent?: Command
 }
 
+/** What a command does. */
+export type Work<Options, Arguments extends unknown[]> = (
+  session: Session,
+  options: Options,
+  ...args: Arguments
+) => Promise<void>
+
 export type AddCommand = (line: CommandLine) => void
 
 export class CommandLine {
   readonly program: Command
   readonly terminal: Terminal
   #isJson = false
+  #status = 0
 
   constructor(commands: readonly AddCommand[], terminal = new Terminal()) {
     this.terminal = terminal
@@ -84,7 +92,7 @@ export class CommandLine {
   /** Gives a command the options of all that ask the agent, and its work. */
   asks<Arguments extends unknown[], Options extends object = object>(
     command: Command,
-    work: (session: Session, options: Options, ...args: Arguments) => Promise<void>,
+    work: Work<Options, Arguments>,
   ): void {
     command
       .option('--json', 'print JSON, for scripts')
@@ -92,22 +100,28 @@ export class CommandLine {
       .action(async (...given: unknown[]) => {
         const { json = false, socket, ...options } = command.opts<{ json?: boolean; socket?: string }>()
         this.#isJson = json
+        using interruption = new Interruption()
         const session: Session = {
           client: new Client(async () => (socket === undefined ? await socketCandidates() : [socket])),
           terminal: this.terminal,
           isJson: json,
-          interrupted,
+          interrupted: () => interruption.begin(),
         }
         // Commander adds its options and itself to the arguments.
         await work(session, options as Options, ...(given.slice(0, -2) as Arguments))
       })
   }
 
+  /** The exit status of a command that has said itself what is wrong. */
+  endWith(status: number): void {
+    this.#status = status
+  }
+
   /** Runs what was typed; the result is the exit status. Nothing is thrown but faults of the agent itself. */
   async run(words: readonly string[]): Promise<number> {
     try {
       await this.program.parseAsync(words, { from: 'user' })
-      return Number(process.exitCode ?? 0)
+      return this.#status
     } catch (error) {
       if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
       return this.#report(error)
@@ -139,14 +153,25 @@ export class Interrupted extends Error {
   override readonly name = 'Interrupted'
 }
 
-/** Ctrl-C once: the command tidies up. Twice: it is over. */
-function interrupted(): AbortSignal {
-  const controller = new AbortController()
-  for (const name of ['SIGINT', 'SIGTERM'] as const) {
-    process.once(name, () => controller.abort(new Interrupted()))
+/** Ctrl-C once: the command tidies up. Twice: it is over, since the signals then act as ever. */
+class Interruption implements Disposable {
+  readonly #controller = new AbortController()
+  readonly #abort = () => {
+    this[Symbol.dispose]()
+    this.#controller.abort(new Interrupted())
   }
-  return controller.signal
+
+  begin(): AbortSignal {
+    for (const name of INTERRUPTS) process.on(name, this.#abort)
+    return this.#controller.signal
+  }
+
+  [Symbol.dispose](): void {
+    for (const name of INTERRUPTS) process.off(name, this.#abort)
+  }
 }
+
+const INTERRUPTS = ['SIGINT', 'SIGTERM'] as const
 
 type Explained = { code: AgentErrorCode; message: string; next?: string | undefined }
 

@@ -21,7 +21,7 @@ export function addDoctor(line: CommandLine): void {
     const checks = await allChecks(session)
     if (isJson) terminal.json({ checks })
     else terminal.print(...doctorScreen(checks, terminal))
-    if (checks.some(({ state }) => state === 'failed')) process.exitCode = 1
+    if (checks.some(({ state }) => state === 'failed')) line.endWith(1)
   })
 }
 

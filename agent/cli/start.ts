@@ -27,7 +27,7 @@ export function addStart(line: CommandLine): void {
     const { loadConfig } = await import('../config.ts')
     const config = loadConfig({ flags, file: file as string | undefined })
     const { runAgent } = await import('../node.ts')
-    process.exitCode = await runAgent(config)
+    line.endWith(await runAgent(config))
   })
 }
 

@@ -63,19 +63,30 @@ export function shorten(text: string, width: number, cut: 'end' | 'middle' = 'en
   if (textWidth(text) <= width) return text
   if (cut === 'end') return `${start(text, width - 1)}…`
   const tail = Math.floor((width - 1) / 2)
-  const reversed = [...text].reverse().join('')
-  return `${start(text, width - 1 - tail)}…${[...start(reversed, tail)].reverse().join('')}`
+  return `${start(text, width - 1 - tail)}…${end(text, tail)}`
 }
 
 function start(text: string, width: number): string {
   let left = width
-  let end = 0
+  let at = 0
   for (const character of text) {
     left -= textWidth(character)
     if (left < 0) break
-    end += character.length
+    at += character.length
   }
-  return text.slice(0, end)
+  return text.slice(0, at)
+}
+
+/** The longest end that fits. */
+function end(text: string, width: number): string {
+  let excess = textWidth(text) - width
+  let at = 0
+  for (const character of text) {
+    if (excess <= 0) break
+    excess -= textWidth(character)
+    at += character.length
+  }
+  return text.slice(at)
 }
 
 /** Takes width from the widest column that may be cut, until the line fits; false when it cannot. */
