@@ -17,7 +17,7 @@ import {
 import { WireError } from '../../protocols/error.ts'
 import type { BlobFetcher, BlobHolder, FetchOptions } from '../content/content.ts'
 import { AgentError } from '../error.ts'
-import type { SignedFacts } from './signing.ts'
+import { isSignature, type SignedFacts } from './signing.ts'
 
 /** Manifests are at most 4 MiB each: slower than this, and the next request may try another source. */
 const LOAD_MS_MAX = 30_000
@@ -62,7 +62,8 @@ export class PublishedClosure {
       narSize: entry.sizeBytes,
       references: entry.references.map((at) => this.#paths[at]?.path ?? ''),
       ca: entry.ca,
-      signatures: this.#signatures[index] ?? [],
+      // Texts of a stranger, which go into lines of a narinfo.
+      signatures: this.#signatures[index]?.filter(isSignature) ?? [],
     }
   }
 }

@@ -63,6 +63,12 @@ export function parsePublicKey(text: string): PublicKey {
   return { name, text: `${name}:${bytes.toString('base64')}`, key }
 }
 
+/** Whether the text has the form of a signature: what is not so is never passed on, nor shown. */
+export function isSignature(text: string): boolean {
+  const { name, bytes } = split(text)
+  return isKeyName(name) && bytes?.byteLength === SIGNATURE_BYTES
+}
+
 /** The name of the key that a signature says it was made with. */
 export function signerOf(signature: string): string {
   return split(signature).name

@@ -19,7 +19,7 @@ import type { NarSource } from './nar-source.ts'
 import type { Narinfo } from './narinfo.ts'
 import type { NixStore } from './nix-store.ts'
 import { Prefetch } from './prefetch.ts'
-import type { CacheKey } from './signing.ts'
+import { type CacheKey, isSignedBy, parsePublicKey } from './signing.ts'
 import type { TrustedKeys } from './trust.ts'
 
 /** Of the 2 s that the local Nix may have to wait, what the peers get. */
@@ -63,6 +63,8 @@ type Deps = {
   onFault(fault: PathFault): void
   log: Log
   now?: () => number
+  /** WHOLE_BYTES_MAX, smaller for a test. */
+  wholeBytesMax?: number
 }
 
 /** A narinfo, or why there is none: reasons that name a peer each, none when nobody publishes the path. */
@@ -73,6 +75,7 @@ type Answered = { path: string; sizeBytes: number; hashPart: string }
 export class Substituter implements AsyncDisposable {
   readonly #deps: Deps
   readonly #now: () => number
+  readonly #wholeBytesMax: number
   readonly #prefetch: Prefetch
   /** By NAR, the one answered for last at the end. */
   readonly #answered = new Map<Digest, Answered>()
@@ -83,6 +86,7 @@ export class Substituter implements AsyncDisposable {
   constructor(deps: Deps) {
     this.#deps = deps
     this.#now = deps.now ?? (() => performance.now())
+    this.#wholeBytesMax = deps.wholeBytesMax ?? WHOLE_BYTES_MAX
     this.#prefetch = new Prefetch((digest, signal) => this.#fetchAhead(digest, signal))
   }
 
@@ -125,7 +129,7 @@ export class Substituter implements AsyncDisposable {
     // Paths of different names may have the same NAR, and other publishers.
     const options = { sources: this.#narSources(hashPart ?? answered.hashPart), signal, sizeBytes }
     try {
-      if (sizeBytes > WHOLE_BYTES_MAX) return await this.#deps.fetcher.open(digest, options)
+      if (sizeBytes > this.#wholeBytesMax) return await this.#deps.fetcher.open(digest, options)
       const fetching = this.#deps.fetcher.fetch(digest, options)
       this.#prefetch.claim(digest)
       await fetching
@@ -220,14 +224,13 @@ export class Substituter implements AsyncDisposable {
     const verdict = this.#deps.trust.judge(entry, entry.signatures)
     if (!verdict.ok) {
       const { fault: code, reason } = verdict
-      const next =
-        code === 'untrusted' ? `If you trust who built it: \`agent trust add ${candidate.body.signer}\`` : undefined
+      const next = code === 'untrusted' ? adviceOn(candidate.body.signer, entry) : undefined
       this.#refuse(candidate, { path: entry.path, code, reason, next }, refusals)
       return undefined
     }
     this.#remember(entry, hashPart)
     const signatures = verdict.by === 'signature' ? this.#signaturesOf(entry, entry.signatures) : entry.signatures
-    return { ...entry, signatures }
+    return { ...entry, signatures, ca: verdict.ca }
   }
 
   #signaturesOf(facts: Omit<PublishedPath, 'signatures'>, theirs: readonly string[]): string[] {
@@ -255,7 +258,7 @@ export class Substituter implements AsyncDisposable {
         break
       }
     }
-    if (narSize <= WHOLE_BYTES_MAX) this.#prefetch.want(narHash, narSize)
+    if (narSize <= this.#wholeBytesMax) this.#prefetch.want(narHash, narSize)
   }
 
   /** What was answered for this NAR; found anew when Nix remembers an answer that the agent, started since, does not. */
@@ -307,5 +310,16 @@ export class Substituter implements AsyncDisposable {
     this.#faults.set(key, this.#now())
     this.#deps.log.warn({ peerId, ...fault }, 'nix.refused')
     this.#deps.onFault({ peerId, ...fault })
+  }
+}
+
+/** To trust the publisher's key helps only if it is a key, and signed the path. */
+function adviceOn(signer: string, entry: PublishedPath): string | undefined {
+  try {
+    const key = parsePublicKey(signer)
+    const signed = entry.signatures.some((signature) => isSignedBy(key, entry, signature))
+    return signed ? `If you trust who built it: \`agent trust add ${key.text}\`` : undefined
+  } catch {
+    return undefined
   }
 }

@@ -16,10 +16,12 @@ export type TrustedKey = { name: string; key: string; origin: 'own' | 'config' |
 
 /** Why a path may be handed to the local Nix, or may not. */
 export type Verdict =
-  /** Signed by this trusted key: the agent may sign it for its own machine. */
-  | { ok: true; by: 'signature'; keyName: string }
-  /** Its name follows from its contents, which Nix checks itself. */
-  | { ok: true; by: 'content' }
+  /**
+   * By a signature of this trusted key, so the agent may sign it for its own machine; or because its name follows from its contents,
+   * which Nix checks itself. `ca` is the content address, if it has the right one: a signature does not cover it.
+   */
+  | { ok: true; by: 'signature'; keyName: string; ca: string | undefined }
+  | { ok: true; by: 'content'; ca: string }
   /** `forged`: a trusted key is named, but did not sign this. `untrusted`: no trusted key is named. */
   | { ok: false; fault: 'forged' | 'untrusted'; reason: string }
 
@@ -98,12 +100,13 @@ export class TrustedKeys {
   /** Judges a path by the signatures that came with it, and by its content address where it has one. */
   judge(facts: SignedFacts & { ca?: string | undefined }, signatures: readonly string[]): Verdict {
     const keys = this.#keys()
+    const ca = facts.ca !== undefined && contentAddressFits(facts, facts.ca) ? facts.ca : undefined
     for (const signature of signatures) {
       const signer = keys.find((key) => isSignedBy(key, facts, signature))
-      if (signer) return { ok: true, by: 'signature', keyName: signer.name }
+      if (signer) return { ok: true, by: 'signature', keyName: signer.name, ca }
     }
+    if (ca !== undefined) return { ok: true, by: 'content', ca }
     if (facts.ca !== undefined) {
-      if (contentAddressFits(facts, facts.ca)) return { ok: true, by: 'content' }
       return { ok: false, fault: 'forged', reason: `the content address ${facts.ca} is not that of ${facts.path}` }
     }
     const names = [...new Set(signatures.map(signerOf))]

@@ -63,16 +63,16 @@ export class Receiver implements AsyncDisposable {
   readonly substituter: Substituter
   readonly store: NixStore
 
-  constructor(store: NixStore) {
+  constructor(store: NixStore, options: { wholeBytesMax?: number } = {}) {
     this.store = store
     const db = openDatabase(':memory:')
     this.published = new NarSource({ db, store, log: this.log })
     this.trust = new TrustedKeys(db, this.key.publicKey, [])
-    this.substituter = this.#substituter()
+    this.substituter = this.#substituter(options)
     registerNixRoutes(this.server, { substituter: this.substituter, storeDirectory: store.directory, log: this.log })
   }
 
-  #substituter(): Substituter {
+  #substituter(options: { wholeBytesMax?: number }): Substituter {
     return new Substituter({
       store: this.store,
       published: this.published,
@@ -85,6 +85,7 @@ export class Receiver implements AsyncDisposable {
       holders: () => [],
       onFault: (fault) => this.faults.push(fault),
       log: this.log,
+      ...options,
     })
   }
 

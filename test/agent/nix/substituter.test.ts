@@ -139,6 +139,48 @@ it('refuses manifests that are not what the record says', async () => {
   ])
 })
 
+it('passes on no text of a peer that is not a signature or the content address', async () => {
+  using nix = new FakeNix()
+  const { root } = await closureOn(nix)
+  await using here = new Receiver(nix.store)
+  const other = await publisher('peer-a', nix.store, root)
+  here.trust.add(other.key.publicKey.text)
+  const injected = 'x\nReferences: \nCA: fixed:r:sha256:0'
+  const signatures = other.manifest.paths.map(({ path }) => [
+    injected,
+    `${other.key.publicKey.name}:AAAA\nStorePath: /x`,
+    other.key.sign(nix.store.info(path) as never),
+  ])
+  await restate(
+    other,
+    (manifest) => {
+      for (const entry of manifest.paths) entry.ca = injected
+      return manifest
+    },
+    signatures,
+  )
+  here.meet(other)
+  const { body, statusCode } = await here.server.inject(narinfoUrl(root))
+  expect(statusCode).toBe(200)
+  expect(body).not.toContain('CA:')
+  expect(body.match(/^(StorePath|References|Sig):/gm)).toEqual(['StorePath:', 'References:', 'Sig:', 'Sig:'])
+})
+
+it('hands out a large NAR while it arrives', async () => {
+  using nix = new FakeNix()
+  const { root, leaf } = await closureOn(nix)
+  await using here = new Receiver(nix.store, { wholeBytesMax: 100_000 })
+  const other = await publisher('peer-a', nix.store, root)
+  here.trust.add(other.key.publicKey.text)
+  here.meet(other)
+  const open = vi.spyOn(here.peers, 'open')
+  const digest = nix.store.info(leaf)?.narHash ?? ''
+  const { body } = await here.server.inject(narinfoUrl(leaf))
+  expect(here.blobs.has(digest)).toBe(false)
+  expect(sha256((await here.server.inject(narUrl(body))).rawPayload)).toBe(digest)
+  expect(open).toHaveBeenCalledOnce()
+})
+
 it('takes a corrupt NAR from nobody, and the honest one from the next peer', async () => {
   using nix = new FakeNix()
   const { root, leaf } = await closureOn(nix)

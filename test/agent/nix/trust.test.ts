@@ -65,7 +65,7 @@ describe('the list', () => {
 describe('a path', () => {
   it('is believed by one signature of a trusted key among others', () => {
     const verdict = make().judge(facts, ['garbage', other.sign(facts), configured.sign(facts)])
-    expect(verdict).toEqual({ ok: true, by: 'signature', keyName: configured.publicKey.name })
+    expect(verdict).toEqual({ ok: true, by: 'signature', keyName: configured.publicKey.name, ca: undefined })
     expect(make().judge(facts, [own.sign(facts)]).ok).toBe(true)
   })
 
@@ -87,8 +87,10 @@ describe('a path', () => {
   it('is believed without a signature when its name follows from its contents', () => {
     const addressed = { ...facts, path: '/nix/store/rfn4vzwhmb8r4k8gp16g27dqwjji5s37-fx' }
     const ca = 'fixed:sha256:1b8m03r63zqhnjf7l5wnldhh7c134ap5vpj0850ymkq1iyzicy5s'
-    expect(make().judge({ ...addressed, ca }, [])).toEqual({ ok: true, by: 'content' })
+    expect(make().judge({ ...addressed, ca }, [])).toEqual({ ok: true, by: 'content', ca })
     expect(make().judge({ ...facts, ca }, [])).toMatchObject({ ok: false, fault: 'forged' })
+    const signed = make().judge({ ...facts, ca: `${ca}\nNarSize: 1` }, [configured.sign(facts)])
+    expect(signed).toMatchObject({ ok: true, by: 'signature', ca: undefined })
   })
 })
 
