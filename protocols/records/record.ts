@@ -50,7 +50,7 @@ const envelope = z.object({
   seq: timeMs,
   issued: timeMs,
   expires: timeMs,
-  body: z.unknown(),
+  body: z.unknown().optional(),
   deleted: z.literal(true).optional(),
 })
 
