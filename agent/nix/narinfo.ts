@@ -51,11 +51,6 @@ export function digestOfNarFile(file: string): Digest | undefined {
   return bytes && Buffer.from(bytes).toString('hex')
 }
 
-/** The lines of nix.conf that make the local Nix ask this agent. Misses are not remembered: a peer may publish the path a second later. */
-export function nixConfLines(url: string, publicKey: string): string[] {
-  return [`extra-substituters = ${url}`, `extra-trusted-public-keys = ${publicKey}`, 'narinfo-cache-negative-ttl = 0']
-}
-
 function baseName(path: string): string {
   return path.slice(path.lastIndexOf('/') + 1)
 }

@@ -124,7 +124,7 @@ export class MemoryPeers implements BlobFetcher {
   }
 }
 
-export function sourceOf(bytes: Buffer): BlobSource {
+function sourceOf(bytes: Buffer): BlobSource {
   return {
     sizeBytes: bytes.byteLength,
     async *read(offset, length) {

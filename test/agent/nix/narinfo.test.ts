@@ -1,0 +1,54 @@
+/** The texts of a binary cache, and what requests for it may say. */
+import fc from 'fast-check'
+import { expect, it } from 'vitest'
+import { digestOfNarFile, formatNarinfo } from '../../../agent/nix/narinfo.ts'
+import { encodeNix32 } from '../../../agent/nix/nix32.ts'
+import { rangeOf } from '../../../agent/nix/routes.ts'
+
+it('writes a narinfo as Nix reads it', () => {
+  const path = `/nix/store/${'a'.repeat(32)}-hello`
+  const narHash = 'ea5ae6fe88ada6676107527b2680dc20437ee0ff5a7c276db270c7e465153b50'
+  const hash = '0l1v2mjy9ivhn9njfz2szzh7whr0vj02cysj0xhng9mdi3zfcnpa'
+  const narinfo = { path, narHash, narSize: 120, references: [path, `/nix/store/${'b'.repeat(32)}-x`] }
+  expect(formatNarinfo({ ...narinfo, signatures: ['a:1', 'b:2'], ca: 'text:sha256:x' })).toBe(
+    `StorePath: ${path}
+URL: nar/${hash}.nar?of=${'a'.repeat(32)}
+Compression: none
+FileHash: sha256:${hash}
+FileSize: 120
+NarHash: sha256:${hash}
+NarSize: 120
+References: ${'a'.repeat(32)}-hello ${'b'.repeat(32)}-x
+Sig: a:1
+Sig: b:2
+CA: text:sha256:x
+`,
+  )
+  expect(formatNarinfo({ ...narinfo, references: [], signatures: [] })).toMatch(/References: \n$/)
+})
+
+it('knows a NAR by its file name, and no other file', () => {
+  fc.assert(
+    fc.property(fc.uint8Array({ minLength: 32, maxLength: 32 }), (bytes) => {
+      expect(digestOfNarFile(`${encodeNix32(bytes)}.nar`)).toBe(Buffer.from(bytes).toString('hex'))
+    }),
+  )
+  fc.assert(fc.property(fc.string(), (name) => digestOfNarFile(name) === undefined))
+  for (const name of ['.nar', `${'0'.repeat(52)}.nar.xz`, `${'z'.repeat(52)}.nar`, `../${'0'.repeat(52)}.nar`]) {
+    expect(digestOfNarFile(name)).toBeUndefined()
+  }
+})
+
+it('gives no range outside the file, whatever is asked for', () => {
+  const number = fc.oneof(fc.nat(300).map(String), fc.constantFrom('', '9'.repeat(30), '-1', 'x'))
+  fc.assert(
+    fc.property(number, number, fc.nat(200), (from, to, sizeBytes) => {
+      const range = rangeOf(`bytes=${from}-${to}`, sizeBytes)
+      if (range === undefined || range === 'unsatisfiable') return
+      expect(range.length).toBeGreaterThan(0)
+      expect(range.offset).toBeGreaterThanOrEqual(0)
+      expect(range.offset + range.length).toBeLessThanOrEqual(sizeBytes)
+    }),
+  )
+  fc.assert(fc.property(fc.string(), (header) => rangeOf(header, 100) === undefined))
+})
