@@ -23,6 +23,10 @@ const READ_AHEAD_BYTES = 512 * 1024
 /** What yamux may let a peer send after the pause, when it has grown the window to its largest: libp2p resets the stream above this. */
 const PAUSED_BYTES_MAX = 17 * 1024 * 1024
 
+/** Chunks below this that wait to be read are gathered, or a peer that sends single bytes would make us hold half a million objects. */
+const SMALL_BYTES = 4 * 1024
+const GATHERED_BYTES = 16 * 1024
+
 type Duplex = Pick<
   Stream,
   | 'send'
@@ -51,6 +55,8 @@ export class Frames {
   /** What arrived and was not read: chunks, and how much of the first one was read. */
   readonly #chunks: Uint8Array[] = []
   #head = 0
+  /** What small chunks are copied into; the last of the chunks is a view of it. */
+  #gathering: { buffer: Uint8Array; usedBytes: number } | undefined
   #bufferedBytes = 0
   #paused = false
   #failure: Error | undefined
@@ -140,7 +146,7 @@ export class Frames {
 
   #arrived(data: Uint8Array | Iterable<Uint8Array>): void {
     for (const chunk of data instanceof Uint8Array ? [data] : data) {
-      this.#chunks.push(chunk)
+      this.#append(chunk)
       this.#bufferedBytes += chunk.byteLength
     }
     if (!this.#paused && this.#bufferedBytes >= READ_AHEAD_BYTES) {
@@ -148,6 +154,23 @@ export class Frames {
       this.#stream.pause()
     }
     this.#wake?.()
+  }
+
+  #append(chunk: Uint8Array): void {
+    const isGathered = chunk.byteLength < SMALL_BYTES && this.#chunks.length > 0
+    if (!isGathered) {
+      this.#gathering = undefined
+      this.#chunks.push(chunk)
+      return
+    }
+    if (!this.#gathering || this.#gathering.usedBytes + chunk.byteLength > GATHERED_BYTES) {
+      this.#gathering = { buffer: new Uint8Array(GATHERED_BYTES), usedBytes: 0 }
+      this.#chunks.push(chunk)
+    }
+    const { buffer, usedBytes } = this.#gathering
+    buffer.set(chunk, usedBytes)
+    this.#gathering.usedBytes += chunk.byteLength
+    this.#chunks[this.#chunks.length - 1] = buffer.subarray(0, this.#gathering.usedBytes)
   }
 
   /** Copies buffered bytes to `target` from `at` on, as many as there are and fit; says how many. */
@@ -163,6 +186,7 @@ export class Frames {
       if (this.#head < chunk.byteLength) break
       this.#chunks.shift()
       this.#head = 0
+      if (this.#chunks.length === 0) this.#gathering = undefined
     }
     this.#bufferedBytes -= taken
     if (this.#paused && this.#bufferedBytes < READ_AHEAD_BYTES / 2) this.#resume()
