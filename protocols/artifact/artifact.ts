@@ -34,16 +34,23 @@ const SIGNATURES_MAX = 8
 
 /** Letters, digits and `+ - . _ ? =`, as Nix allows in a store path's name: safe in a file name, a URL and a terminal. */
 export const NAME_PATTERN = /^[0-9a-zA-Z+\-_?=][0-9a-zA-Z+\-._?=]*$/
-const STORE_PATH_PATTERN = /^\/[!-.0-~/]{1,200}\/[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+\-._?=]{1,211}$/
+/** Directories of printable ASCII, none of which begins with a dot; the hash part; the name. */
+const STORE_PATH_PATTERN = /^(?:\/[!-\-0-~][!-.0-~]*)+\/[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+\-._?=]{1,211}$/
+/** Of a store path: Nix allows 211 for a name. */
+const STORE_PATH_LENGTH_MAX = 446
 
-const cid = z.custom<CID>((value) => CID.asCID(value) !== null, 'not a CID')
+const cidOf = (codec: number) =>
+  z.custom<CID>((value) => {
+    const cid = CID.asCID(value)
+    return cid?.code === codec && cid.multihash.code === SHA2_256 && cid.multihash.digest.byteLength === 32
+  }, 'not a SHA-256 CID of the right codec')
 const sha256 = z.instanceof(Uint8Array).refine((bytes) => bytes.byteLength === 32, 'not 32 bytes')
 const sizeBytes = z.int().min(0).max(Number.MAX_SAFE_INTEGER)
 const text = (lengthMax: number) => z.string().max(lengthMax)
 
+const storePath = z.string().max(STORE_PATH_LENGTH_MAX).regex(STORE_PATH_PATTERN, 'not a store path')
+
 const common = {
-  /** What to fetch; see the head comment. */
-  cid,
   /** Of the content: the file, the folder's NAR, or all NARs of the closure. */
   sizeBytes,
   description: text(DESCRIPTION_LENGTH_MAX),
@@ -51,15 +58,16 @@ const common = {
 
 /** Body of a record of kind `artifact`. The record's name is the artifact's. Unknown fields are ignored: later versions add some. */
 export const artifactBody = z.discriminatedUnion('type', [
-  z.object({ type: z.literal('file'), ...common }),
-  z.object({ type: z.literal('folder'), ...common }),
+  z.object({ type: z.literal('file'), cid: cidOf(RAW), ...common }),
+  z.object({ type: z.literal('folder'), cid: cidOf(DAG_CBOR), ...common }),
   z.object({
     type: z.literal('nix'),
+    cid: cidOf(DAG_CBOR),
     ...common,
     /** The store path that was published; the rest is what it references. */
-    root: z.string().regex(STORE_PATH_PATTERN, 'not a store path'),
+    root: storePath,
     /** CID of the signatures (see `signatures`), which differ between publishers and so are no part of the manifest. */
-    signatures: cid,
+    signatures: cidOf(DAG_CBOR),
     /** The publisher's cache key, `name:base64`. */
     signer: text(SIGNATURE_LENGTH_MAX),
     /** PATH_PREFIX_BYTES of the hash part of each path, sorted, concatenated: which narinfos this artifact can answer. */
@@ -78,7 +86,7 @@ const folderManifest = z.strictObject({ v: z.literal(1), type: z.literal('folder
 
 const closurePath = z.strictObject({
   /** Full store path. */
-  path: z.string().regex(STORE_PATH_PATTERN, 'not a store path'),
+  path: storePath,
   /** SHA-256 of its NAR. */
   nar: sha256,
   /** Size of its NAR, never 0. */
@@ -118,9 +126,10 @@ export function encodeManifest(value: Manifest): Uint8Array {
 /**
  * Decodes a manifest and checks what its schema cannot say: order, and that every reference is inside.
  *
- * @throws {WireError} `malformed`
+ * @throws {WireError} `malformed`, `too-large`
  */
 export function decodeManifest(bytes: Uint8Array): Manifest {
+  checkSize(bytes)
   const value = decodeCbor(bytes, manifest)
   if (value.type === 'closure') checkClosure(value)
   return value
@@ -130,14 +139,22 @@ export function encodeSignatures(list: string[][]): Uint8Array {
   return encodeCbor(signatures.parse({ v: 1, type: 'signatures', signatures: list }))
 }
 
-/** @throws {WireError} `malformed` */
+/** @throws {WireError} `malformed`, `too-large` */
 export function decodeSignatures(bytes: Uint8Array): string[][] {
+  checkSize(bytes)
   return decodeCbor(bytes, signatures).signatures
+}
+
+function checkSize({ byteLength }: Uint8Array): void {
+  if (byteLength <= MANIFEST_BYTES_MAX) return
+  throw new WireError('too-large', `a manifest of ${byteLength} bytes; the limit is ${MANIFEST_BYTES_MAX}`)
 }
 
 function checkClosure({ root, paths }: ClosureManifest): void {
   if (root >= paths.length) throw new WireError('malformed', 'the root of the closure is not in it')
+  const store = storeOf(paths[0]?.path ?? '')
   for (const [at, { path, references }] of paths.entries()) {
+    if (storeOf(path) !== store) throw new WireError('malformed', 'the paths of the closure are of several stores')
     const before = paths[at - 1]
     if (before && before.path >= path) throw new WireError('malformed', 'the paths of the closure are not sorted')
     for (const [nth, reference] of references.entries()) {
@@ -146,6 +163,10 @@ function checkClosure({ root, paths }: ClosureManifest): void {
         throw new WireError('malformed', `the references of ${path} are not sorted`)
     }
   }
+}
+
+function storeOf(path: string): string {
+  return path.slice(0, path.lastIndexOf('/'))
 }
 
 const NIX32_DIGITS = '0123456789abcdfghijklmnpqrsvwxyz'
