@@ -42,7 +42,7 @@ export class ArrivingBlob implements BlobSource {
       const bytes = await this.#partial.read(at, count)
       // Looked at after reading: what was read before a change must not be given out either.
       if (this.#partial.generation !== this.#generation)
-        throw new AgentError('corrupt', `the beginning of ${this.#partial.digest} came from a peer that lied`, {
+        throw new AgentError('corrupt', `the beginning of ${this.#partial.digest} was wrong: ${this.#job.reasons()}`, {
           next: 'Try again: other peers are asked.',
         })
       at += count

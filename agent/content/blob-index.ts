@@ -17,14 +17,12 @@ const SCHEMA = [
     digest TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (digest, reason)
   ) STRICT, WITHOUT ROWID;
   CREATE TABLE content_partials (
-    digest TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL, used_ms INTEGER NOT NULL, hashes BLOB NOT NULL, pieces BLOB NOT NULL
-  ) STRICT;
+    digest TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL, used_ms INTEGER NOT NULL
+  ) STRICT, WITHOUT ROWID;
   `,
 ]
 
 export type BlobRow = { digest: Digest; sizeBytes: number; usedMs: number }
-/** A half-fetched blob: the piece list it is fetched by, and a bitmap of the pieces that are in its file (a hint: they are checked again). */
-export type PartialRow = { sizeBytes: number; hashes: Uint8Array; pieces: Uint8Array }
 export type Evictable = { digest: Digest; sizeBytes: number; partial: boolean }
 
 export class BlobIndex {
@@ -56,12 +54,9 @@ export class BlobIndex {
         SELECT digest, size_bytes AS sizeBytes, 0 AS partial, used_ms FROM content_blobs AS b
           WHERE NOT EXISTS (SELECT 1 FROM content_pins AS p WHERE p.digest = b.digest)
         UNION ALL SELECT digest, size_bytes, 1, used_ms FROM content_partials ORDER BY used_ms`),
-      partial: db.prepare('SELECT size_bytes AS sizeBytes, hashes, pieces FROM content_partials WHERE digest = ?'),
-      putPartial:
-        db.prepare(`INSERT INTO content_partials (digest, size_bytes, used_ms, hashes, pieces) VALUES (?, ?, ?, ?, ?)
-        ON CONFLICT DO UPDATE SET size_bytes = excluded.size_bytes, used_ms = excluded.used_ms,
-          hashes = excluded.hashes, pieces = excluded.pieces`),
-      setPieces: db.prepare('UPDATE content_partials SET pieces = ?, used_ms = ? WHERE digest = ?'),
+      partial: db.prepare('SELECT size_bytes AS sizeBytes FROM content_partials WHERE digest = ?'),
+      putPartial: db.prepare(`INSERT INTO content_partials VALUES (?, ?, ?)
+        ON CONFLICT DO UPDATE SET size_bytes = excluded.size_bytes, used_ms = excluded.used_ms`),
       dropPartial: db.prepare('DELETE FROM content_partials WHERE digest = ?'),
       allPartials: db.prepare('SELECT digest FROM content_partials'),
       partialBytes: db.prepare('SELECT coalesce(sum(size_bytes), 0) AS bytes FROM content_partials'),
@@ -139,16 +134,13 @@ export class BlobIndex {
     }
   }
 
-  partial(digest: Digest): PartialRow | undefined {
-    return this.#sql.partial.get(digest) as PartialRow | undefined
+  /** The size of a half-fetched blob when it is whole, for which there is room. */
+  partialSize(digest: Digest): number | undefined {
+    return (this.#sql.partial.get(digest) as { sizeBytes: number } | undefined)?.sizeBytes
   }
 
-  putPartial(digest: Digest, row: PartialRow, usedMs: number): void {
-    this.#sql.putPartial.run(digest, row.sizeBytes, usedMs, row.hashes, row.pieces)
-  }
-
-  setPieces(digest: Digest, pieces: Uint8Array, usedMs: number): void {
-    this.#sql.setPieces.run(pieces, usedMs, digest)
+  putPartial(digest: Digest, sizeBytes: number, usedMs: number): void {
+    this.#sql.putPartial.run(digest, sizeBytes, usedMs)
   }
 
   dropPartial(digest: Digest): void {

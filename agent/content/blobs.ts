@@ -16,7 +16,7 @@ import { BLOB_BYTES_MAX, PieceHasher } from '../../protocols/pieces/tree.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
 import { BlobFile } from './blob-file.ts'
-import type { BlobIndex, Evictable, PartialRow } from './blob-index.ts'
+import type { BlobIndex, Evictable } from './blob-index.ts'
 import type { BlobSource, BlobStore, WriteOptions } from './content.ts'
 import type { PieceLists } from './piece-lists.ts'
 
@@ -176,9 +176,9 @@ export class Blobs implements BlobStore {
     await rename(path, place)
     await syncDirectory(dirname(place))
     const isNew = !this.has(digest)
-    const partial = this.index.partial(digest)
+    const partialBytes = this.index.partialSize(digest) ?? 0
     this.index.put({ digest, sizeBytes, usedMs: this.#now() }, pin)
-    if (partial) this.#partialBytes -= partial.sizeBytes
+    this.#partialBytes -= partialBytes
     if (!isNew) return
     this.#blobs++
     this.#bytes += sizeBytes
@@ -189,17 +189,12 @@ export class Blobs implements BlobStore {
     this.#fetching.add(digest)
   }
 
-  /** Writes down how a blob is being fetched, and takes the room for all of it. */
-  keepPartial(digest: Digest, row: PartialRow): void {
-    const heldBytes = this.index.partial(digest)?.sizeBytes ?? 0
-    this.makeRoom(row.sizeBytes - heldBytes, row.sizeBytes)
-    this.index.putPartial(digest, row, this.#now())
-    this.#partialBytes += row.sizeBytes - heldBytes
-  }
-
-  /** Writes down which pieces are in the partial file. */
-  keepPieces(digest: Digest, pieces: Uint8Array): void {
-    this.index.setPieces(digest, pieces, this.#now())
+  /** Takes the room for a blob that is being fetched, all of it, until it is adopted, dropped or evicted. */
+  keepPartial(digest: Digest, sizeBytes: number): void {
+    const heldBytes = this.index.partialSize(digest) ?? 0
+    this.makeRoom(sizeBytes - heldBytes, sizeBytes)
+    this.index.putPartial(digest, sizeBytes, this.#now())
+    this.#partialBytes += sizeBytes - heldBytes
   }
 
   /** The fetch is over, for now or for good. */
@@ -208,7 +203,7 @@ export class Blobs implements BlobStore {
   }
 
   dropPartial(digest: Digest): void {
-    this.#partialBytes -= this.index.partial(digest)?.sizeBytes ?? 0
+    this.#partialBytes -= this.index.partialSize(digest) ?? 0
     this.index.dropPartial(digest)
     rmSync(this.partialPathOf(digest), { force: true })
   }
@@ -291,8 +286,8 @@ export class Blobs implements BlobStore {
         missing.delete(name)
         if (rows.has(name) || !DIGEST_PATTERN.test(name)) continue
         // Only whole, verified files are moved here: one that was fetched needs just its row. One that was written was never acknowledged.
-        const fetched = this.index.partial(name)
-        if (fetched) this.index.put({ digest: name, sizeBytes: fetched.sizeBytes, usedMs: this.#now() })
+        const sizeBytes = this.index.partialSize(name)
+        if (sizeBytes !== undefined) this.index.put({ digest: name, sizeBytes, usedMs: this.#now() })
         else rubbish.push(join(prefix, name))
       }
     }

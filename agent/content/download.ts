@@ -15,6 +15,13 @@ const WINDOW_PIECES = 32
 /** Pieces that wait for the disk; then the network waits too. */
 const BUFFERS = 8
 
+export type DownloadOptions = {
+  /** Whether the size is what this peer said, or somebody else did: who is wrong when its answer has another length depends on it. */
+  isStated: boolean
+  deadline: Deadline
+  onPiece: (bytes: number) => void
+}
+
 /**
  * Resolves when the peer has sent every piece that was missing.
  *
@@ -25,8 +32,7 @@ export async function download(
   asker: PieceAsker,
   digest: Uint8Array,
   partial: PartialBlob,
-  deadline: Deadline,
-  onPiece: (bytes: number) => void,
+  { isStated, deadline, onPiece }: DownloadOptions,
 ): Promise<void> {
   const { sizeBytes, hashes } = partial.list
   const writes = new Writes(partial, onPiece)
@@ -46,7 +52,13 @@ export async function download(
       const run = asked.shift()
       if (!run) break
       askedPieces -= run.count
-      await asker.readGet(rangeBytes(sizeBytes, run.from, run.count), deadline.signal)
+      const expectedBytes = rangeBytes(sizeBytes, run.from, run.count)
+      const announcedBytes = await asker.readGet(deadline.signal)
+      if (announcedBytes !== expectedBytes)
+        throw new WireError(
+          isStated ? 'malformed' : 'refused',
+          `it has ${announcedBytes} bytes in place of ${expectedBytes}`,
+        )
       for (let index = run.from; index < run.from + run.count; index++) {
         const piece = await deadline.hold(writes.buffer(pieceBytes(sizeBytes, index)))
         await asker.readInto(piece, deadline.signal)

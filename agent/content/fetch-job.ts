@@ -216,8 +216,7 @@ export class FetchJob {
 
   async #listFrom({ asker }: PieceSession, signal: AbortSignal): Promise<PieceList> {
     const { digest, sizeBytes, sizeBytesMax = BLOB_BYTES_MAX } = this
-    if (sizeBytes !== undefined && sizeBytes <= PIECE_BYTES)
-      return listOf(sizeBytes, sizeBytes === 0 ? new Uint8Array(0) : fromHex(digest))
+    if (sizeBytes !== undefined && this.#isOnePiece) return listOf(sizeBytes, fromHex(digest))
     const { pieceMs, listMsPerGib } = this.#init.limits
     const known = this.#partial?.list
     const readBytes = Math.min(sizeBytes ?? UNKNOWN_BYTES, sizeBytesMax, LISTING_BYTES_MAX)
@@ -257,17 +256,26 @@ export class FetchJob {
     return true
   }
 
+  /**
+   * Said to be so small that its digest is its list: then nobody needs to state one. Less than a piece, because a whole piece may also be
+   * the first of a larger blob whose size was signed wrongly, which is not its holder's fault.
+   */
+  get #isOnePiece(): boolean {
+    return this.sizeBytes !== undefined && this.sizeBytes > 0 && this.sizeBytes < PIECE_BYTES
+  }
+
   async #fill({ asker }: PieceSession, signal: AbortSignal): Promise<void> {
     const partial = this.#partial
     if (!partial) throw new TypeError('pieces before a list')
     using deadline = new Deadline(this.#init.limits.pieceMs, signal)
+    const onPiece = (bytes: number) => {
+      this.#init.onBytes(bytes)
+      this.#tellProgress(partial)
+      this.#tellChanged()
+    }
     this.#tellProgress(partial)
     for (let filling = 0; filling < FILLINGS_MAX; filling++) {
-      await download(asker, fromHex(this.digest), partial, deadline, (bytes) => {
-        this.#init.onBytes(bytes)
-        this.#tellProgress(partial)
-        this.#tellChanged()
-      })
+      await download(asker, fromHex(this.digest), partial, { isStated: !this.#isOnePiece, deadline, onPiece })
       const verdict = await partial.finish(signal)
       if (verdict === 'whole') return
       if (verdict === 'wrong') throw this.#refute(partial.list)
@@ -305,13 +313,17 @@ export class FetchJob {
     this.#init.onFault(peerId, reason)
   }
 
+  /** Who failed and how, as far as it is known; liars first. */
+  reasons(): string {
+    const told = [...this.#outcomes].sort(([, a], [, b]) => Number(b.lied) - Number(a.lied)).slice(0, REASONS_MAX)
+    return told.map(([peerId, { reason }]) => `${peerId}: ${reason}`).join('; ')
+  }
+
   #failure(): AgentError {
-    const all = [...this.#outcomes]
-    const liars = all.filter(([, { lied }]) => lied)
-    const told = [...liars, ...all.filter(([, { lied }]) => !lied)].slice(0, REASONS_MAX)
-    const reasons = told.map(([peerId, { reason }]) => `${peerId}: ${reason}`).join('; ')
-    if (liars.length > 0) return new AgentError('corrupt', `no peer gave the right bytes of ${this.digest}: ${reasons}`)
-    if (told.length > 0) return new AgentError('not-found', `no peer could give ${this.digest}: ${reasons}`)
+    const outcomes = [...this.#outcomes.values()]
+    if (outcomes.some(({ lied }) => lied))
+      return new AgentError('corrupt', `no peer gave the right bytes of ${this.digest}: ${this.reasons()}`)
+    if (outcomes.length > 0) return new AgentError('not-found', `no peer could give ${this.digest}: ${this.reasons()}`)
     return new AgentError('not-found', `no peer is known to have ${this.digest}`)
   }
 

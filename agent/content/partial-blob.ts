@@ -1,9 +1,9 @@
 /**
  * A blob while it is being fetched: a file with holes, the piece list that it is fetched by, and which pieces are there.
  *
- * It survives kill -9: the bitmap in the state database is a hint that may lag behind the file, or after a power cut run ahead of it,
- * so every piece that an earlier run left is held against the list again. A piece list is itself only what some peer said: the file
- * becomes a blob when the hash of the whole is right, and is worth nothing when it is not.
+ * It survives kill -9 and power cuts, since nothing is written down that the file does not say by itself: what an earlier run left is
+ * read and held against the list. A piece list is itself only what some peer said: the file becomes a blob when the hash of the whole
+ * is right, and is worth nothing when it is not.
  */
 import { createHash } from 'node:crypto'
 import { constants } from 'node:fs'
@@ -15,9 +15,6 @@ import { AgentError, reasonOf } from '../error.ts'
 import { type Blobs, diskError } from './blobs.ts'
 import type { PieceList } from './piece-lists.ts'
 
-/** Fetched again at most, after a kill. */
-const FLUSH_BYTES = 16 * 1024 * 1024
-
 export class PartialBlob {
   readonly digest: Digest
   readonly #blobs: Blobs
@@ -26,7 +23,6 @@ export class PartialBlob {
   /** One byte a piece: 1 when it is in the file and was held against the list. */
   #have: Uint8Array
   #doneBytes = 0
-  #unflushedBytes = 0
   /** Hash of the pieces before #hashedCount, which run ahead of nothing: pieces that come out of order are read back for it. */
   #whole = createHash('sha256')
   #hashedCount = 0
@@ -38,11 +34,10 @@ export class PartialBlob {
     blobs.beginPartial(digest)
     let file: FileHandle | undefined
     try {
-      const left = blobs.index.partial(digest)
-      blobs.keepPartial(digest, { ...list, pieces: left?.pieces ?? new Uint8Array(pieceCount(list.sizeBytes)) })
+      blobs.keepPartial(digest, list.sizeBytes)
       file = await open(blobs.partialPathOf(digest), constants.O_RDWR | constants.O_CREAT, 0o600)
       const partial = new PartialBlob(blobs, digest, list, file)
-      if (left) await partial.#resume(left, signal)
+      await partial.#resume(signal)
       return partial
     } catch (error) {
       await file?.close()
@@ -101,8 +96,6 @@ export class PartialBlob {
         at += bytesWritten
       }
       this.#mark(index, bytes.byteLength)
-      this.#unflushedBytes += bytes.byteLength
-      if (this.#unflushedBytes >= FLUSH_BYTES) this.#flush()
     } catch (error) {
       throw this.#ours(error)
     }
@@ -133,7 +126,7 @@ export class PartialBlob {
     }
     this.#whole = createHash('sha256')
     this.#hashedCount = 0
-    this.#blobs.keepPartial(this.digest, { ...list, pieces: this.#have })
+    this.#blobs.keepPartial(this.digest, list.sizeBytes)
   }
 
   /**
@@ -164,9 +157,7 @@ export class PartialBlob {
   /** Ends the fetching, for now: what is there stays for the next time. */
   async leave(): Promise<void> {
     try {
-      if (this.#blobs.has(this.digest)) return
-      if (this.#doneBytes > 0) this.#flush()
-      else this.#blobs.dropPartial(this.digest)
+      if (this.#doneBytes === 0 && !this.#blobs.has(this.digest)) this.#blobs.dropPartial(this.digest)
     } finally {
       this.#blobs.endPartial(this.digest)
       await this.release()
@@ -182,15 +173,12 @@ export class PartialBlob {
     if (--this.#users === 0) await this.#file.close()
   }
 
-  async #resume(
-    left: { sizeBytes: number; hashes: Uint8Array; pieces: Uint8Array },
-    signal: AbortSignal,
-  ): Promise<void> {
-    for (let index = 0; index < this.#have.length; index++) {
-      if (left.pieces[index] !== 1 || !isSame(index, left, this.#list)) continue
+  async #resume(signal: AbortSignal): Promise<void> {
+    const { size } = await this.#file.stat()
+    const count = Math.min(pieceCount(size), this.#have.length)
+    for (let index = 0; index < count; index++) {
       signal.throwIfAborted()
-      this.#have[index] = 1
-      this.#doneBytes += pieceBytes(this.#list.sizeBytes, index)
+      this.#mark(index, pieceBytes(this.#list.sizeBytes, index))
       await this.#readBack(index)
     }
   }
@@ -227,12 +215,6 @@ export class PartialBlob {
     this.#generation++
     this.#whole = createHash('sha256')
     this.#hashedCount = 0
-    this.#flush()
-  }
-
-  #flush(): void {
-    this.#unflushedBytes = 0
-    this.#blobs.keepPieces(this.digest, this.#have)
   }
 }
 

@@ -131,11 +131,10 @@ export class PieceAsker {
     await this.#ask({ op: 'get', digest, from, count }, signal)
   }
 
-  /** The answer to the oldest `askGet` not yet answered; then `readInto` reads the pieces that follow. */
-  async readGet(expectedBytes: number, signal: AbortSignal): Promise<void> {
+  /** The answer to the oldest `askGet` not yet answered: how many bytes of pieces follow, for `readInto` to read. */
+  async readGet(signal: AbortSignal): Promise<number> {
     const { lengthBytes } = await this.#answer(getAnswer, signal)
-    if (lengthBytes !== expectedBytes)
-      throw new WireError('malformed', `${lengthBytes} bytes in place of ${expectedBytes}`)
+    return lengthBytes
   }
 
   readInto(target: Uint8Array, signal: AbortSignal): Promise<void> {

@@ -1,0 +1,194 @@
+/** Real libp2p nodes on loopback, and content stores on temporary directories, for the tests of content. */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { noise } from '@chainsafe/libp2p-noise'
+import { yamux } from '@chainsafe/libp2p-yamux'
+import type { Stream } from '@libp2p/interface'
+import { tcp } from '@libp2p/tcp'
+import type { Multiaddr } from '@multiformats/multiaddr'
+import { createLibp2p, type Libp2p } from 'libp2p'
+import { pino } from 'pino'
+import { BlobIndex } from '../../../agent/content/blob-index.ts'
+import { Blobs } from '../../../agent/content/blobs.ts'
+import type { Fault } from '../../../agent/content/content.ts'
+import type { JobLimits } from '../../../agent/content/fetch-job.ts'
+import { Fetcher } from '../../../agent/content/fetcher.ts'
+import { Holdings } from '../../../agent/content/holdings.ts'
+import { PieceLists } from '../../../agent/content/piece-lists.ts'
+import { PieceServer } from '../../../agent/content/server.ts'
+import type { Log } from '../../../agent/log.ts'
+import { type Database, openDatabase } from '../../../agent/state/database.ts'
+import { PieceHasher } from '../../../protocols/pieces/tree.ts'
+
+export const never = new AbortController().signal
+
+/** A log that a test can look at. */
+export function recordingLog(): { log: Log; entries: { level: number; msg: string; [field: string]: unknown }[] } {
+  const entries: { level: number; msg: string }[] = []
+  const log = pino({ level: 'debug', base: null }, { write: (line: string) => entries.push(JSON.parse(line)) })
+  return { log, entries }
+}
+
+export class Peer implements AsyncDisposable {
+  readonly node: Libp2p
+  readonly #known: Map<string, Multiaddr[]>
+
+  private constructor(node: Libp2p, known: Map<string, Multiaddr[]>) {
+    this.node = node
+    this.#known = known
+    known.set(node.peerId.toString(), node.getMultiaddrs())
+  }
+
+  /** Peers made with one map know each other's addresses. */
+  static async start(known: Map<string, Multiaddr[]>): Promise<Peer> {
+    const node = await createLibp2p({
+      addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
+      transports: [tcp()],
+      connectionEncrypters: [noise()],
+      streamMuxers: [yamux()],
+      connectionManager: { inboundConnectionThreshold: 1_000 },
+    })
+    return new Peer(node, known)
+  }
+
+  get peerId(): string {
+    return this.node.peerId.toString()
+  }
+
+  readonly streams = {
+    openStream: async (peerId: string, protocol: string, signal: AbortSignal): Promise<Stream> => {
+      const addresses = this.#known.get(peerId)
+      if (!addresses) throw new Error(`no address of ${peerId}`)
+      return await this.node.dialProtocol(addresses, protocol, { signal })
+    },
+    handle: async (
+      protocol: string,
+      handler: (stream: Stream, peerId: string) => Promise<void> | void,
+      options: { maxInboundStreams: number },
+    ): Promise<void> => {
+      await this.node.handle(protocol, (stream, { remotePeer }) => handler(stream, remotePeer.toString()), options)
+    },
+    unhandle: (protocol: string): Promise<void> => this.node.unhandle(protocol),
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.node.stop()
+  }
+}
+
+export type StoreOptions = { quotaBytes?: number; directory?: string; now?: () => number }
+
+/** A blob directory with its database; removed with the object, unless it was made elsewhere. */
+export class Store implements Disposable {
+  readonly directory: string
+  readonly db: Database
+  readonly index: BlobIndex
+  readonly lists: PieceLists
+  readonly blobs: Blobs
+  readonly entries: ReturnType<typeof recordingLog>['entries']
+  readonly log: Log
+  #isKept: boolean
+
+  constructor({ quotaBytes = 2 ** 30, directory, now }: StoreOptions = {}) {
+    this.#isKept = directory !== undefined
+    this.directory = directory ?? mkdtempSync(join(tmpdir(), 'undernet-content-'))
+    const { log, entries } = recordingLog()
+    this.log = log
+    this.entries = entries
+    this.db = openDatabase(join(this.directory, 'state.db'))
+    this.index = new BlobIndex(this.db)
+    this.lists = new PieceLists(this.db)
+    this.blobs = Blobs.open({
+      directory: join(this.directory, 'blobs'),
+      index: this.index,
+      lists: this.lists,
+      quotaBytes,
+      log,
+      ...(now ? { now } : {}),
+    })
+  }
+
+  /** As after a kill: nothing is closed in order, and what was on disk is opened again. */
+  reopened(options: StoreOptions = {}): Store {
+    this.db.close()
+    const after = new Store({ ...options, directory: this.directory })
+    after.#isKept = this.#isKept
+    this.#isKept = true
+    return after
+  }
+
+  async contents(digest: string): Promise<Buffer | undefined> {
+    const source = await this.blobs.open(digest)
+    if (!source) return undefined
+    try {
+      return Buffer.concat(await Array.fromAsync(source.read(0, source.sizeBytes, never)))
+    } finally {
+      await source.close?.()
+    }
+  }
+
+  [Symbol.dispose](): void {
+    if (this.db.isOpen) this.db.close()
+    if (!this.#isKept) rmSync(this.directory, { recursive: true, force: true })
+  }
+}
+
+/** A node that serves and fetches. */
+export class ContentNode implements AsyncDisposable {
+  readonly peer: Peer
+  readonly store: Store
+  readonly server: PieceServer
+  readonly fetcher: Fetcher
+  readonly faults: Fault[] = []
+
+  private constructor(peer: Peer, store: Store, server: PieceServer, limits: Partial<JobLimits>) {
+    this.peer = peer
+    this.store = store
+    this.server = server
+    this.fetcher = new Fetcher({
+      blobs: store.blobs,
+      streams: peer.streams,
+      log: store.log,
+      onFault: (fault) => this.faults.push(fault),
+      limits,
+    })
+  }
+
+  static async start(
+    known: Map<string, Multiaddr[]>,
+    { limits = {}, ...options }: StoreOptions & { limits?: Partial<JobLimits> } = {},
+  ): Promise<ContentNode> {
+    const peer = await Peer.start(known)
+    const store = new Store(options)
+    const server = await PieceServer.start({
+      streams: peer.streams,
+      holdings: new Holdings([store.blobs]),
+      lists: store.lists,
+      log: store.log,
+    })
+    return new ContentNode(peer, store, server, limits)
+  }
+
+  get peerId(): string {
+    return this.peer.peerId
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.fetcher[Symbol.asyncDispose]()
+    await this.server[Symbol.asyncDispose]()
+    await this.peer[Symbol.asyncDispose]()
+    this.store[Symbol.dispose]()
+  }
+}
+
+export function digestOf(bytes: Uint8Array): { digest: string; hashes: Uint8Array } {
+  const hasher = new PieceHasher()
+  hasher.update(bytes)
+  return hasher.finish()
+}
+
+/** Resolves when `condition` holds. */
+export async function until(condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 2))
+}

@@ -1,0 +1,141 @@
+/** What an interrupted fetch left is used again, and never trusted: pieces are held against the list, each one. */
+import { closeSync, openSync, readFileSync, rmSync, truncateSync, writeSync } from 'node:fs'
+import fc from 'fast-check'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { Fetcher } from '../../../agent/content/fetcher.ts'
+import { PartialBlob } from '../../../agent/content/partial-blob.ts'
+import { listOf } from '../../../agent/content/piece-lists.ts'
+import { PIECE_BYTES, pieceBytes, pieceCount } from '../../../protocols/pieces/tree.ts'
+import { pattern } from '../../protocols/pieces/pattern.ts'
+import { altered } from './hostile.ts'
+import { ContentNode, digestOf, never, Peer, Store } from './peers.ts'
+
+const BLOB = pattern(11 * PIECE_BYTES + 99)
+const COUNT = pieceCount(BLOB.byteLength)
+const { digest: DIGEST, hashes: HASHES } = digestOf(BLOB)
+const LIST = listOf(BLOB.byteLength, HASHES)
+
+const known = new Map()
+let honest: ContentNode
+let peer: Peer
+
+beforeAll(async () => {
+  honest = await ContentNode.start(known)
+  peer = await Peer.start(known)
+  await honest.store.blobs.write(DIGEST, [BLOB], never)
+})
+afterAll(async () => {
+  await Promise.all([honest[Symbol.asyncDispose](), peer[Symbol.asyncDispose]()])
+})
+
+const piece = (bytes: Uint8Array, index: number) =>
+  bytes.subarray(index * PIECE_BYTES, index * PIECE_BYTES + pieceBytes(bytes.byteLength, index))
+
+/** Pieces that an earlier run had fetched when it was killed. */
+async function leave(store: Store, pieces: Iterable<number>): Promise<void> {
+  const partial = await PartialBlob.open(store.blobs, DIGEST, LIST, never)
+  for (const index of pieces) await partial.write(index, piece(BLOB, index))
+  await partial.leave()
+}
+
+async function fetchWith(store: Store): Promise<number> {
+  await using fetcher = new Fetcher({ blobs: store.blobs, streams: peer.streams, log: store.log })
+  await fetcher.fetch(DIGEST, { sources: [honest.peerId], signal: never })
+  return fetcher.fetchedBytes
+}
+
+function spoilAt(path: string, offset: number): void {
+  const fd = openSync(path, 'r+')
+  writeSync(fd, Buffer.from([readFileSync(path)[offset] === 1 ? 2 : 1]), 0, 1, offset)
+  closeSync(fd)
+}
+
+describe('after a restart', () => {
+  test('only what is missing is fetched, whichever pieces were there', async () => {
+    const some = fc.subarray([...Array(COUNT).keys()], { minLength: 1, maxLength: COUNT - 1 })
+    await fc.assert(
+      fc.asyncProperty(some, async (pieces) => {
+        using before = new Store()
+        await leave(before, pieces)
+        using after = before.reopened()
+        const thereBytes = pieces.reduce((sum, index) => sum + pieceBytes(BLOB.byteLength, index), 0)
+        expect(await fetchWith(after)).toBe(BLOB.byteLength - thereBytes)
+        expect(Buffer.compare((await after.contents(DIGEST)) ?? Buffer.of(), BLOB)).toBe(0)
+      }),
+      { numRuns: 12 },
+    )
+  })
+
+  test.each([
+    ['a piece on disk is altered', (path: string) => spoilAt(path, 2 * PIECE_BYTES + 5), PIECE_BYTES],
+    ['the file is cut short', (path: string) => truncateSync(path, 3 * PIECE_BYTES), PIECE_BYTES],
+    ['the file is gone', (path: string) => rmSync(path), 4 * PIECE_BYTES],
+    ['the file is longer than it should be', (path: string) => truncateSync(path, 2 * BLOB.byteLength), 0],
+  ])('when %s, that much more is fetched, and the bytes are right', async (_what, spoil, extraBytes) => {
+    using before = new Store()
+    await leave(before, [0, 1, 2, 3])
+    spoil(before.blobs.partialPathOf(DIGEST))
+    using after = before.reopened()
+    expect(await fetchWith(after)).toBe(BLOB.byteLength - 4 * PIECE_BYTES + extraBytes)
+    expect(Buffer.compare((await after.contents(DIGEST)) ?? Buffer.of(), BLOB)).toBe(0)
+  })
+
+  test('a list that was a lie costs the pieces that differ, and no more', async () => {
+    using before = new Store()
+    const lie = altered(BLOB, 3)
+    const partial = await PartialBlob.open(before.blobs, DIGEST, listOf(lie.byteLength, digestOf(lie).hashes), never)
+    for (const index of [0, 1, 2, 3, 4]) await partial.write(index, piece(lie, index))
+    await partial.leave()
+    using after = before.reopened()
+    expect(await fetchWith(after)).toBe(BLOB.byteLength - 4 * PIECE_BYTES)
+    expect(Buffer.compare((await after.contents(DIGEST)) ?? Buffer.of(), BLOB)).toBe(0)
+  })
+})
+
+describe('a partial blob', () => {
+  test('becomes a blob in whatever order its pieces come, and only when all are there and right', async () => {
+    const order = fc.shuffledSubarray([...Array(COUNT).keys()], { minLength: COUNT })
+    await fc.assert(
+      fc.asyncProperty(order, async (pieces) => {
+        using store = new Store()
+        const partial = await PartialBlob.open(store.blobs, DIGEST, LIST, never)
+        for (const index of pieces) {
+          expect(partial.isFull).toBe(false)
+          await partial.write(index, piece(BLOB, index))
+        }
+        expect(await partial.finish(never)).toBe('whole')
+        await partial.leave()
+        expect(Buffer.compare((await store.contents(DIGEST)) ?? Buffer.of(), BLOB)).toBe(0)
+      }),
+      { numRuns: 10 },
+    )
+  })
+
+  test('notices a disk that does not keep what it is given', async () => {
+    using store = new Store()
+    const partial = await PartialBlob.open(store.blobs, DIGEST, LIST, never)
+    // Out of order, so that the bytes have to be read back for the whole hash.
+    for (let index = COUNT - 1; index >= 0; index--) await partial.write(index, piece(BLOB, index))
+    spoilAt(store.blobs.partialPathOf(DIGEST), 5 * PIECE_BYTES)
+    expect(await partial.finish(never)).toBe('hole')
+    expect(partial.nextMissing(0, 100)).toEqual({ from: 5, count: 1 })
+    await partial.write(5, piece(BLOB, 5))
+    expect(await partial.finish(never)).toBe('whole')
+    await partial.leave()
+  })
+
+  test('names the runs of pieces that are missing', async () => {
+    using store = new Store()
+    const partial = await PartialBlob.open(store.blobs, DIGEST, LIST, never)
+    for (const index of [2, 3, 7]) await partial.write(index, piece(BLOB, index))
+    const runs: unknown[] = []
+    for (let run = partial.nextMissing(0, 3); run; run = partial.nextMissing(run.from + run.count, 3)) runs.push(run)
+    expect(runs).toEqual([
+      { from: 0, count: 2 },
+      { from: 4, count: 3 },
+      { from: 8, count: 3 },
+      { from: 11, count: 1 },
+    ])
+    await partial.leave()
+  })
+})
