@@ -19,6 +19,9 @@ const [{ CommandLine }, { watchOutput }] = await Promise.all([
   import('./cli/terminal.ts'),
 ])
 watchOutput(process.stdout, process.stderr)
-const commands =
-  words[0] === 'start' ? [(await import('./cli/start.ts')).addStart] : (await import('./cli/commands.ts')).commands
+const isDaemon = words[0] === 'start'
+const commands = isDaemon ? [(await import('./cli/start.ts')).addStart] : (await import('./cli/commands.ts')).commands
 process.exitCode = await new CommandLine(commands).run(words)
+// Everything of the daemon is closed by now; libraries keep timers that would hold the process for seconds more. A command's output may
+// still be on its way, so a command ends by itself.
+if (isDaemon) process.exit()
