@@ -116,6 +116,18 @@ export class SecondStore implements AsyncDisposable {
     return existsSync(this.place(path))
   }
 
+  /** A path and all that it needs, by this store's own database, sorted. */
+  async requisites(path: string): Promise<string[]> {
+    const { stdout } = await nix('nix-store', ['--store', this.directory, '--query', '--requisites', path])
+    return stdout.trim().split('\n').sort()
+  }
+
+  /** What a path refers to, by this store's own database, sorted. */
+  async references(path: string): Promise<string[]> {
+    const { stdout } = await nix('nix-store', ['--store', this.directory, '--query', '--references', path])
+    return stdout.trim().split('\n').filter(Boolean).sort()
+  }
+
   /** Recomputes the hash of every path; the names of those that are not what was signed. */
   async verify(): Promise<string> {
     const { stderr } = await nix('nix-store', ['--store', this.directory, '--verify', '--check-contents'])
