@@ -15,7 +15,7 @@ export const SERVICE_SOCKET = '/run/undernet/agent.sock'
 export const SOCKET_NAME = 'agent.sock'
 
 /** True under a systemd unit that gives the agent its directories. */
-export function isService(env: Environment): boolean {
+function isService(env: Environment): boolean {
   return Boolean(env.STATE_DIRECTORY || env.RUNTIME_DIRECTORY)
 }
 

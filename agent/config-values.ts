@@ -123,7 +123,7 @@ export const http: Kind<HttpAddress | undefined> = {
   show: (value) => (value ? showHttp(value) : 'off'),
 }
 
-export function showHttp({ host, port }: HttpAddress): string {
+function showHttp({ host, port }: HttpAddress): string {
   return `${isIPv6(host) ? `[${host}]` : host}:${port}`
 }
 

@@ -11,8 +11,8 @@ import { configFile, type Environment } from './config-paths.ts'
 import { type Kind, path } from './config-values.ts'
 import { AgentError, reasonOf } from './error.ts'
 
-export type ConfigOrigin = 'default' | 'file' | 'env' | 'flag'
-export type ConfigEntry = {
+type ConfigOrigin = 'default' | 'file' | 'env' | 'flag'
+type ConfigEntry = {
   /** As in the file: `max_peers`. */
   key: string
   /** As a person would write it. */
@@ -32,7 +32,7 @@ export type LoadedConfig = {
 }
 
 /** By key as in the file; lists are what a repeatable flag collected. */
-export type ConfigFlags = Readonly<Record<string, string | boolean | string[] | undefined>>
+type ConfigFlags = Readonly<Record<string, string | boolean | string[] | undefined>>
 export type ConfigSources = {
   flags?: ConfigFlags
   env?: Environment

@@ -5,10 +5,10 @@
 import { Writable } from 'node:stream'
 import { styleText } from 'node:util'
 import { destination, type Logger, pino } from 'pino'
+import { printable } from './printable.ts'
 
 export type Log = Pick<Logger, 'debug' | 'info' | 'warn' | 'error'>
-export const LOG_LEVELS = ['debug', 'info', 'warn', 'error', 'silent'] as const
-export type LogLevel = (typeof LOG_LEVELS)[number]
+export type LogLevel = 'debug' | 'info' | 'warn' | 'error' | 'silent'
 
 /** The logger of a running agent. Its level can be changed while it runs (`log.level = 'debug'`). */
 export function makeLog(level: LogLevel, terminal = process.stderr.isTTY): Logger {
@@ -33,15 +33,19 @@ function readable(): Writable {
   })
 }
 
-function readableLine(line: string): string {
-  const { level, time, msg, ...fields } = JSON.parse(line) as {
+/** One entry; below it the stack of an error, if there is one. */
+export function readableLine(line: string): string {
+  const { level, time, msg, err, ...fields } = JSON.parse(line) as {
     level: keyof typeof COLOURS
     time: string
     msg?: string
+    err?: { message?: string; stack?: string }
   }
   const words = Object.entries(fields).map(
     ([key, value]) => `${key}=${typeof value === 'string' ? value : JSON.stringify(value)}`,
   )
   const label = styleText(COLOURS[level] ?? 'gray', level.padEnd(5), { stream: process.stderr })
-  return `${time.slice(11, 19)} ${label} ${[msg ?? '', ...words].join(' ')}\n`
+  // Some fields quote what a peer wrote.
+  const lines = [[msg ?? '', ...words].join(' '), ...(err?.stack ?? err?.message ?? '').split('\n')].map(printable)
+  return `${time.slice(11, 19)} ${label} ${lines.filter((one) => one !== '').join(`\n${' '.repeat(15)}`)}\n`
 }

@@ -21,7 +21,7 @@ export type ErrorBody = {
 /** Something that a person should know or do. `code` is `noun.state` (`peers.none`, `clock.off`) and stable. */
 export type Warning = { code: string; message: string; next: string }
 
-export type NetworkView = {
+type NetworkView = {
   /** 64 hexadecimal digits. */
   id: string
   name: string
@@ -45,7 +45,7 @@ export type PeerView = {
   networks: string[]
 }
 
-export type ContentView = {
+type ContentView = {
   /** Nix store paths that this node shares. */
   pathsShared: number
   /** Blobs on disk, and their bytes. */
@@ -61,8 +61,8 @@ export type ContentView = {
 }
 
 /** Nothing makes these yet; the fields are in the contract. */
-export type ServiceView = Record<string, unknown>
-export type InstanceView = Record<string, unknown>
+type ServiceView = Record<string, unknown>
+type InstanceView = Record<string, unknown>
 
 export type Status = {
   version: string
@@ -85,7 +85,7 @@ export type Status = {
 
 export type PingResult = { peerId: string; name: string | null; address: string; rttMs: number }
 
-export type ArtifactType = 'file' | 'folder' | 'nix'
+type ArtifactType = 'file' | 'folder' | 'nix'
 
 export type ArtifactView = {
   cid: string
@@ -157,7 +157,7 @@ export type NixConfView = {
   lines: string[]
 }
 
-export type ConfigEntryView = {
+type ConfigEntryView = {
   key: string
   value: string | number | boolean | string[]
   origin: 'default' | 'file' | 'env' | 'flag'

@@ -125,7 +125,9 @@ function makeApp(api: AgentApi, log: Log, work: Work): FastifyInstance {
     requestTimeout: 0,
     routerOptions: { maxParamLength: PARAM_LENGTH_MAX },
     // What the router itself cannot read, such as a broken percent-encoding.
-    frameworkErrors: (error, request, reply) => refuse(error, request, reply, log),
+    frameworkErrors: (error, request, reply) => {
+      refuse(error, request, reply, log)
+    },
   })
   app.server.maxConnections = CONNECTIONS_MAX
   // The stream itself is the body: its reader bounds it.

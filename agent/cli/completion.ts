@@ -111,25 +111,27 @@ function zsh(program: Command): string {
     return `    '${words.join(' ')}') offered=(${offered.join(' ')}) ;;`
   })
   const parents = entries.filter(({ children }) => children.length > 0)
+  // `path` is another name of PATH in zsh: not for a variable.
   return `#compdef agent
 _agent() {
   local -a offered names
-  local path='' word
+  local at='' word
   for word in \${words[2,CURRENT-1]}; do
-    case "$path $word" in
-${parents.flatMap(({ words, children }) => children.map((name) => `      '${words.join(' ')} ${name}') path='${[...words, name].join(' ')}' ;;`)).join('\n')}
+    case "$at $word" in
+${parents.flatMap(({ words, children }) => children.map((name) => `      '${words.join(' ')} ${name}') at='${[...words, name].join(' ')}' ;;`)).join('\n')}
     esac
   done
-  case "$path" in
+  case "$at" in
 ${cases.join('\n')}
   esac
   _describe -o 'agent' offered
-  case "$path" in
+  case "$at" in
     ${TAKES_ARTIFACT.join('|')}) names=(\${(f)"$(agent complete-names 2>/dev/null)"}); compadd -a names ;;
     publish|start) _files ;;
   esac
 }
-compdef _agent agent`
+# Sourced, it registers itself; loaded from fpath, it is called for the first time.
+if [[ \${funcstack[1]} == _agent ]]; then _agent "$@"; else compdef _agent agent; fi`
 }
 
 function fish(program: Command): string {

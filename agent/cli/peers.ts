@@ -43,7 +43,7 @@ export function addPeers(line: CommandLine): void {
       rttMs === null ? '-' : showMs(rttMs),
       `${path}, ${direction}`,
       showDuration(connectedSeconds),
-      address.replace(/\/p2p\/[^/]+$/, ''),
+      shortAddress(address),
       peerId,
     ])
     terminal.print(...table(columns, rows, terminal.columns))
@@ -72,7 +72,7 @@ export function addPing(line: CommandLine): void {
       results.push(result)
       if (!isJson)
         terminal.print(
-          `${printable(result.name ?? result.peerId)} at ${printable(result.address)}: ${showMs(result.rttMs)}`,
+          `${printable(result.name ?? result.peerId)} at ${shortAddress(result.address)}: ${showMs(result.rttMs)}`,
         )
     }
     if (isJson) return terminal.json({ pings: results })
@@ -83,4 +83,9 @@ export function addPing(line: CommandLine): void {
       )
     }
   })
+}
+
+/** Without the peer id at its end, which is shown elsewhere and can be left out when dialling. */
+export function shortAddress(address: string): string {
+  return printable(address).replace(/\/p2p\/[^/]+$/, '')
 }

@@ -6,7 +6,9 @@ import type { Output } from './terminal.ts'
 
 /** More often than people see. */
 const DRAW_MS_MIN = 100
-const BAR_WIDTH = 24
+const BAR_WIDTH_MAX = 24
+const BAR_WIDTH_MIN = 6
+const GAP = '  '
 const COLUMNS_DEFAULT = 80
 /** Rates over less say nothing yet. */
 const RATE_MS_MIN = 500
@@ -32,9 +34,10 @@ export class Progress implements Disposable {
     this.#drawnAt = now
     const columns = this.#output.columns ?? COLUMNS_DEFAULT
     const figures = progressFigures(doneBytes, totalBytes, now - this.#startedAt)
-    const bar = progressBar(doneBytes, totalBytes)
-    const wide = `${this.#label}  ${bar}  ${figures}`
-    const line = textWidth(wide) < columns ? wide : shorten(`${this.#label}  ${figures}`, columns - 1)
+    // One column stays free: some terminals go to the next line after the last.
+    const room = columns - 1 - textWidth(this.#label) - textWidth(figures) - 2 * GAP.length
+    const bar = progressBar(doneBytes, totalBytes, Math.min(BAR_WIDTH_MAX, room))
+    const line = shorten([this.#label, ...bar, figures].join(GAP), columns - 1)
     this.#output.write(`\r\x1b[K${line}`)
   }
 
@@ -44,10 +47,11 @@ export class Progress implements Disposable {
   }
 }
 
-function progressBar(doneBytes: number, totalBytes: number | undefined): string {
-  if (!totalBytes) return ''
-  const filled = Math.min(BAR_WIDTH, Math.round((doneBytes / totalBytes) * BAR_WIDTH))
-  return `${'█'.repeat(filled)}${'░'.repeat(BAR_WIDTH - filled)}`
+/** Nothing where the total is not known, or where there is no room for one. */
+function progressBar(doneBytes: number, totalBytes: number | undefined, width: number): string[] {
+  if (!totalBytes || width < BAR_WIDTH_MIN) return []
+  const filled = Math.min(width, Math.round((doneBytes / totalBytes) * width))
+  return [`${'█'.repeat(filled)}${'░'.repeat(width - filled)}`]
 }
 
 function progressFigures(doneBytes: number, totalBytes: number | undefined, elapsedMs: number): string {

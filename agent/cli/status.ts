@@ -3,6 +3,7 @@ import type { Status, Warning } from '../api/contract.ts'
 import { printable } from '../printable.ts'
 import type { CommandLine } from './command-line.ts'
 import { count, showDuration, showMs, showSize } from './measures.ts'
+import { shortAddress } from './peers.ts'
 import { fields, shorten } from './table.ts'
 import type { Terminal } from './terminal.ts'
 
@@ -37,7 +38,7 @@ export function statusScreen(status: Status, terminal: Pick<Terminal, 'style' | 
     ['Version', `${printable(status.version)}, up ${showDuration(status.uptimeSeconds)}`],
     ['Network', status.networks.map(networkText)],
     ['Peers', peersText(status)],
-    ['Listens', status.listen.length > 0 ? status.listen.map(printable) : 'nowhere: this node only dials'],
+    ['Listens', status.listen.length > 0 ? status.listen.map(shortAddress) : 'nowhere: this node only dials'],
     ['Shares', sharesText(status)],
     ['Content', contentText(status)],
     ['Nix cache', cacheText(status)],

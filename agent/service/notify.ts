@@ -95,7 +95,7 @@ async function openSocket(address: string): Promise<Send> {
     const libc = koffi.load(null)
     const socket = libc.func('int socket(int domain, int type, int protocol)')
     const sendto = libc.func(
-      'ssize_t sendto(int fd, const void *bytes, size_t length, int flags, const void *address, uint32_t addressLength)',
+      'intptr_t sendto(int fd, const void *bytes, size_t length, int flags, const void *address, uint32_t addressLength)',
     )
     const fd: number = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)
     return (message) => {

@@ -22,10 +22,14 @@ const never = new AbortController().signal
 /** A request as any program may make it. */
 function raw(socket: string, method: string, path: string, headers: Record<string, string> = {}, body?: string) {
   return new Promise<{ status: number; text: string }>((resolve, reject) => {
-    const asked = request({ socketPath: socket, method, path, headers, agent: false }, async (response) => {
+    const asked = request({ socketPath: socket, method, path, headers, agent: false }, (response) => {
       let text = ''
-      for await (const chunk of response) text += chunk
-      resolve({ status: response.statusCode ?? 0, text })
+      response.setEncoding('utf8')
+      response.on('data', (chunk: string) => {
+        text += chunk
+      })
+      response.once('end', () => resolve({ status: response.statusCode ?? 0, text }))
+      response.once('error', reject)
     })
     asked.once('error', reject)
     asked.end(body)

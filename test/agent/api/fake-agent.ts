@@ -9,7 +9,7 @@ import type { ArtifactDetail, ArtifactView, PeerView, Status } from '../../../ag
 import { ApiServer } from '../../../agent/api/server.ts'
 import { AgentError } from '../../../agent/error.ts'
 
-export const PEER_ID = '12D3KooWEZXjE41uU4EL2gpkAQeDXYok6wghN7wwNVPF5bwkaNfS'
+const PEER_ID = '12D3KooWEZXjE41uU4EL2gpkAQeDXYok6wghN7wwNVPF5bwkaNfS'
 export const OTHER_PEER_ID = '12D3KooWJbJFaZ1dwpuu9tQY3ELCKCpWMJc1dSRVbcMwhiLiFq7q'
 
 export const peer: PeerView = {
