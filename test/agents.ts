@@ -3,14 +3,14 @@
  * What an agent logs is kept, and shown when something about it fails.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { request } from 'node:http'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
+import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { Client } from '../agent/api/client.ts'
 import type { Status } from '../agent/api/contract.ts'
 
 /** The agent as it runs in development. */
@@ -31,18 +31,26 @@ export type AgentOptions = {
   mdns?: boolean
   /** Network namespace that it runs in. */
   namespace?: string
-  listen?: string
+  listen?: string | string[]
   flags?: string[]
   env?: Record<string, string>
 }
 
 export type Outcome = { code: number; stdout: string; stderr: string }
+/** How a process ended: by itself with a code, or by a signal. */
+export type Ending = { code: number | null; signal: NodeJS.Signals | null }
+/** A line of the agent's log. */
+export type LogEntry = { level: string; time: string; msg: string } & Record<string, unknown>
 
 export class RealAgent implements AsyncDisposable {
   readonly name: string
   readonly state: string
   readonly socket: string
   readonly log: string[] = []
+  /** The local API, without the cost of a command. */
+  readonly client: Client
+  /** Resolves when the process is gone and all that it said has been read. */
+  readonly ended: Promise<Ending>
   readonly #entry: string
   readonly #process: ChildProcess
   readonly #namespace: string | undefined
@@ -55,22 +63,42 @@ export class RealAgent implements AsyncDisposable {
     this.#ownsState = options.state === undefined
     this.state = options.state ?? mkdtempSync(join(tmpdir(), `undernet-${options.name}-`))
     this.socket = join(this.state, 'agent.sock')
+    this.client = new Client(async () => [this.socket])
     this.#process = this.#spawn(options)
+    this.ended = new Promise((resolve) => {
+      this.#process.once('close', (code, signal) => resolve({ code, signal }))
+    })
+  }
+
+  /** Starts an agent and does not wait: it may have to fail, or be killed at any moment. */
+  static launch(options: AgentOptions): RealAgent {
+    return new RealAgent(options)
   }
 
   /** Starts an agent, and resolves when it answers on its socket. */
   static async start(options: AgentOptions): Promise<RealAgent> {
     const agent = new RealAgent(options)
-    const ended = once(agent.#process, 'exit').then(([code]) => {
-      throw new Error(`agent ${agent.name} ended with ${code} while starting:\n${agent.log.join('\n')}`)
-    })
-    const ready = until(() => agent.status().catch(() => undefined), {
-      what: `agent ${agent.name} answers`,
+    try {
+      await agent.answers()
+      return agent
+    } catch (error) {
+      await agent[Symbol.asyncDispose]()
+      throw error
+    }
+  }
+
+  /** Resolves when it answers on its socket. */
+  async answers(): Promise<void> {
+    const ready = until(() => this.status().catch(() => undefined), {
+      what: () => `agent ${this.name} answers:\n${this.log.join('\n')}`,
       ms: START_MS_MAX,
+      unless: () => this.isGone && `agent ${this.name} ended while starting:\n${this.log.join('\n')}`,
     })
-    ended.catch(() => undefined)
-    await Promise.race([ready, ended])
-    return agent
+    await ready
+  }
+
+  get isGone(): boolean {
+    return this.#process.exitCode !== null || this.#process.signalCode !== null
   }
 
   get pid(): number {
@@ -78,28 +106,25 @@ export class RealAgent implements AsyncDisposable {
   }
 
   status(): Promise<Status> {
-    return this.get<Status>('/v1/status')
+    return this.client.get<Status>('status')
   }
 
-  /** GET on the local API, without the cost of a command. */
-  get<T>(path: string): Promise<T> {
-    return new Promise((resolve, reject) => {
-      const asked = request({ socketPath: this.socket, path }, async (answer) => {
-        try {
-          const body = Buffer.concat(await Array.fromAsync(answer)).toString()
-          if (answer.statusCode === 200) resolve(JSON.parse(body) as T)
-          else reject(new Error(`${path}: ${answer.statusCode} ${body}`))
-        } catch (error) {
-          reject(error as Error)
-        }
-      })
-      asked.on('error', reject).end()
-    })
+  /** What it logged under an event name, as far as that is kept. */
+  logged(event: string): LogEntry[] {
+    const entries = this.log.filter((line) => line.startsWith('{')).map((line) => JSON.parse(line) as LogEntry)
+    return entries.filter(({ msg }) => msg === event)
+  }
+
+  /** Resident memory of the process. */
+  get rssBytes(): number {
+    const [, kib] = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${this.pid}/status`, 'utf8')) ?? []
+    return Number(kib) * 1_024
   }
 
   /** Runs a command against this agent, as a user would. */
   run(...args: string[]): Promise<Outcome> {
-    return run(process.execPath, [this.#entry, ...args], { UNDERNET_SOCKET: this.socket, UNDERNET_STATE: this.state })
+    const env = { XDG_CONFIG_HOME: this.state, UNDERNET_SOCKET: this.socket, UNDERNET_STATE: this.state }
+    return run(process.execPath, [this.#entry, ...args], env)
   }
 
   /** Runs a command that has to succeed, with --json. */
@@ -119,12 +144,12 @@ export class RealAgent implements AsyncDisposable {
 
   /** Sends the signal, and resolves with the exit code (null after a signal) once the process is gone. */
   async end(signal: NodeJS.Signals = 'SIGTERM'): Promise<number | null> {
-    if (this.#process.exitCode === null && this.#process.signalCode === null) {
-      const gone = once(this.#process, 'exit')
-      this.#process.kill(signal)
-      await gone
-    }
-    return this.#process.exitCode
+    this.signal(signal)
+    return (await this.ended).code
+  }
+
+  signal(signal: NodeJS.Signals): void {
+    if (!this.isGone) this.#process.kill(signal)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -136,15 +161,18 @@ export class RealAgent implements AsyncDisposable {
     const args = [
       this.#entry,
       'start',
-      ...['--name', options.name, '--state', this.state, '--socket', this.socket, '--http', '127.0.0.1:0'],
-      ...['--listen', options.listen ?? '/ip4/127.0.0.1/tcp/0'],
+      ...Object.entries({ name: options.name, state: this.state, socket: this.socket, http: '127.0.0.1:0' }).flatMap(
+        ([flag, value]) => [`--${flag}`, value],
+      ),
+      ...[options.listen ?? '/ip4/127.0.0.1/tcp/0'].flat().flatMap((address) => ['--listen', address]),
       ...(options.mdns === true ? [] : ['--no-mdns']),
       ...(options.bootstrap ?? []).flatMap((address) => ['--bootstrap', address]),
       ...(options.flags ?? []),
     ]
     const command = this.#namespace ? ['ip', 'netns', 'exec', this.#namespace, process.execPath] : [process.execPath]
     const child = spawn(command[0] ?? '', [...command.slice(1), ...args], {
-      env: { ...process.env, ...options.env },
+      // Nobody's own configuration.
+      env: { ...process.env, XDG_CONFIG_HOME: this.state, ...options.env },
       stdio: ['ignore', 'ignore', 'pipe'],
     })
     createInterface({ input: child.stderr as NonNullable<typeof child.stderr> }).on('line', (line) => {
@@ -166,16 +194,63 @@ export function run(file: string, args: string[], env: Record<string, string> = 
   })
 }
 
+type Waiting = {
+  /** Said when it was in vain. */
+  what: string | (() => string)
+  ms?: number
+  /** Says why waiting is of no use any more. */
+  unless?: () => string | false
+}
+
 /** Polls until `condition` gives something other than undefined, false or null, and returns it; throws what it waited for otherwise. */
 export async function until<T>(
   condition: () => T | Promise<T>,
-  { ms = 10_000, what }: { ms?: number; what: string },
+  { ms = 10_000, what, unless }: Waiting,
 ): Promise<NonNullable<Exclude<T, false>>> {
   const deadline = performance.now() + ms
   for (;;) {
     const value = await condition()
     if (value !== undefined && value !== false && value !== null) return value as NonNullable<Exclude<T, false>>
-    if (performance.now() > deadline) throw new Error(`waited ${ms} ms in vain: ${what}`)
+    const useless = unless?.()
+    if (useless) throw new Error(useless)
+    if (performance.now() > deadline) {
+      throw new Error(`waited ${ms} ms in vain: ${typeof what === 'string' ? what : what()}`)
+    }
     await delay(POLL_MS)
+  }
+}
+
+/** A TCP port of loopback that nobody uses now. */
+export async function freePort(): Promise<number> {
+  const server = createServer()
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const address = server.address()
+  await new Promise((resolve) => server.close(resolve))
+  if (address === null || typeof address === 'string') throw new Error('no TCP port')
+  return address.port
+}
+
+/** The agent as shipped, bundled into a directory of its own for as long as it is in use: a start takes half as long as from sources. */
+export class Bundle implements Disposable {
+  readonly directory = mkdtempSync(join(tmpdir(), 'undernet-bundle-'))
+  /** For AgentOptions. */
+  readonly entry = join(this.directory, 'dist', 'main.js')
+  /** Keeps compiled code with the bundle. */
+  readonly env = { CACHE_DIRECTORY: this.directory }
+
+  static async build(): Promise<Bundle> {
+    const bundle = new Bundle()
+    const script = fileURLToPath(new URL('../nix/build.ts', import.meta.url))
+    const { code, stderr } = await run(process.execPath, [script, join(bundle.directory, 'dist')])
+    if (code !== 0) throw new Error(`the bundle cannot be built: ${stderr}`)
+    // Native code that cannot be bundled is installed beside it.
+    mkdirSync(join(bundle.directory, 'node_modules'))
+    const koffi = fileURLToPath(new URL('../node_modules/koffi', import.meta.url))
+    symlinkSync(koffi, join(bundle.directory, 'node_modules', 'koffi'))
+    return bundle
+  }
+
+  [Symbol.dispose](): void {
+    rmSync(this.directory, { recursive: true, force: true })
   }
 }
