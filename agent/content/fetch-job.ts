@@ -337,9 +337,9 @@ export class FetchJob {
   }
 }
 
-/** What someone is told who left. */
-export function cancelled(): AgentError {
-  return new AgentError('cancelled', 'the fetch was cancelled')
+/** What someone is told who left, or was sent away: then whoever did that said why. */
+export function cancelled(signal?: AbortSignal): AgentError {
+  return signal?.reason instanceof AgentError ? signal.reason : new AgentError('cancelled', 'the fetch was cancelled')
 }
 
 function listKey({ sizeBytes, root }: PieceList): string {
@@ -352,9 +352,9 @@ function asError(error: unknown): Error {
 
 /** The promise's outcome, or an AgentError `cancelled` as soon as the signal fires. */
 function untilAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  if (signal.aborted) return Promise.reject(cancelled())
+  if (signal.aborted) return Promise.reject(cancelled(signal))
   return new Promise((resolve, reject) => {
-    const onAbort = () => reject(cancelled())
+    const onAbort = () => reject(cancelled(signal))
     signal.addEventListener('abort', onAbort, { once: true })
     promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
   })

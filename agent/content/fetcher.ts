@@ -111,7 +111,7 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
   /** The job for a digest, made if need be; undefined when the blob is here. */
   async #join(digest: Digest, options: FetchOptions): Promise<{ job: FetchJob; leave: () => void } | undefined> {
     for (;;) {
-      if (options.signal.aborted) throw cancelled()
+      if (options.signal.aborted) throw cancelled(options.signal)
       if (this.#init.blobs.has(digest)) return undefined
       if (this.#isStopped) throw stopping()
       const running = this.#jobs.get(digest)
