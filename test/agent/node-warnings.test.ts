@@ -1,0 +1,71 @@
+/** The warnings of `agent status`: each appears when it should, says what to do, and is silent when all is well. */
+import { describe, expect, it } from 'vitest'
+import { type Condition, PeerFaults, warningsOf } from '../../agent/node-warnings.ts'
+
+const well: Condition = {
+  uptimeSeconds: 100,
+  peerCount: 2,
+  mdns: true,
+  bootstraps: [],
+  clockOffsetMs: 1_000,
+  missingPaths: new Set(),
+}
+const bootstrap = {
+  address: '/ip4/192.0.2.7/tcp/7477',
+  peerId: undefined,
+  reason: 'connection refused',
+  failures: 3,
+}
+const codes = (condition: Partial<Condition>) => warningsOf({ ...well, ...condition }).map(({ code }) => code)
+
+describe('warnings', () => {
+  it('are silent when all is well, and just after the start', () => {
+    expect(codes({})).toEqual([])
+    expect(codes({ peerCount: 0, uptimeSeconds: 3 })).toEqual([])
+    expect(codes({ clockOffsetMs: undefined })).toEqual([])
+    expect(codes({ bootstraps: [{ ...bootstrap, state: 'self' }] })).toEqual([])
+  })
+
+  it('tell of having no peers, and what to do with and without mDNS', () => {
+    expect(codes({ peerCount: 0 })).toEqual(['peers.none'])
+    const [without] = warningsOf({ ...well, peerCount: 0, mdns: false })
+    expect(without?.next).toContain('With mDNS off, start with --bootstrap')
+  })
+
+  it('name the bootstrap that cannot be reached, and why, instead of saying that there are no peers', () => {
+    const bootstraps = [{ ...bootstrap, state: 'unreachable' as const }]
+    const [warning, ...others] = warningsOf({ ...well, peerCount: 0, bootstraps })
+    expect(others).toEqual([])
+    expect(warning).toMatchObject({
+      code: 'bootstrap.unreachable',
+      message: '/ip4/192.0.2.7/tcp/7477 cannot be reached: connection refused',
+    })
+  })
+
+  it('tell which way the clock is off', () => {
+    const [behind] = warningsOf({ ...well, clockOffsetMs: 600_000 })
+    expect(behind?.message).toBe('this clock is 600 s behind those of the peers')
+    const [ahead] = warningsOf({ ...well, clockOffsetMs: -600_000 })
+    expect(ahead?.message).toContain('ahead of')
+  })
+
+  it('name published paths that Nix deleted, not too many', () => {
+    const [warning] = warningsOf({ ...well, missingPaths: new Set(['/nix/store/a', 'b', 'c', 'd']) })
+    expect(warning?.message).toContain('4 published store paths')
+    expect(warning?.message).toMatch(/…$/)
+  })
+})
+
+describe('faults of peers', () => {
+  it('are told for a while, once for each peer and subject, and only so many', () => {
+    let now = 0
+    const faults = new PeerFaults(() => now)
+    for (let nth = 0; nth < 20; nth++) faults.add({ peerId: 'p', about: `path ${nth}`, reason: 'forged' })
+    faults.add({ peerId: 'p', about: 'path 19', reason: 'forged again' })
+    const told = faults.warnings()
+    expect(told.length).toBe(5)
+    expect(told.at(-1)?.message).toBe('refused from p: path 19: forged again')
+    now += 61 * 60_000
+    expect(faults.warnings()).toEqual([])
+  })
+})
