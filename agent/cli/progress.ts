@@ -16,7 +16,8 @@ const RATE_MS_MIN = 500
 export class Progress implements Disposable {
   readonly #output: Output | undefined
   readonly #label: string
-  readonly #startedAt: number
+  /** Where it stood first: what a former run had done is no part of the rate. */
+  #begun: { atMs: number; bytes: number } | undefined
   readonly #now: () => number
   #drawnAt = Number.NEGATIVE_INFINITY
 
@@ -24,16 +25,16 @@ export class Progress implements Disposable {
     this.#output = output
     this.#label = printable(label)
     this.#now = now
-    this.#startedAt = now()
   }
 
   /** `totalBytes` is undefined or 0 where nobody knows. */
   show(doneBytes: number, totalBytes: number | undefined): void {
     const now = this.#now()
+    this.#begun ??= { atMs: now, bytes: doneBytes }
     if (!this.#output || now - this.#drawnAt < DRAW_MS_MIN) return
     this.#drawnAt = now
     const columns = this.#output.columns ?? COLUMNS_DEFAULT
-    const figures = progressFigures(doneBytes, totalBytes, now - this.#startedAt)
+    const figures = progressFigures(doneBytes, totalBytes, now - this.#begun.atMs, doneBytes - this.#begun.bytes)
     // One column stays free: some terminals go to the next line after the last.
     const room = columns - 1 - textWidth(this.#label) - textWidth(figures) - 2 * GAP.length
     const bar = progressBar(doneBytes, totalBytes, Math.min(BAR_WIDTH_MAX, room))
@@ -54,10 +55,15 @@ function progressBar(doneBytes: number, totalBytes: number | undefined, width: n
   return [`${'█'.repeat(filled)}${'░'.repeat(width - filled)}`]
 }
 
-function progressFigures(doneBytes: number, totalBytes: number | undefined, elapsedMs: number): string {
+function progressFigures(
+  doneBytes: number,
+  totalBytes: number | undefined,
+  elapsedMs: number,
+  movedBytes: number,
+): string {
   const size = totalBytes ? `${showSize(doneBytes)} of ${showSize(totalBytes)}` : showSize(doneBytes)
-  if (elapsedMs < RATE_MS_MIN || doneBytes === 0) return size
-  const bytesPerSecond = doneBytes / (elapsedMs / 1_000)
+  if (elapsedMs < RATE_MS_MIN || movedBytes <= 0) return size
+  const bytesPerSecond = movedBytes / (elapsedMs / 1_000)
   const left = totalBytes ? `, ${showDuration(Math.max(0, totalBytes - doneBytes) / bytesPerSecond)} left` : ''
   return `${size}, ${showSize(bytesPerSecond)}/s${left}`
 }

@@ -43,11 +43,12 @@ export function statusScreen(status: Status, terminal: Pick<Terminal, 'style' | 
     ['Content', contentText(status)],
     ['Nix cache', cacheText(status)],
   ]
+  // All but the peer id, which people copy, is cut to the terminal.
   const shown = fields(entries.filter(([, value]) => value.length > 0))
   return [
     `${terminal.style('bold', printable(status.name))}  ${health}`,
     '',
-    ...shown.map((text) => (terminal.columns ? shorten(text, terminal.columns) : text)),
+    ...shown.map((text) => (terminal.columns && !text.startsWith('Peer id') ? shorten(text, terminal.columns) : text)),
     ...warnings.flatMap((warning) => ['', ...warningText(warning, terminal)]),
   ]
 }

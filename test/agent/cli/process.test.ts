@@ -19,6 +19,8 @@ afterEach(() => rmSync(directory, { recursive: true, force: true }))
 function shell(line: string, { env = {}, input = '' }: { env?: Record<string, string>; input?: string } = {}) {
   const script = `agent() { ${JSON.stringify(process.execPath)} ${JSON.stringify(MAIN)} "$@"; }\n${line}`
   const child = spawn('bash', ['-c', script], { env: { ...process.env, HOME: directory, NO_COLOR: '1', ...env } })
+  // Most commands end without reading it.
+  child.stdin.on('error', () => undefined)
   child.stdin.end(input)
   let out = ''
   let err = ''

@@ -80,10 +80,10 @@ Nix cache  off
     )
   })
 
-  it('fits a narrow terminal, but never cuts what to do', () => {
+  it('fits a narrow terminal, but never cuts the peer id and what to do', () => {
     const warnings = [{ code: 'x', message: 'm'.repeat(100), next: 'n'.repeat(100) }]
     const lines = statusScreen({ ...status, warnings }, { ...pipe, columns: 30 })
-    expect(lines.filter((line) => textWidth(line) > 30)).toHaveLength(2)
+    expect(lines.filter((line) => textWidth(line) > 30)).toHaveLength(3)
   })
 
   it('shows nothing of what a peer wrote but its printable characters', () => {
@@ -250,6 +250,16 @@ describe('progress', () => {
     }
     expect(screen.text.endsWith('\r\x1b[K')).toBe(true)
     expect(plain(screen.text)).toBe('')
+  })
+
+  it('reckons the rate without what a former run had done', () => {
+    const screen = new Captured(100)
+    let nowMs = 0
+    using progress = new Progress(screen, 'Fetching', () => nowMs)
+    progress.show(900_000, 1_000_000)
+    nowMs = 1_000
+    progress.show(950_000, 1_000_000)
+    expect(screen.text).toContain('928 KiB of 977 KiB, 48.8 KiB/s, 1 s left')
   })
 
   it('leaves the bar out where there is no room, and everything where nobody looks', () => {
