@@ -36,6 +36,8 @@ const STEPS = [
 export type ArtifactKey = { publisher: Uint8Array; name: string }
 export type ArtifactRow = ArtifactKey & { cid: string; issued: number; expires: number }
 
+export type SearchOptions = { limit: number; now: number; preferred: Uint8Array }
+
 export class ArtifactIndex {
   readonly #db: Database
 
@@ -95,22 +97,25 @@ export class ArtifactIndex {
     return this.#db.prepare(sql).get(publisher, now) as { own: number; known: number }
   }
 
-  /** Best first; all, newest first, when nothing was typed. What is the same content under the same name comes once. */
-  search(typed: string, limit: number, now: number): ArtifactRow[] {
-    const columns = 'a.publisher, a.name, a.cid, a.issued, a.expires'
+  /**
+   * Best first; all, newest first, when nothing was typed. What is the same content under the same name comes once, by `preferred` if
+   * it is one of its publishers.
+   */
+  search(typed: string, { limit, now, preferred }: SearchOptions): ArtifactRow[] {
     const isEmpty = typed.trim() === ''
     const query = queryOf(typed)
     if (!isEmpty && query === '') return []
-    const sql = isEmpty
-      ? `SELECT ${columns}, 0 AS rank FROM artifacts a WHERE expires > ?1`
-      : `SELECT ${columns}, bm25(artifact_words, ${WEIGHTS}) AS rank
-           FROM artifact_words JOIN artifacts a ON a.artifact = artifact_words.rowid
-           WHERE artifact_words MATCH ?4 AND a.expires > ?1`
-    const once = `WITH found AS MATERIALIZED (${sql})
-      SELECT publisher, name, cid, max(issued) AS issued, expires, min(rank) AS rank FROM found
-      GROUP BY name, cid ORDER BY name = ?3 DESC, rank, issued DESC, name LIMIT ?2`
-    const values = isEmpty ? [now, limit, ''] : [now, limit, typed.trim(), query]
-    return this.#db.prepare(once).all(...values) as ArtifactRow[]
+    const columns = 'publisher, name, cid, issued, expires'
+    const found = isEmpty
+      ? `SELECT ${columns}, 0 AS rank FROM artifacts WHERE $query = ''`
+      : `SELECT a.publisher, a.name, a.cid, a.issued, a.expires, bm25(artifact_words, ${WEIGHTS}) AS rank
+           FROM artifact_words JOIN artifacts a ON a.artifact = artifact_words.rowid WHERE artifact_words MATCH $query`
+    const sql = `
+      SELECT ${columns} FROM (
+        SELECT *, row_number() OVER (PARTITION BY name, cid ORDER BY publisher = $preferred DESC, rank, issued DESC) AS nth
+          FROM (${found}) WHERE expires > $now
+      ) WHERE nth = 1 ORDER BY name = $typed DESC, rank, issued DESC, name LIMIT $limit`
+    return this.#db.prepare(sql).all({ query, limit, now, preferred, typed: typed.trim() }) as ArtifactRow[]
   }
 
   #rows(where: string, ...values: (string | number | Uint8Array)[]): ArtifactRow[] {

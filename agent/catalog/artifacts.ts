@@ -122,7 +122,8 @@ export class Artifacts implements Disposable {
   search(words: string, limit: number): { artifacts: Artifact[]; truncated: boolean } {
     this.#updateNames()
     const wanted = Math.min(limit, SEARCH_LIMIT_MAX)
-    const rows = this.#index.search(words, wanted + 1, this.#records.now())
+    const { publisher: preferred } = this.#records
+    const rows = this.#index.search(words, { limit: wanted + 1, now: this.#records.now(), preferred })
     return { artifacts: this.#entries(rows.slice(0, wanted)), truncated: rows.length > wanted }
   }
 

@@ -204,7 +204,8 @@ export function manifestCid(bytes: Uint8Array): CID {
  */
 export function blobOf(cid: CID): { digest: Digest; isManifest: boolean } {
   if (cid.multihash.code !== SHA2_256 || cid.multihash.digest.byteLength !== 32)
-    throw new WireError('malformed', `${cid} is not a SHA-256 CID`)
-  if (cid.code !== RAW && cid.code !== DAG_CBOR) throw new WireError('malformed', `${cid} is neither raw nor dag-cbor`)
+    throw new WireError('malformed', `${cid.toString()} is not a SHA-256 CID`)
+  if (cid.code !== RAW && cid.code !== DAG_CBOR)
+    throw new WireError('malformed', `${cid.toString()} is neither raw nor dag-cbor`)
   return { digest: Buffer.from(cid.multihash.digest).toString('hex'), isManifest: cid.code === DAG_CBOR }
 }

@@ -172,7 +172,7 @@ describe('asking', () => {
       fc.property(sizes, (list) => {
         const records = list.map((size) => new Uint8Array(size))
         const pages = [...offerPages(records)]
-        expect(pages.flat()).toEqual(records)
+        expect(pages.flat().map(({ byteLength }) => byteLength)).toEqual(list)
         for (const page of pages) {
           expect(encodeCbor({ ask: 'offer', records: page }).byteLength).toBeLessThan(1024 * 1024)
           expect(page.length).toBeGreaterThan(0)

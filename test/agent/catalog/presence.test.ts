@@ -1,0 +1,166 @@
+/** Presence, the view of who is there, and the renewal of what was said for long. */
+import { afterEach, describe, expect, it, vi } from 'vitest'
+import { Nodes } from '../../../agent/catalog/nodes.ts'
+import { peerIdOf, publisherOf } from '../../../agent/catalog/peer-id.ts'
+import { Presence } from '../../../agent/catalog/presence.ts'
+import { Renewer } from '../../../agent/catalog/renewer.ts'
+import { ephemeralNodeKey } from '../../../agent/identity/node-key.ts'
+import { ISSUED_AHEAD_MS_MAX } from '../../../protocols/records/record.ts'
+import { DAY_MS, keptLog, MINUTE_MS, makeStore, recordBy } from './catalog.ts'
+
+const body = {
+  name: 'attic',
+  version: '1.0.0',
+  capabilities: { system: 'x86_64-linux', cpus: 4, memoryBytes: 2 ** 33 },
+}
+const alice = ephemeralNodeKey()
+const presenceOf = (over: object, seq = 1) =>
+  recordBy(alice, { kind: 'presence', name: 'node', seq, body: { ...body, ...over } })
+const HOUR_MS = 60 * MINUTE_MS
+
+afterEach(() => void vi.useRealTimers())
+
+describe('presence', () => {
+  it('is said at start, again before its lease ends, and taken back on leaving', () => {
+    vi.useFakeTimers()
+    using store = makeStore()
+    const presence = Presence.start({ records: store.records, body, nodeCount: () => 3, log: store.log })
+    const nodes = new Nodes(store.records)
+    expect(nodes.list()).toMatchObject([{ ...body, peerId: store.key.peerId, expires: store.clock.at + MINUTE_MS }])
+    for (let nth = 0; nth < 10; nth++) {
+      store.clock.at += MINUTE_MS / 3
+      vi.advanceTimersByTime(MINUTE_MS / 3)
+      expect(nodes.get(store.key.peerId)?.expires).toBe(store.clock.at + MINUTE_MS)
+    }
+    presence[Symbol.dispose]()
+    expect(nodes.list()).toEqual([])
+    store.clock.at += HOUR_MS
+    vi.advanceTimersByTime(HOUR_MS)
+    expect(nodes.list()).toEqual([])
+  })
+
+  it('has a longer lease in a large network, so that all renewals together stay below five a second', () => {
+    using store = makeStore()
+    using _presence = Presence.start({ records: store.records, body, nodeCount: () => 1_000, log: store.log })
+    const [node] = new Nodes(store.records).list()
+    const leaseMs = (node?.expires ?? 0) - store.clock.at
+    expect((1_000 * 3) / (leaseMs / 1_000)).toBeLessThanOrEqual(5)
+  })
+
+  it('never touches the disk', () => {
+    using store = makeStore()
+    const before = store.db.prepare('SELECT count(*) AS n FROM main.records').get()
+    using _presence = Presence.start({ records: store.records, body, nodeCount: () => 1, log: store.log })
+    expect(store.db.prepare('SELECT count(*) AS n FROM main.records').get()).toEqual(before)
+  })
+
+  it('refuses a name that others would not show', () => {
+    using store = makeStore()
+    for (const name of ['', 'a\nb', 'a\u202eb', 'x'.repeat(65)]) {
+      const options = { records: store.records, body: { ...body, name }, nodeCount: () => 1, log: store.log }
+      expect(() => Presence.start(options)).toThrow(expect.objectContaining({ code: 'usage' }))
+    }
+  })
+
+  it('stays up when a renewal fails', () => {
+    const log = keptLog()
+    const records = {
+      put: () => {
+        throw new Error('the disk is full')
+      },
+      remove: () => undefined,
+    }
+    using _presence = Presence.start({ records, body, nodeCount: () => 1, log })
+    expect(log.entries).toEqual([{ fields: { reason: 'the disk is full' }, event: 'presence.unrenewed' }])
+  })
+})
+
+describe('nodes', () => {
+  it('are those whose presence is live and valid', () => {
+    using store = makeStore()
+    const nodes = new Nodes(store.records)
+    store.records.accept(presenceOf({}).bytes)
+    expect(nodes.get(alice.peerId)?.name).toBe('attic')
+    store.records.accept(presenceOf({ name: 'cellar', later: 'field' }, 2).bytes)
+    expect(nodes.list().map(({ name }) => name)).toEqual(['cellar'])
+    store.records.accept(presenceOf({ name: '\x1b[2J' }, 3).bytes)
+    expect(nodes.list()).toEqual([])
+    store.records.accept(presenceOf({}, 4).bytes)
+    expect(nodes.count).toBe(1)
+    store.clock.at += DAY_MS
+    expect(nodes.list()).toEqual([])
+    expect(nodes.get(alice.peerId)).toBeUndefined()
+    store.records.sweep()
+    expect(nodes.count).toBe(0)
+  })
+
+  it('ignore presences under another name, and are known from the start', () => {
+    using store = makeStore()
+    store.records.accept(recordBy(alice, { kind: 'presence', name: 'other', body }).bytes)
+    store.records.accept(presenceOf({}).bytes)
+    expect(new Nodes(store.records).list()).toHaveLength(1)
+  })
+
+  it('tell of new names', () => {
+    using store = makeStore()
+    const nodes = new Nodes(store.records)
+    const renamed: string[] = []
+    nodes.onRename((publisher) => void renamed.push(nodes.get(peerIdOf(publisher))?.name ?? 'gone'))
+    for (const [nth, name] of ['attic', 'attic', 'cellar'].entries())
+      store.records.accept(presenceOf({ name }, nth).bytes)
+    store.clock.at += DAY_MS
+    store.records.sweep()
+    expect(renamed).toEqual(['attic', 'cellar', 'gone'])
+  })
+})
+
+describe('renewing', () => {
+  const leases = { note: 30 * DAY_MS }
+
+  it('happens when less than half of a lease is left, and at start for what expired', () => {
+    vi.useFakeTimers()
+    using store = makeStore()
+    store.records.put({ kind: 'note', name: 'a', body: 1, leaseMs: leases.note })
+    store.clock.at += 40 * DAY_MS
+    expect(store.records.list('note')).toEqual([])
+    using _renewer = Renewer.start({ records: store.records, leases, log: store.log })
+    const expires = () => store.records.list('note')[0]?.expires
+    expect(expires()).toBe(store.clock.at + leases.note)
+    const first = expires()
+    store.clock.at += 14 * DAY_MS
+    vi.advanceTimersByTime(HOUR_MS)
+    expect(expires()).toBe(first)
+    store.clock.at += 2 * DAY_MS
+    vi.advanceTimersByTime(HOUR_MS)
+    expect(expires()).toBe(store.clock.at + leases.note)
+  })
+
+  it('says again what was said while the clock was ahead', () => {
+    using store = makeStore()
+    store.clock.at += 365 * DAY_MS
+    store.records.put({ kind: 'note', name: 'a', body: 1, leaseMs: leases.note })
+    store.clock.at -= 365 * DAY_MS
+    using _renewer = Renewer.start({ records: store.records, leases, log: store.log })
+    expect(store.records.own('note')[0]?.issued).toBeLessThanOrEqual(store.clock.at + ISSUED_AHEAD_MS_MAX)
+  })
+
+  it('leaves alone what was taken back, other kinds, and what only came back from the network', () => {
+    using store = makeStore()
+    store.records.put({ kind: 'other', name: 'a', body: 1, leaseMs: MINUTE_MS })
+    store.records.put({ kind: 'note', name: 'gone', body: 1, leaseMs: MINUTE_MS })
+    store.records.remove('note', 'gone')
+    store.records.accept(recordBy(store.key, { name: 'lost', seq: 1, leaseMs: 2 * DAY_MS }).bytes)
+    const before = store.records.counts()
+    using _renewer = Renewer.start({ records: store.records, leases, log: store.log })
+    expect(store.records.counts()).toEqual(before)
+    expect(store.log.entries).toEqual([])
+  })
+})
+
+describe('peer ids', () => {
+  it('are the same key by another name', () => {
+    expect(peerIdOf(alice.publicKey)).toBe(alice.peerId)
+    expect(Buffer.compare(publisherOf(alice.peerId) ?? new Uint8Array(), alice.publicKey)).toBe(0)
+    expect(publisherOf('not a peer id')).toBeUndefined()
+  })
+})

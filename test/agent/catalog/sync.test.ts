@@ -1,0 +1,288 @@
+/** One comparison between two stores over a stream, and what holds of any stores that compare with each other. */
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import type { Records } from '../../../agent/catalog/records.ts'
+import { acceptInTurns, RefusedIds, type SyncResult, syncWith } from '../../../agent/catalog/sync.ts'
+import { ephemeralNodeKey } from '../../../agent/identity/node-key.ts'
+import { Frames } from '../../../protocols/frame.ts'
+import { answerRecords, type RecordHoldings, RecordsAsker } from '../../../protocols/records/exchange.ts'
+import { ISSUED_AHEAD_MS_MAX, PUBLISHER_RECORDS_MAX, type SignedRecord } from '../../../protocols/records/record.ts'
+import { streamPair } from '../../stream-pair.ts'
+import { clockAt, DAY_MS, MINUTE_MS, makeStore, recordBy, START_MS, type Store, stateOf } from './catalog.ts'
+
+const keys = [ephemeralNodeKey(), ephemeralNodeKey(), ephemeralNodeKey()]
+const [alice = ephemeralNodeKey(), bob = alice] = keys
+
+/** `from` drives one comparison with `to`. */
+async function sync(
+  from: Pick<Store, 'records'>,
+  to: Pick<Store, 'records'>,
+  options: { refused?: RefusedIds; isOffering?: boolean; over?: Partial<RecordHoldings> } = {},
+): Promise<SyncResult & { sentBytes: number }> {
+  const [ours, theirs] = streamPair()
+  let sentBytes = 0
+  for (const end of [ours, theirs]) {
+    const send = end.send.bind(end)
+    end.send = (bytes) => {
+      sentBytes += bytes.byteLength
+      return send(bytes)
+    }
+  }
+  const frames = new Frames(ours)
+  const signal = AbortSignal.timeout(30_000)
+  const answering = answerRecords(
+    new Frames(theirs),
+    { ...holdingsOf(to.records), ...options.over },
+    {
+      requestsMax: 1_000,
+      signal: () => signal,
+    },
+  )
+  answering.catch((error: Error) => ours.abort(error))
+  const result = await syncWith(new RecordsAsker(frames), from.records, {
+    refused: options.refused ?? new RefusedIds(),
+    isOffering: options.isOffering ?? true,
+    onReceived: () => {},
+    signal,
+  })
+  await frames.close()
+  await answering
+  return { ...result, sentBytes }
+}
+
+function holdingsOf(records: Records): RecordHoldings {
+  return {
+    network: records.network,
+    now: records.now,
+    bucketDigests: () => records.bucketDigests(),
+    publishers: (buckets) => records.publishers(buckets),
+    positions: (publisher) => records.positions(publisher),
+    fetch: (id) => records.fetch(id),
+    offer: async (list) => {
+      const acceptances = await acceptInTurns(records, list)
+      const accepted = acceptances.filter((one) => one === 'new').length
+      return { accepted, refused: acceptances.length - accepted }
+    },
+    onClock: () => {},
+  }
+}
+
+function fill({ records }: Store, list: readonly SignedRecord[]): void {
+  for (const { bytes } of list) records.accept(bytes)
+}
+
+describe('one comparison', () => {
+  it('gives each what the other had', async () => {
+    using one = makeStore()
+    using two = makeStore()
+    fill(one, [recordBy(alice, { name: 'a' }), recordBy(alice, { name: 'b', seq: 2 })])
+    fill(two, [recordBy(bob), recordBy(alice, { name: 'c', seq: 3 })])
+    expect(await sync(one, two)).toMatchObject({ received: 2, accepted: 2, refused: 0, clockOffsetMs: 0 })
+    expect(stateOf(one)).toBe(stateOf(two))
+    expect(one.records.list('note')).toHaveLength(4)
+  })
+
+  it('costs one small exchange when both agree', async () => {
+    using one = makeStore()
+    using two = makeStore()
+    for (const store of [one, two]) fill(store, [recordBy(alice)])
+    const { sentBytes, ...result } = await sync(one, two)
+    expect(result).toMatchObject({ received: 0, accepted: 0 })
+    expect(sentBytes).toBeLessThan(4_300)
+  })
+
+  it('moves a replaced record in one direction only', async () => {
+    using one = makeStore()
+    using two = makeStore()
+    const large = new Uint8Array(60_000)
+    fill(one, [recordBy(alice, { seq: 2, body: large })])
+    fill(two, [recordBy(alice, { seq: 1, body: large })])
+    const { sentBytes } = await sync(one, two)
+    expect(stateOf(one)).toBe(stateOf(two))
+    expect(two.records.list('note')[0]?.seq).toBe(2)
+    expect(sentBytes).toBeLessThan(66_000)
+    fill(one, [recordBy(alice, { seq: 3, body: large })])
+    expect((await sync(two, one)).sentBytes).toBeLessThan(66_000)
+    expect(stateOf(one)).toBe(stateOf(two))
+  })
+
+  it('carries deletions', async () => {
+    using one = makeStore()
+    using two = makeStore()
+    fill(one, [recordBy(alice, { seq: 1 })])
+    fill(two, [recordBy(alice, { seq: 1 }), recordBy(alice, { seq: 2, deleted: true })])
+    await sync(one, two)
+    expect(one.records.list('note')).toEqual([])
+    expect(stateOf(one)).toBe(stateOf(two))
+  })
+
+  it('hands over thousands of records of many sizes', async () => {
+    using one = makeStore()
+    using two = makeStore()
+    const some = Array.from({ length: 900 }, (_, nth) =>
+      recordBy(alice, { name: `n${nth}`, seq: nth, body: new Uint8Array(nth % 50 === 0 ? 50_000 : 100) }),
+    )
+    fill(one, some)
+    fill(
+      one,
+      Array.from({ length: 300 }, (_, nth) => recordBy(ephemeralNodeKey(), { name: `m${nth}` })),
+    )
+    fill(
+      two,
+      Array.from({ length: 900 }, (_, nth) => recordBy(bob, { name: `n${nth}`, seq: nth })),
+    )
+    expect(await sync(two, one)).toMatchObject({ received: 1_200, accepted: 900 })
+    expect(stateOf(one)).toBe(stateOf(two))
+  })
+
+  it('agrees about a publisher who said too much', async () => {
+    using one = makeStore()
+    using two = makeStore()
+    const all = Array.from({ length: 2_000 }, (_, nth) => recordBy(alice, { name: `n${nth}`, seq: nth }))
+    fill(one, all.slice(0, 1_500))
+    fill(two, all.slice(700))
+    await sync(one, two)
+    expect(stateOf(one)).toBe(stateOf(two))
+    expect(one.records.counts().records).toBe(PUBLISHER_RECORDS_MAX)
+  })
+
+  it('tells the difference of the clocks, and leaves alone what only one of them believes', async () => {
+    using one = makeStore()
+    using two = makeStore({ clock: clockAt(START_MS + 3 * ISSUED_AHEAD_MS_MAX) })
+    fill(two, [
+      recordBy(alice, { issued: START_MS + 2 * ISSUED_AHEAD_MS_MAX, name: 'future' }),
+      recordBy(alice, { seq: 1, name: 'fine' }),
+    ])
+    fill(one, [recordBy(bob, { leaseMs: MINUTE_MS })])
+    const refused = new RefusedIds()
+    const first = await sync(one, two, { refused })
+    expect(first).toMatchObject({ received: 1, accepted: 0, refused: 1 })
+    expect(first.clockOffsetMs).toBe(3 * ISSUED_AHEAD_MS_MAX)
+    const again = await sync(one, two, { refused, isOffering: false })
+    expect(again).toMatchObject({ received: 0, accepted: 0, refused: 0 })
+    expect(again.sentBytes).toBeLessThan(5_000)
+  })
+
+  it('stops at a peer of another network', async () => {
+    using one = makeStore()
+    using two = makeStore({ network: new Uint8Array(32) })
+    await expect(sync(one, two)).rejects.toThrow('refused')
+  })
+
+  it('stops at a peer that sends what is no record', async () => {
+    using one = makeStore()
+    using two = makeStore()
+    const record = recordBy(alice)
+    fill(two, [record, recordBy(bob)])
+    const forged = Buffer.from(record.bytes)
+    forged.fill(0, 0, 64)
+    await expect(sync(one, two, { over: { fetch: () => forged } })).rejects.toMatchObject({ code: 'bad-signature' })
+    await expect(sync(one, two, { over: { fetch: () => new Uint8Array(9) } })).rejects.toMatchObject({
+      code: 'malformed',
+    })
+    expect(one.records.counts().records).toBe(0)
+  })
+
+  it('ends although a peer names records that it does not hand over', async () => {
+    using one = makeStore()
+    using two = makeStore()
+    fill(two, [recordBy(alice)])
+    expect(await sync(one, two, { over: { fetch: () => undefined } })).toMatchObject({ received: 0 })
+  })
+})
+
+describe('any stores that compare with each other', () => {
+  const said = fc.record({
+    who: fc.nat(2),
+    name: fc.constantFrom('a', 'b', 'c', 'd'),
+    seq: fc.integer({ min: 1, max: 6 }),
+    leaseMs: fc.constantFrom(MINUTE_MS, 2 * DAY_MS),
+    body: fc.constantFrom(0, 1, undefined),
+    where: fc.uniqueArray(fc.nat(3), { minLength: 1, maxLength: 4 }),
+  })
+
+  it('agree with one that saw everything, whoever saw what, in whatever order they meet', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(said, { maxLength: 25 }),
+        fc.array(fc.tuple(fc.nat(3), fc.nat(3)), { maxLength: 6 }),
+        async (list, meetings) => {
+          const stores = [makeStore(), makeStore(), makeStore(), makeStore()]
+          using all = makeStore()
+          for (const { who, body, where, ...rest } of list) {
+            const record = recordBy(
+              keys[who] ?? alice,
+              body === undefined ? { ...rest, deleted: true } : { ...rest, body },
+            )
+            all.records.accept(record.bytes)
+            for (const at of where) stores[at]?.records.accept(record.bytes)
+          }
+          const meet = async (from: number, to: number) => {
+            const [one, other] = [stores[from], stores[to]]
+            if (one && other && one !== other) await sync(one, other)
+          }
+          for (const [from, to] of meetings) await meet(from, to)
+          // There and back along a line: then everybody has heard of everything.
+          for (const [from, to] of [
+            [0, 1],
+            [2, 1],
+            [3, 2],
+            [1, 2],
+            [0, 1],
+            [2, 3],
+          ] as const)
+            await meet(from, to)
+          for (const store of stores) {
+            expect(stateOf(store)).toBe(stateOf(all))
+            store[Symbol.dispose]()
+          }
+        },
+      ),
+      { numRuns: 40 },
+    )
+  })
+
+  /**
+   * A publisher says, replaces and takes back things while time goes by; two stores with clocks that are minutes off meet it and each
+   * other now and then. What either of them once saw replaced never comes back.
+   */
+  it('never bring back what was replaced or taken back, even when it has expired', async () => {
+    const put = fc.record({ do: fc.constant('put' as const), leaseMs: fc.constantFrom(MINUTE_MS, DAY_MS) })
+    const remove = fc.constant({ do: 'remove' as const })
+    const wait = fc.record({ do: fc.constant('wait' as const), ms: fc.constantFrom(2 * MINUTE_MS, 20 * MINUTE_MS) })
+    const pairs = [
+      [0, 1],
+      [0, 2],
+      [1, 2],
+      [2, 1],
+    ] as const
+    const meet = fc.record({ do: fc.constant('meet' as const), pair: fc.constantFrom(...pairs) })
+    const action = fc.oneof(put, remove, wait, { arbitrary: meet, weight: 4 })
+    await fc.assert(
+      fc.asyncProperty(fc.array(action, { minLength: 30, maxLength: 60 }), async (actions) => {
+        const stores = [0, 4, -4].map((minutes) => makeStore({ clock: clockAt(START_MS + minutes * MINUTE_MS) }))
+        const [publisher] = stores
+        if (!publisher) return
+        const highest = stores.map(() => new Map<string, number>())
+        for (const act of actions) {
+          if (act.do === 'put') publisher.records.put({ kind: 'note', name: 'a', body: 0, leaseMs: act.leaseMs })
+          else if (act.do === 'remove') publisher.records.remove('note', 'a')
+          else if (act.do === 'wait') for (const { clock } of stores) clock.at += act.ms
+          else {
+            const [from, to] = act.pair.map((at) => stores[at])
+            if (from && to) await sync(from, to)
+          }
+          for (const [nth, { records }] of stores.entries()) {
+            for (const position of records.positions(publisher.key.publicKey)) {
+              const tag = Buffer.from(position.tag).toString('hex')
+              expect(position.seq).toBeGreaterThanOrEqual(highest[nth]?.get(tag) ?? 0)
+              highest[nth]?.set(tag, position.seq)
+            }
+          }
+        }
+        for (const store of stores) store[Symbol.dispose]()
+      }),
+      { numRuns: 60 },
+    )
+  })
+})
