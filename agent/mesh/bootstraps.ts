@@ -1,6 +1,6 @@
 /**
  * The addresses that the user named as ways into the mesh. Each is kept connected for as long as the node runs, with a back-off that
- * stays short; what stands in the way is remembered, for `agent status` to say.
+ * stays short while there are few other peers; what stands in the way is remembered, for `agent status` to say.
  *
  * An address may lack /p2p/...: whoever proves an id there is then the bootstrap. With one, another peer at that address is refused.
  */
@@ -13,6 +13,8 @@ import type { Host } from './host.ts'
 
 /** A bootstrap that restarts is back within this. */
 const BACKOFF_MAX_MS = 30_000
+/** While other peers are connected: thousands of nodes may share this bootstrap, and it may be refusing them. */
+const BACKOFF_UNHURRIED_MAX_MS = 5 * 60_000
 /** The address is our own, as where one configuration serves a whole fleet; it may be another's tomorrow. */
 const SELF_MS = 10 * 60_000
 
@@ -20,6 +22,8 @@ export type BootstrapState =
   /** Not tried yet, or being tried for the first time. */
   | 'connecting'
   | 'connected'
+  /** It closed the connection in order, having others to look after; it is left in peace for a while. */
+  | 'resting'
   /** Nobody answers, or not in a way that we understand. */
   | 'unreachable'
   /** Somebody answers who is not the peer in the address. */
@@ -82,10 +86,22 @@ export class Bootstraps {
   }
 
   /** Dials those that are not connected and due. Resolves when these attempts have ended; never rejects. */
-  async tend(nowMs: number, signal: AbortSignal): Promise<void> {
-    for (const entry of this.#entries) this.#look(entry)
+  async tend(nowMs: number, enoughPeers: boolean, signal: AbortSignal): Promise<void> {
+    for (const entry of this.#entries) {
+      this.#look(entry)
+      if (entry.state === 'resting' && !enoughPeers) entry.dueMs = 0
+    }
     const due = this.#entries.filter((entry) => entry.state !== 'connected' && !entry.dialling && entry.dueMs <= nowMs)
-    await Promise.all(due.map((entry) => this.#dial(entry, nowMs, signal)))
+    await Promise.all(due.map((entry) => this.#dial(entry, nowMs, enoughPeers, signal)))
+  }
+
+  /** Leaves a bootstrap that let us go alone until then, or until there are not enough peers. */
+  rest(peerId: string, untilMs: number): void {
+    for (const entry of this.#entries) {
+      if (entry.peerId !== peerId) continue
+      entry.state = 'resting'
+      entry.dueMs = untilMs
+    }
   }
 
   /** Those not connected are tried at the next tend(). */
@@ -118,7 +134,7 @@ export class Bootstraps {
     }
   }
 
-  async #dial(entry: Entry, nowMs: number, signal: AbortSignal): Promise<void> {
+  async #dial(entry: Entry, nowMs: number, enoughPeers: boolean, signal: AbortSignal): Promise<void> {
     entry.dialling = true
     const named = peerIdIn(entry.address)
     try {
@@ -129,7 +145,8 @@ export class Bootstraps {
       entry.failures++
       entry.reason = reasonOf(error)
       entry.state = stateAfter(entry.reason)
-      entry.dueMs = nowMs + (entry.state === 'self' ? SELF_MS : backoffMs(entry.failures, BACKOFF_MAX_MS, this.#random))
+      const maxMs = enoughPeers ? BACKOFF_UNHURRIED_MAX_MS : BACKOFF_MAX_MS
+      entry.dueMs = nowMs + (entry.state === 'self' ? SELF_MS : backoffMs(entry.failures, maxMs, this.#random))
       if (named === undefined) entry.peerId = undefined
       this.#log.debug({ address: entry.text, state: entry.state, reason: entry.reason }, 'bootstrap.failed')
     } finally {

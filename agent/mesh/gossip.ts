@@ -9,8 +9,10 @@
 import { createHash } from 'node:crypto'
 import {
   type GossipSub,
+  type GossipSubComponents,
   type GossipsubOpts,
   gossipsub,
+  type MeshPeer,
   type Message,
   StrictSign,
   type TopicValidatorFn,
@@ -29,6 +31,8 @@ const RPC_BYTES_MAX = 4 * 1024 * 1024
 const QUEUED_BYTES_MAX = 8 * 1024 * 1024
 /** What one peer's subscriptions may take; each costs its name and 1 KiB. */
 const TOPIC_BYTES_PER_PEER_MAX = 64 * 1024
+/** Ids of recent messages, 34 bytes each, offered to a peer that joins. */
+const OFFERED_MAX = 1_000
 /** How long counters of a peer that left are kept: long enough that reconnecting is no way to be forgiven. */
 const SCORE_KEPT_MS = 10 * 60_000
 
@@ -56,8 +60,8 @@ const TOPIC_SCORE: TopicScoreParams = {
   invalidMessageDeliveriesDecay: 0.99,
 }
 
-/** The options of every gossipsub of this agent: the host's, and later one per network. */
-export const GOSSIP_OPTIONS: Partial<GossipsubOpts> = {
+/** Of every gossipsub of this agent: the host's, and later one per network. */
+const GOSSIP_OPTIONS: Partial<GossipsubOpts> = {
   globalSignaturePolicy: StrictSign,
   // A node alone publishes too; Topic.publish tells how many peers it reached.
   allowPublishToZeroTopicPeers: true,
@@ -82,9 +86,26 @@ export const GOSSIP_OPTIONS: Partial<GossipsubOpts> = {
   tagMeshPeers: false,
 }
 
-/** The gossipsub service, for libp2p's `services`. */
-export function gossipService(): ReturnType<typeof gossipsub> {
-  return gossipsub(GOSSIP_OPTIONS)
+/** Gossipsub of this agent over the given parts of a libp2p host; one of libp2p's `services`. */
+export function makeGossip(components: GossipSubComponents): GossipSub {
+  const pubsub = gossipsub(GOSSIP_OPTIONS)(components)
+  pubsub.addEventListener('gossipsub:graft', ({ detail }) => offerRecent(pubsub, detail))
+  return pubsub
+}
+
+/**
+ * Tells a peer that just joined our mesh which messages passed in the last seconds, so that it asks for those that it lacks. Gossipsub
+ * alone loses them: it forwards to peers in the mesh, and tells the others; who is taken in between the two, up to a heartbeat after
+ * connecting, is neither.
+ */
+function offerRecent(pubsub: GossipSub, { peerId, topic }: MeshPeer): void {
+  const { gossip, mcache } = pubsub as unknown as Insides
+  const messageIDs =
+    mcache
+      .getGossipIDs(new Set([topic]))
+      .get(topic)
+      ?.slice(-OFFERED_MAX) ?? []
+  if (messageIDs.length > 0) gossip.set(peerId, [...(gossip.get(peerId) ?? []), { topicID: topic, messageIDs }])
 }
 
 /** What Topic needs of gossipsub. */
@@ -113,7 +134,7 @@ export class Topic implements Disposable {
   static join(pubsub: PubSub, name: string, log: Log): Topic {
     if (pubsub.getTopics().includes(name)) throw new Error(`topic ${name} was joined already`)
     const topic = new Topic(pubsub, name, log)
-    scoresOf(pubsub)[name] = TOPIC_SCORE
+    ;(pubsub as unknown as Insides).opts.scoreParams.topics[name] = TOPIC_SCORE
     pubsub.topicValidators.set(name, topic.#judge)
     pubsub.subscribe(name)
     return topic
@@ -164,8 +185,11 @@ const RESULTS: Record<Verdict, TopicValidatorResult> = {
   reject: TopicValidatorResult.Reject,
 }
 
-/** Gossipsub reads a topic's parameters when it scores; they may be added while it runs. Not in its interface, public in 17.x. */
-function scoresOf(pubsub: PubSub): Record<string, TopicScoreParams> {
-  return (pubsub as unknown as { opts: { scoreParams: { topics: Record<string, TopicScoreParams> } } }).opts.scoreParams
-    .topics
+/** Not in gossipsub's interface; in its class, 17.x. */
+type Insides = {
+  /** Read whenever a peer is scored, so that topics may be added while it runs. */
+  opts: { scoreParams: { topics: Record<string, TopicScoreParams> } }
+  mcache: { getGossipIDs(topics: Set<string>): Map<string, Uint8Array[]> }
+  /** Goes out with the next message to the peer, or at the next heartbeat. */
+  gossip: Map<string, { topicID: string; messageIDs: Uint8Array[] }[]>
 }

@@ -14,9 +14,9 @@ import type { Log } from '../log.ts'
 import { parseAddress, peerIdIn } from './addresses.ts'
 import { Admission, duplicateOf } from './admission.ts'
 import type { PubSub } from './gossip.ts'
-import { Lan, type Sighting } from './lan.ts'
-import { Liveness } from './liveness.ts'
-import { lookAround, makeStack, refreshAddresses, type Services, startStack } from './stack.ts'
+import { Lan } from './lan.ts'
+import { Liveness, saidGoodbye } from './liveness.ts'
+import { askPeers, findNeighbours, makeStack, refreshAddresses, type Services, startStack } from './stack.ts'
 
 /** Config `max_peers` when the user says nothing: enough for gossip and lookups in a network of thousands, at 0.2 MB each. */
 export const PEERS_MAX_DEFAULT = 24
@@ -60,18 +60,19 @@ export class Host implements AsyncDisposable {
   readonly peerId: string
   readonly #node: Libp2p<Services>
   readonly #log: Log
-  readonly #lan: Lan | undefined
   readonly #liveness: Liveness
   readonly #reported = new WeakSet<Connection>()
   readonly #onPeer = new Set<(peerId: string, direction: Direction) => void>()
-  readonly #onGone = new Set<(peerId: string) => void>()
+  readonly #onGone = new Set<(peerId: string, letGo: boolean) => void>()
   readonly #onFound = new Set<(found: Found) => void>()
+  /** Who connected last, and how: the event of a peer's going does not say. */
+  readonly #latest = new Map<string, Connection>()
+  #lan: Lan | undefined
 
-  private constructor(node: Libp2p<Services>, liveness: Liveness, lan: Lan | undefined, log: Log) {
+  private constructor(node: Libp2p<Services>, liveness: Liveness, log: Log) {
     this.peerId = node.peerId.toString()
     this.#node = node
     this.#liveness = liveness
-    this.#lan = lan
     this.#log = log
   }
 
@@ -84,8 +85,6 @@ export class Host implements AsyncDisposable {
   static async start(options: HostOptions): Promise<Host> {
     const { key, log } = options
     for (const address of options.listen) parseAddress(address)
-    const found = { report: (_sighting: Sighting) => {} }
-    const lan = options.mdns ? new Lan((sighting) => found.report(sighting)) : undefined
     const admission = new Admission(key.peerId, log)
     const liveness = new Liveness(log)
     const node = await makeStack({
@@ -94,14 +93,12 @@ export class Host implements AsyncDisposable {
       maxPeers: options.maxPeers ?? PEERS_MAX_DEFAULT,
       userAgent: `undernet/${options.version ?? '0'}`,
       gater: admission.gater(),
-      discovery: lan?.discovery(),
     })
     admission.guard({
       connections: (peer) => node.getConnections(peer),
       isAlive: (connection, waitMs) => liveness.isAlive(connection, waitMs),
     })
-    const host = new Host(node, liveness, lan, log)
-    found.report = ({ peerId, addresses }) => host.#tellFound({ peerId, addresses, by: 'lan' })
+    const host = new Host(node, liveness, log)
     host.#listenTo(node)
     try {
       await startStack(node)
@@ -109,7 +106,14 @@ export class Host implements AsyncDisposable {
       await host[Symbol.asyncDispose]()
       throw listenError(error)
     }
-    lan?.ask()
+    if (options.mdns) {
+      host.#lan = Lan.start({
+        peerId: host.peerId,
+        addresses: () => host.addresses(),
+        heard: (sighting) => host.#tellFound({ ...sighting, by: 'lan' }),
+        log,
+      })
+    }
     log.info({ peerId: host.peerId, addresses: host.addresses() }, 'host.started')
     return host
   }
@@ -155,8 +159,8 @@ export class Host implements AsyncDisposable {
     return () => void this.#onPeer.delete(listener)
   }
 
-  /** Calls the listener for each peer whose last connection closed. */
-  onPeerGone(listener: (peerId: string) => void): () => void {
+  /** Calls the listener for each peer that is not connected any more; `letGo` when the peer itself closed it in order. */
+  onPeerGone(listener: (peerId: string, letGo: boolean) => void): () => void {
     this.#onGone.add(listener)
     return () => void this.#onGone.delete(listener)
   }
@@ -233,9 +237,14 @@ export class Host implements AsyncDisposable {
     await this.#node.hangUp(peerIdFromString(peerId), { signal: AbortSignal.timeout(STOP_MS_MAX) })
   }
 
-  /** Asks the DHT for the peers closest to this node: it meets them, and `onFound` is told of those it did not know. */
-  async lookAround(signal: AbortSignal): Promise<void> {
-    await lookAround(this.#node, signal)
+  /** Asks a few connected peers whom they know; `onFound` is told of those who are new to us. Connects to nobody. */
+  async askPeers(signal: AbortSignal): Promise<void> {
+    await askPeers(this.#node, signal)
+  }
+
+  /** Connects to the peers that are closest to this node in the DHT. */
+  async findNeighbours(signal: AbortSignal): Promise<void> {
+    await findNeighbours(this.#node, signal)
   }
 
   /** Asks the LAN who is there, and has peers told of our new addresses if they changed. */
@@ -246,7 +255,7 @@ export class Host implements AsyncDisposable {
 
   /** Closes all connections and stops listening. */
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#lan?.[Symbol.dispose]()
+    await this.#lan?.[Symbol.asyncDispose]()
     this.#liveness[Symbol.dispose]()
     const stopped = Promise.withResolvers<void>()
     const patience = setTimeout(stopped.resolve, STOP_MS_MAX)
@@ -259,10 +268,16 @@ export class Host implements AsyncDisposable {
   }
 
   #listenTo(node: Libp2p<Services>): void {
-    node.addEventListener('connection:open', ({ detail }) => this.#liveness.watch(detail))
+    node.addEventListener('connection:open', ({ detail }) => {
+      this.#liveness.watch(detail)
+      this.#latest.set(detail.remotePeer.toString(), detail)
+    })
     node.addEventListener('peer:identify', ({ detail }) => this.#tellPeer(detail))
     node.addEventListener('peer:disconnect', ({ detail }) => {
-      for (const listener of this.#onGone) listener(detail.toString())
+      const peerId = detail.toString()
+      const connection = this.#latest.get(peerId)
+      this.#latest.delete(peerId)
+      for (const listener of this.#onGone) listener(peerId, connection !== undefined && saidGoodbye(connection))
     })
     node.addEventListener('peer:discovery', ({ detail }) => {
       this.#tellFound({ peerId: detail.id.toString(), addresses: detail.multiaddrs, by: 'dht' })

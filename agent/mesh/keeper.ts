@@ -4,7 +4,8 @@
  *
  * Up to `maxPeers` connections stay. The node dials by itself until half of that, and takes those who dial it up to all of it, so that
  * in a large network everybody finds room; a small one is simply a full mesh. Surplus connections are closed in order, after a while:
- * whoever arrives at a bootstrap has learnt of others by then. Bootstraps and connections in use are not closed.
+ * whoever arrives at a bootstrap has learnt of others by then. Bootstraps and connections in use are not closed by us; a bootstrap that
+ * lets us go, since it has others to look after, is left in peace while there are enough other peers.
  */
 import { peerIdFromString } from '@libp2p/peer-id'
 import { type Multiaddr, multiaddr } from '@multiformats/multiaddr'
@@ -17,23 +18,32 @@ import type { Direction, Found, Host, Link } from './host.ts'
 import type { PeerBook } from './peer-book.ts'
 
 const TICK_MS = 1_000
-/** The share of maxPeers that the node dials for itself. */
+/** The share of maxPeers that the node dials for itself; the rest is room for those who dial it. */
 const DIALLED_SHARE = 0.5
+/** More than this keeps no mesh better together: gossip uses six, and what is asked of others connects to them when it is asked. */
+const DIALLED_MAX = 8
 /** Each costs 10 ms of CPU on both ends; the queue of peers can wait. */
 const DIALS_MAX = 4
 const DIAL_MS_MAX = 10_000
 /** A surplus connection younger than this stays: the peer is still looking around. Shorter than what the other end calls lasting. */
 const GRACE_MS = 30_000
-/** Closed in one tick, so that a hub that was flooded does not cut everybody off at once. */
-const TRIMMED_PER_TICK_MAX = 4
-/** A peer that we let go is not dialled again for this long. */
+/** Closed in one tick: both ends may have a surplus, and should not both act on the same one. */
+const TRIMMED_PER_TICK_MAX = 2
+/** A peer that we let go, or that let us go, is not dialled again for this long ... */
 const DISMISSED_MS = 10 * 60_000
+/** ... while at least so many others are connected: with fewer, it may have been a restart. */
+const PEERS_ENOUGH = 4
 /** Remembered peers taken up at start; the rest come in by the DHT. */
 const REMEMBERED_MAX = 64
-/** How soon after a new peer its neighbours are asked for, and how often at the least: a lookup costs some 2 KB a peer. */
-const LOOK_FIRST_MS = 1_000
-const LOOK_MAX_MS = 30 * 60_000
-const LOOK_DEADLINE_MS = 10_000
+/** While peers are wanted: how soon after a new one it is asked for others, and how rarely when nobody new turns up. */
+const ASK_FIRST_MS = 500
+const ASK_MAX_MS = 30 * 60_000
+/** The first time we look for our neighbours in the DHT, and how often after that: it connects to up to twenty of them for a while. */
+const NEIGHBOURS_FIRST_MS = 60_000
+const NEIGHBOURS_EVERY_MS = 60 * 60_000
+/** With fewer peers known, every lookup meets most of them anyway. */
+const NEIGHBOURS_AMONG = 40
+const LOOKUP_MS_MAX = 10_000
 /** Between two looks at our own addresses: a laptop that moved is back within this. */
 const ADDRESSES_MS = 10_000
 
@@ -47,7 +57,8 @@ export type KeptHost = Pick<
   | 'hangUp'
   | 'isConnected'
   | 'links'
-  | 'lookAround'
+  | 'askPeers'
+  | 'findNeighbours'
   | 'onFound'
   | 'onPeer'
   | 'onPeerGone'
@@ -78,9 +89,9 @@ export class Keeper implements AsyncDisposable {
   /** Work begun by a tick and not awaited by it. */
   readonly #work = new Set<Promise<void>>()
   #timer: NodeJS.Timeout | undefined
-  #lookMs = LOOK_FIRST_MS
-  #lookDueMs = Number.POSITIVE_INFINITY
-  #looking = false
+  #askMs = ASK_FIRST_MS
+  #askDueMs = Number.POSITIVE_INFINITY
+  #neighboursDueMs: number
   #addresses: string
   #addressesDueMs: number
 
@@ -94,6 +105,7 @@ export class Keeper implements AsyncDisposable {
     this.#bootstraps = new Bootstraps(this.#host, this.#log, this.#random)
     this.#addresses = this.#host.addresses().join()
     this.#addressesDueMs = Date.now() + ADDRESSES_MS
+    this.#neighboursDueMs = Date.now() + NEIGHBOURS_FIRST_MS * (0.5 + this.#random())
   }
 
   /** Begins at once; does not wait for a peer. @throws {AgentError} `usage` for a bootstrap that is not a multiaddr. */
@@ -104,7 +116,7 @@ export class Keeper implements AsyncDisposable {
     keeper.#unlisten.push(
       keeper.#host.onFound((found) => keeper.#found(found)),
       keeper.#host.onPeer((peerId, direction) => keeper.#connected(peerId, direction)),
-      keeper.#host.onPeerGone((peerId) => keeper.#gone(peerId)),
+      keeper.#host.onPeerGone((peerId, letGo) => keeper.#gone(peerId, letGo)),
     )
     for (const { peerId, direction } of keeper.#host.links()) keeper.#connected(peerId, direction)
     keeper.#timer = setInterval(() => keeper.#tick(), TICK_MS)
@@ -156,11 +168,11 @@ export class Keeper implements AsyncDisposable {
     this.#log.info({ peerId, direction }, 'peer.connected')
     this.#begin(this.#remember(peerId))
     if (this.#host.links().length >= this.#wanted) return
-    this.#lookMs = LOOK_FIRST_MS
-    this.#lookDueMs = Math.min(this.#lookDueMs, Date.now() + LOOK_FIRST_MS)
+    this.#askMs = ASK_FIRST_MS
+    this.#askDueMs = Math.min(this.#askDueMs, Date.now() + ASK_FIRST_MS)
   }
 
-  #gone(peerId: string): void {
+  #gone(peerId: string, letGo: boolean): void {
     const now = Date.now()
     const sinceMs = this.#since.get(peerId)
     // Connections that never got as far as telling their protocols are not worth a line: strangers make those.
@@ -168,11 +180,16 @@ export class Keeper implements AsyncDisposable {
     this.#since.delete(peerId)
     this.#log.info({ peerId, seconds: Math.round((now - sinceMs) / 1_000) }, 'peer.gone')
     this.#candidates.lost(peerId, now - sinceMs, now)
+    if (letGo && this.#host.links().length >= PEERS_ENOUGH) {
+      const untilMs = now + DISMISSED_MS * (0.5 + this.#random())
+      this.#candidates.dismiss(peerId, untilMs)
+      this.#bootstraps.rest(peerId, untilMs)
+    }
     this.#tick()
   }
 
   get #wanted(): number {
-    return Math.ceil(this.#maxPeers * DIALLED_SHARE)
+    return Math.min(DIALLED_MAX, Math.ceil(this.#maxPeers * DIALLED_SHARE))
   }
 
   #tick(): void {
@@ -180,10 +197,10 @@ export class Keeper implements AsyncDisposable {
     const now = Date.now()
     const links = this.#host.links()
     if (now >= this.#addressesDueMs) this.#watchAddresses(now)
-    this.#begin(this.#bootstraps.tend(now, this.#stopping.signal))
+    this.#begin(this.#bootstraps.tend(now, links.length >= PEERS_ENOUGH, this.#stopping.signal))
     this.#dialDue(now, links)
     this.#trim(now, links)
-    if (now >= this.#lookDueMs && !this.#looking && links.length > 0) this.#begin(this.#look())
+    if (links.length > 0) this.#lookAround(now, links.length)
   }
 
   #dialDue(now: number, links: readonly Link[]): void {
@@ -227,17 +244,16 @@ export class Keeper implements AsyncDisposable {
     }
   }
 
-  /** Meets the DHT's neighbourhood; less and less often while nobody new turns up. */
-  async #look(): Promise<void> {
-    this.#looking = true
-    try {
-      await this.#host.lookAround(AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(LOOK_DEADLINE_MS)]))
-    } catch (error) {
-      this.#log.debug({ reason: reasonOf(error) }, 'lookup.failed')
-    } finally {
-      this.#looking = false
-      this.#lookDueMs = Date.now() + this.#lookMs * (0.75 + this.#random() / 2)
-      this.#lookMs = Math.min(this.#lookMs * 2, LOOK_MAX_MS)
+  #lookAround(now: number, connected: number): void {
+    const signal = () => AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(LOOKUP_MS_MAX)])
+    if (now >= this.#askDueMs && connected < this.#wanted) {
+      this.#askDueMs = now + this.#askMs * (1 + this.#random())
+      this.#askMs = Math.min(this.#askMs * 2, ASK_MAX_MS)
+      this.#begin(this.#host.askPeers(signal()))
+    }
+    if (now >= this.#neighboursDueMs) {
+      this.#neighboursDueMs = now + NEIGHBOURS_EVERY_MS * (0.5 + this.#random())
+      if (this.#candidates.size >= NEIGHBOURS_AMONG) this.#begin(this.#host.findNeighbours(signal()))
     }
   }
 
@@ -262,7 +278,7 @@ export class Keeper implements AsyncDisposable {
   #begin(work: Promise<void>): void {
     const settled = work
       .catch((error: unknown) => {
-        if (!this.#stopping.signal.aborted) this.#log.warn({ reason: reasonOf(error) }, 'keeper.failed')
+        this.#log.debug({ reason: reasonOf(error) }, 'keeper.failed')
       })
       .finally(() => this.#work.delete(settled))
     this.#work.add(settled)

@@ -24,7 +24,7 @@ const CATCH_UP_MS = 100
 /** What a libp2p connection is made of; private in its types, and there in 3.x. */
 type Insides = {
   maConn: { addEventListener(type: 'message', listener: () => void): void }
-  muxer?: { ping?(): Promise<number> }
+  muxer?: { ping?(): Promise<number>; remoteGoAway?: number }
 }
 
 type Link = {
@@ -143,6 +143,11 @@ export class Liveness implements Disposable {
     clearInterval(this.#timer)
     this.#timer = undefined
   }
+}
+
+/** Whether the other end closed the connection in order (yamux's go-away), where a crash or a cut only ends it. */
+export function saidGoodbye(connection: Connection): boolean {
+  return insidesOf(connection).muxer?.remoteGoAway === 0
 }
 
 function insidesOf(connection: Connection): Insides {

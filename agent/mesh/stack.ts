@@ -6,20 +6,20 @@
  * Three things that libp2p would do by itself are taken from it, since the keeper does them: dialling again whoever the DHT likes,
  * dialling whoever the DHT hears of, and pinging by streams (liveness.ts).
  */
+import { randomBytes } from 'node:crypto'
 import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
 import type { GossipSub } from '@libp2p/gossipsub'
 import { type Identify, type IdentifyPush, identify, identifyPush } from '@libp2p/identify'
-import type { ConnectionGater, Ed25519PrivateKey, Libp2p, PeerDiscovery, PeerId } from '@libp2p/interface'
-import { type KadDHT, kadDHT, passthroughMapper } from '@libp2p/kad-dht'
-import type { MulticastDNSComponents } from '@libp2p/mdns'
+import type { ConnectionGater, Ed25519PrivateKey, Libp2p, PeerId } from '@libp2p/interface'
+import { type KadDHT, kadDHT, MessageType, passthroughMapper, type QueryEvent } from '@libp2p/kad-dht'
 import { type Ping, ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
 import type { Multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { announced, byReach, isLoopback } from './addresses.ts'
 import { BoundedDatastore } from './datastore.ts'
-import { gossipService } from './gossip.ts'
+import { makeGossip } from './gossip.ts'
 
 const KAD_PROTOCOL = '/undernet/kad/1'
 
@@ -50,8 +50,13 @@ const STREAM_WINDOW_BYTES_MAX = 8 * 1024 * 1024
 /** Nothing heard on the socket for this long: liveness is off or broken, and the connection dead. */
 const SOCKET_IDLE_MS = 120_000
 
-/** Self-queries are the keeper's (lookAround): it knows when there is something new to find. This is the library's own timer. */
+/**
+ * Self-queries are the keeper's (findNeighbours): the library's first one, a second after the start, would connect everybody who starts
+ * with a bootstrap to the twenty others that it knows.
+ */
 const KAD_SELF_QUERY_MS = 24 * 3_600_000
+/** Each answers with up to 20 peers, some 3 KB. */
+const ASKED_MAX = 3
 /**
  * The library refreshes every 5 min what the self-query does not reach, at a few KB a peer, and has no option for it. The table also
  * learns from every connection and query.
@@ -72,7 +77,6 @@ export type StackOptions = {
   maxPeers: number
   userAgent: string
   gater: ConnectionGater
-  discovery: ((components: MulticastDNSComponents) => PeerDiscovery) | undefined
 }
 
 /** Builds the host, not started yet. */
@@ -84,6 +88,8 @@ export async function makeStack(options: StackOptions): Promise<Libp2p<Services>
     // Tells neither the Node version nor the platform.
     nodeInfo: { name: 'undernet', userAgent: options.userAgent },
     datastore: new BoundedDatastore(() => keysInUse(node)),
+    // After an hour the default forgets the addresses of a peer that never left. The datastore is bounded by itself.
+    peerStore: { maxAddressAge: Number.POSITIVE_INFINITY },
     addresses: { listen: [...options.listen], announceFilter: announced },
     transports: [
       tcp({
@@ -121,14 +127,14 @@ export async function makeStack(options: StackOptions): Promise<Libp2p<Services>
       addressSorter: byReach(),
     },
     connectionMonitor: { enabled: false },
-    peerDiscovery: options.discovery === undefined ? [] : [options.discovery],
     services: {
       identify: identify(),
       // Protocols and addresses change while connected (a network is joined, a laptop moves).
       identifyPush: identifyPush(),
-      ping: ping({ maxInboundStreams: 2 }),
+      // Each open for one round trip: the DHT, `agent ping` and its impatient user at once.
+      ping: ping({ maxInboundStreams: 8, maxOutboundStreams: 8 }),
       dht: makeDht,
-      pubsub: gossipService(),
+      pubsub: makeGossip,
     },
   })) as unknown as Libp2p<Services>
   return node
@@ -157,10 +163,35 @@ export async function refreshAddresses(node: Libp2p<Services>): Promise<void> {
   })
 }
 
-/** Asks the DHT for the peers closest to this node; what the answers name is told as `peer:discovery`. */
-export async function lookAround(node: Libp2p<Services>, signal: AbortSignal): Promise<void> {
+/**
+ * Asks up to ASKED_MAX connected peers whom they know: who is near this node, and who is near some random place. Connects to nobody; what
+ * the answers name is told as `peer:discovery`.
+ */
+export async function askPeers(node: Libp2p<Services>, signal: AbortSignal): Promise<void> {
+  const asked = node
+    .getPeers()
+    .map((peer) => ({ peer, rank: Math.random() }))
+    .sort((a, b) => a.rank - b.rank)
+    .slice(0, ASKED_MAX)
+  const { network } = node.services.dht as unknown as { network: KadNetwork }
+  const path = { index: 0, queued: 0, running: 0, total: 0 }
+  await Promise.all(
+    asked.map(async ({ peer }, index) => {
+      const key = index === 0 ? node.peerId.toMultihash().bytes : randomBytes(32)
+      for await (const _ of network.sendRequest(peer, { type: MessageType.FIND_NODE, key }, { signal, path })) {
+        // An error is an event, too, and a peer that does not answer tells us nothing.
+      }
+    }),
+  )
+}
+
+/**
+ * Takes this node's place in the DHT: connects to the peers closest to it, wherever they are, so that they know each other. Needed for
+ * what is provided to be found in large networks.
+ */
+export async function findNeighbours(node: Libp2p<Services>, signal: AbortSignal): Promise<void> {
   for await (const _ of node.services.dht.getClosestPeers(node.peerId.toMultihash().bytes, { signal })) {
-    // What is found is told by events.
+    // They are in the routing table now.
   }
 }
 
@@ -175,6 +206,7 @@ function makeDht(components: DhtComponents): KadDHT {
     // The default makes a lone node's query hang for 180 s.
     allowQueryWithZeroPeers: true,
     querySelfInterval: KAD_SELF_QUERY_MS,
+    initialQuerySelfInterval: KAD_SELF_QUERY_MS,
     // Alpha 10 asks half of a small network at once; 3 is what Kademlia was designed with.
     alpha: 3,
   })(connectedOnly(components))
@@ -207,6 +239,15 @@ function keepsAddress(node: Libp2p<Services>, peer: PeerId, address: Multiaddr):
 /** The peer store's own entry, and those of connected peers. */
 function keysInUse(node: Libp2p<Services>): ReadonlySet<string> {
   return new Set([node.peerId, ...node.getPeers()].map((peer) => `/peers/${peer.toCID().toString()}`))
+}
+
+/** kad-dht's messages, public in its class (16.x). */
+type KadNetwork = {
+  sendRequest(
+    to: PeerId,
+    message: { type: MessageType; key: Uint8Array },
+    options: { signal: AbortSignal; path: { index: number; queued: number; running: number; total: number } },
+  ): AsyncIterable<QueryEvent>
 }
 
 /** libp2p's parts, which its interface does not show (public in the class, 3.x). */

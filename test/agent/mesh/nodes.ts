@@ -1,6 +1,8 @@
 /**
  * Hosts and keepers on loopback for tests: made with one line, and stopped when the test ends, in whatever way it ends.
  */
+import { once } from 'node:events'
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { DatabaseSync } from 'node:sqlite'
 import { setTimeout as delay } from 'node:timers/promises'
 import { type Multiaddr, multiaddr } from '@multiformats/multiaddr'
@@ -66,6 +68,36 @@ export async function until(what: string, condition: () => boolean | Promise<boo
   while (!(await condition())) {
     if (performance.now() > endMs) throw new Error(`not within ${ms} ms: ${what}`)
     await delay(20)
+  }
+}
+
+/** A TCP proxy to a local port whose wire can be cut: nothing passes any more, and nobody is told. */
+export async function lay(port: number): Promise<{ port: number; cut(): void }> {
+  const ends: Socket[] = []
+  let isCut = false
+  const server = createServer((near) => {
+    const far = connect(port, '127.0.0.1')
+    ends.push(near, far)
+    for (const [from, to] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      from.on('data', (bytes) => void (isCut || to.write(bytes)))
+      from.on('error', () => undefined)
+      from.on('close', () => void (isCut || to.destroy()))
+    }
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  onTestFinished(() => {
+    server.close()
+    for (const end of ends) end.destroy()
+  })
+  return {
+    port: (server.address() as AddressInfo).port,
+    cut: () => {
+      isCut = true
+    },
   }
 }
 

@@ -1,0 +1,43 @@
+/**
+ * One mesh node as a process of its own, for tests that put it into a network namespace: prints a JSON line for each event, until
+ * standard input ends. Arguments: --mdns, --listen ADDRESS, --bootstrap ADDRESS.
+ */
+import { parseArgs } from 'node:util'
+import { pino } from 'pino'
+import { ephemeralNodeKey } from '../../agent/identity/node-key.ts'
+import { Host } from '../../agent/mesh/host.ts'
+import { Keeper } from '../../agent/mesh/keeper.ts'
+import { PeerBook } from '../../agent/mesh/peer-book.ts'
+import { openDatabase } from '../../agent/state/database.ts'
+
+const { values } = parseArgs({
+  options: {
+    mdns: { type: 'boolean', default: false },
+    listen: { type: 'string', default: '/ip4/0.0.0.0/tcp/7477' },
+    bootstrap: { type: 'string', multiple: true, default: [] },
+  },
+})
+
+const log = pino({ level: 'silent' })
+const host = await Host.start({ key: ephemeralNodeKey(), listen: [values.listen], mdns: values.mdns, log })
+host.onPeer((peerId) => print({ event: 'peer', peerId }))
+host.onPeerGone((peerId) => print({ event: 'gone', peerId }))
+const keeper = Keeper.start({
+  host,
+  book: new PeerBook(openDatabase(':memory:')),
+  bootstrap: values.bootstrap,
+  maxPeers: 24,
+  log,
+})
+print({ event: 'started', peerId: host.peerId, addresses: host.addresses() })
+
+for await (const _ of process.stdin) {
+  // Nothing is asked of it.
+}
+await keeper[Symbol.asyncDispose]()
+await host[Symbol.asyncDispose]()
+process.exit(0)
+
+function print(event: { event: string; peerId: string; addresses?: string[] }): void {
+  process.stdout.write(`${JSON.stringify(event)}\n`)
+}
