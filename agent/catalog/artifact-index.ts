@@ -21,6 +21,7 @@ const STEPS = [
      publisher BLOB NOT NULL,
      name TEXT NOT NULL,
      cid TEXT NOT NULL,
+     type TEXT NOT NULL,
      issued INTEGER NOT NULL,
      expires INTEGER NOT NULL,
      UNIQUE (publisher, name)
@@ -60,8 +61,8 @@ export class ArtifactIndex {
   set({ publisher, name, issued, expires }: ArtifactRow, body: ArtifactBody, publisherWords: string): void {
     this.delete({ publisher, name })
     const { lastInsertRowid } = this.#db
-      .prepare('INSERT INTO artifacts (publisher, name, cid, issued, expires) VALUES (?, ?, ?, ?, ?)')
-      .run(publisher, name, body.cid.toString(), issued, expires)
+      .prepare('INSERT INTO artifacts (publisher, name, cid, type, issued, expires) VALUES (?, ?, ?, ?, ?, ?)')
+      .run(publisher, name, body.cid.toString(), body.type, issued, expires)
     this.#db
       .prepare('INSERT INTO artifact_words (rowid, name, description, type, publisher) VALUES (?, ?, ?, ?, ?)')
       .run(lastInsertRowid, name, body.description, body.type, publisherWords)
@@ -81,6 +82,14 @@ export class ArtifactIndex {
         'UPDATE artifact_words SET publisher = ? WHERE rowid IN (SELECT artifact FROM artifacts WHERE publisher = ?)',
       )
       .run(publisherWords, publisher)
+  }
+
+  ofPublisher(publisher: Uint8Array): ArtifactRow[] {
+    return this.#rows('publisher = ? ORDER BY name', publisher)
+  }
+
+  ofType(type: ArtifactBody['type']): ArtifactRow[] {
+    return this.#rows('type = ?', type)
   }
 
   named(name: string, now: number): ArtifactRow[] {

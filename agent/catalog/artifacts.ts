@@ -46,7 +46,7 @@ export type Candidate = { peerId: string; name: string; body: NixArtifactBody }
 
 export type ArtifactsOptions = {
   db: Database
-  records: Pick<Records, 'publisher' | 'now' | 'put' | 'remove' | 'get' | 'list' | 'own' | 'addIndex' | 'onChange'>
+  records: Pick<Records, 'publisher' | 'now' | 'put' | 'remove' | 'get' | 'own' | 'addIndex' | 'onChange'>
   nodes: Pick<Nodes, 'get' | 'onRename'>
 }
 
@@ -65,7 +65,8 @@ export class Artifacts implements Disposable {
     this.#records = records
     this.#nodes = nodes
     this.#index = new ArtifactIndex(db)
-    for (const record of records.list(ARTIFACT_KIND)) this.#indexPaths(record, record)
+    for (const key of this.#index.ofType('nix'))
+      this.#indexPaths(key, records.get(key.publisher, ARTIFACT_KIND, key.name))
     records.addIndex((change) => this.#apply(change))
     this.#stop = [
       records.onChange((changes) => {
@@ -96,12 +97,16 @@ export class Artifacts implements Disposable {
   }
 
   /**
-   * Takes back what this node said under this name, or of this CID under any name. Gives back what it was.
+   * Takes back what this node said under this name, or of this CID under any name, also from another state directory with the same
+   * key. Gives back what it was.
    *
    * @throws {AgentError} `not-found`
    */
   withdraw(ref: string): Artifact[] {
-    const all = this.own()
+    const own = this.own()
+    const names = new Set(own.map(({ name }) => name))
+    const others = this.#index.ofPublisher(this.#records.publisher).filter(({ name }) => !names.has(name))
+    const all = [...own, ...this.#entries(others)]
     const named = all.filter(({ name }) => name === ref)
     const meant = named.length > 0 ? named : all.filter(({ cid }) => cid === cidOf(ref))
     if (meant.length === 0) {

@@ -71,6 +71,14 @@ describe('this node’s artifacts', () => {
     expect(() => view.artifacts.withdraw('c')).toThrow(expect.objectContaining({ code: 'not-found' }))
   })
 
+  it('are withdrawn although this state directory does not know them', () => {
+    using view = makeView()
+    view.hear(view.key, 'lost', fileBody('1'))
+    expect(view.artifacts.own()).toEqual([])
+    expect(view.artifacts.withdraw('lost')).toMatchObject([{ name: 'lost', isOwn: true }])
+    expect(view.names('')).toEqual([])
+  })
+
   it.each(['', '.hidden', 'a b', 'a/b', 'ü', 'x'.repeat(129), 'a\n'])('cannot be called %j', (name) => {
     using view = makeView()
     expect(() => view.artifacts.announce(name, fileBody('1'))).toThrow(expect.objectContaining({ code: 'usage' }))

@@ -291,6 +291,25 @@ describe('bounds of one publisher', () => {
   })
 })
 
+describe('bounds of the whole store', () => {
+  it('refuse strangers once it is full of strangers, and nobody who was there before', () => {
+    using store = makeStore()
+    const first = put(store, 'mine', MINUTE_MS)
+    store.records.accept(recordBy(alice).bytes)
+    const sign = () => new Uint8Array(64)
+    const strangers = Array.from({ length: 10_000 }, () => ({ ...ephemeralNodeKey() }))
+    const taken = strangers.map((key) => store.records.accept(recordBy(key, { leaseMs: MINUTE_MS }).bytes))
+    expect(taken.filter((acceptance) => acceptance === 'new')).toHaveLength(10_000 - 2)
+    expect(taken.at(-1)).toBe('refused:full')
+    expect(store.records.accept(recordBy({ ...bob, sign }).bytes)).toBe('refused:full')
+    expect(store.records.accept(recordBy(alice, { seq: START_MS + 1 }).bytes)).toBe('new')
+    expect(put(store, 'mine', MINUTE_MS).seq).toBeGreaterThan(first.seq)
+    store.clock.at += MINUTE_MS
+    store.records.sweep()
+    expect(store.records.accept(recordBy(bob).bytes)).toBe('new')
+  }, 60_000)
+})
+
 describe('the state of a store', () => {
   it('is the same for any records, in any order, cut into any transactions', () => {
     const keys = [alice, bob]
