@@ -44,7 +44,7 @@ export class BlobIndex {
       pin: db.prepare('INSERT OR IGNORE INTO content_pins VALUES (?, ?)'),
       unpin: db.prepare('DELETE FROM content_pins WHERE digest = ? AND reason = ?'),
       unpinTemporary: db.prepare('DELETE FROM content_pins WHERE substr(reason, 1, ?) = ?'),
-      unpinAll: db.prepare('DELETE FROM content_pins WHERE reason = ?'),
+      unpinAll: db.prepare('DELETE FROM content_pins WHERE reason = ? RETURNING digest'),
       reasons: db.prepare('SELECT DISTINCT reason FROM content_pins ORDER BY reason'),
       pins: db.prepare('SELECT reason FROM content_pins WHERE digest = ? ORDER BY reason'),
       pinnedBytes: db.prepare(
@@ -105,11 +105,14 @@ export class BlobIndex {
     this.#sql.unpinTemporary.run(TEMPORARY_PIN.length, TEMPORARY_PIN)
   }
 
-  /** Keeps these blobs for a reason, and no others for the same reason. */
-  setPins(reason: string, digests: readonly Digest[]): void {
-    transaction(this.#db, () => {
-      this.#sql.unpinAll.run(reason)
+  /** Keeps these blobs for a reason, and no others for the same reason; gives back the rows that it drops, which nobody keeps now. */
+  setPins(reason: string, digests: readonly Digest[]): BlobRow[] {
+    return transaction(this.#db, () => {
+      const before = digestsOf(this.#sql.unpinAll.all(reason))
       for (const digest of digests) this.#sql.pin.run(digest, reason)
+      const left = [...before].filter((digest) => this.pins(digest).length === 0).flatMap((one) => this.get(one) ?? [])
+      for (const { digest } of left) this.drop(digest)
+      return left
     })
   }
 

@@ -153,8 +153,12 @@ export class Blobs implements BlobStore {
     this.index.unpin(digest, reason)
   }
 
+  /**
+   * Keeps these blobs for a reason, and no others for the same reason. A blob that loses its last reason so is removed, not left to be
+   * evicted: what somebody withdrew must not be given out any more.
+   */
   setPins(reason: string, digests: readonly Digest[]): void {
-    this.index.setPins(reason, digests)
+    for (const { digest, sizeBytes } of this.index.setPins(reason, digests)) this.#remove(digest, sizeBytes)
   }
 
   pinReasons(prefix: string): string[] {

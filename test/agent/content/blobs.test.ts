@@ -159,6 +159,20 @@ describe('after a crash', () => {
     expect(after.entries).toContainEqual(expect.objectContaining({ msg: 'blob.lost', digest, pins: ['published'] }))
   })
 
+  test('a blob goes with the last reason that it was kept for', async () => {
+    using store = new Store()
+    const write = (seed: number) => store.blobs.write(undefined, [pattern(1000, seed)], never)
+    const [both, one, cached] = [await write(1), await write(2), await write(3)]
+    store.blobs.setPins('a', [both.digest, one.digest])
+    store.blobs.setPins('b', [both.digest])
+    store.blobs.setPins('a', [])
+    expect([both, one, cached].map(({ digest }) => store.blobs.has(digest))).toEqual([true, false, true])
+    expect(existsSync(store.blobs.pathOf(one.digest))).toBe(false)
+    expect(store.blobs.stats).toMatchObject({ blobs: 2, bytes: 2000 })
+    store.blobs.setPins('b', [both.digest])
+    expect(store.blobs.has(both.digest)).toBe(true)
+  })
+
   test('temporary pins do not outlive the agent that set them', async () => {
     using before = new Store()
     const { digest } = await before.blobs.write(undefined, [pattern(10)], never, { pin: `${TEMPORARY_PIN}1` })
