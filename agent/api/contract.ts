@@ -132,7 +132,10 @@ export type Part = {
   /** Store path, of the parts of a Nix artifact. */
   path?: string
 }
-export type FetchResult = { artifact: ArtifactView; parts: Part[] }
+type Announced = 'publisher' | 'own' | 'issued' | 'expires'
+/** Without what a record says, and named by its CID, when no record names it and it was found by its CID in the DHT. */
+export type FetchedArtifact = Omit<ArtifactView, Announced> & Partial<Pick<ArtifactView, Announced>>
+export type FetchResult = { artifact: FetchedArtifact; parts: Part[] }
 /** Lines of the answer to `fetch`. The last is `done` or `error`; a stream without one was cut. */
 export type FetchEvent =
   | { type: 'progress'; doneBytes: number; totalBytes: number }

@@ -132,7 +132,13 @@ export const searchResult: z.ZodType<SearchResult> = z.object({ artifacts: z.arr
 export const publishResult: z.ZodType<PublishResult> = z.object({ artifact, announcedTo: count })
 
 const fetchResult: z.ZodType<FetchResult> = z.object({
-  artifact,
+  artifact: z.object({
+    ...artifactFields,
+    publisher: artifactFields.publisher.exactOptional(),
+    own: artifactFields.own.exactOptional(),
+    issued: artifactFields.issued.exactOptional(),
+    expires: artifactFields.expires.exactOptional(),
+  }),
   parts: z.array(
     z.object({ digest, sizeBytes: count, kind: z.enum(['file', 'nar']), path: z.string().exactOptional() }),
   ),

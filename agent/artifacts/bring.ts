@@ -3,7 +3,7 @@
  * What is already here (fetched before, or in the Nix store) is not fetched again, so an interrupted `get` goes on where it was.
  */
 import { randomUUID } from 'node:crypto'
-import type { CID } from 'multiformats/cid'
+import { CID } from 'multiformats/cid'
 import {
   blobOf,
   type Digest,
@@ -18,6 +18,9 @@ import { AgentError, reasonOf } from '../error.ts'
 const FETCHES_AT_ONCE = 4
 
 export type BringPart = { digest: Digest; sizeBytes: number; kind: 'file' | 'nar'; path?: string }
+
+/** What was brought: `root` is the store path that a closure is of. */
+export type Brought = { type: 'file' | 'folder' | 'nix'; root?: string; parts: BringPart[] }
 
 /** The size where it is known, or a bound where it is not. */
 type Wanted = { digest: Digest; sizeBytes?: number; sizeBytesMax?: number }
@@ -36,7 +39,7 @@ export type BringDeps = {
  *
  * @throws {AgentError} `corrupt` naming the peers that lied, `not-found` when nobody has it, `limit`, `cancelled`.
  */
-export async function bringArtifact(cid: CID, deps: BringDeps, signal: AbortSignal): Promise<BringPart[]> {
+export async function bringArtifact(cid: CID, deps: BringDeps, signal: AbortSignal): Promise<Brought> {
   const pin = `${TEMPORARY_PIN}${randomUUID()}`
   const pinned = new Set<Digest>()
   const { digest, isManifest } = blobOf(cid)
@@ -51,22 +54,33 @@ export async function bringArtifact(cid: CID, deps: BringDeps, signal: AbortSign
   try {
     if (!isManifest) {
       await fetch({ digest }, deps.onProgress)
-      return [{ digest, sizeBytes: deps.blobs.sizeOf(digest) ?? 0, kind: 'file' }]
+      return { type: 'file', parts: [{ digest, sizeBytes: deps.blobs.sizeOf(digest) ?? 0, kind: 'file' }] }
     }
     await fetch({ digest, sizeBytesMax: MANIFEST_BYTES_MAX }, () => undefined)
-    const parts = partsOf(await readManifest(deps.holdings, digest, signal))
+    const manifest = await readManifest(deps.holdings, digest, signal)
+    const parts = partsOf(manifest)
     const progress = new Progress(parts, deps.onProgress)
     await eachAtOnce(parts, FETCHES_AT_ONCE, async (part) => {
       const { digest, sizeBytes } = part
-      await fetch({ digest, sizeBytes }, (doneBytes) => progress.update(part, doneBytes))
+      await fetch({ digest, sizeBytes }, (doneBytes) => progress.update(part, doneBytes)).catch(failOn(part))
       progress.update(part, part.sizeBytes)
     })
-    return parts
+    if (manifest.type === 'folder') return { type: 'folder', parts }
+    return { type: 'nix', root: manifest.paths[manifest.root]?.path ?? '', parts }
   } catch (error) {
     failed.abort(error)
     throw error
   } finally {
     for (const one of pinned) deps.blobs.unpin(one, pin)
+  }
+}
+
+/** Says which store path it is that cannot be had: people do not know digests. */
+function failOn({ path }: BringPart): (error: unknown) => never {
+  return (error) => {
+    if (path === undefined || !(error instanceof AgentError) || error.code === 'cancelled') throw error
+    const { code, message, next } = error
+    throw new AgentError(code, `${path}: ${message}`, { cause: error, ...(next !== undefined && { next }) })
   }
 }
 
@@ -88,6 +102,26 @@ export async function readManifest(holder: BlobHolder, digest: Digest, signal: A
     throw new AgentError('corrupt', `the manifest ${digest} cannot be used: ${reasonOf(cause)}`, { cause })
   } finally {
     await source.close?.()
+  }
+}
+
+/**
+ * The CID that a reference is; undefined for names.
+ *
+ * @throws {AgentError} `usage` for the CID of something that is no artifact.
+ */
+export function cidIn(ref: string): CID | undefined {
+  let cid: CID
+  try {
+    cid = CID.parse(ref)
+  } catch {
+    return undefined
+  }
+  try {
+    blobOf(cid)
+    return cid
+  } catch (cause) {
+    throw new AgentError('usage', `${ref} is not the CID of an artifact: ${reasonOf(cause)}`, { cause })
   }
 }
 

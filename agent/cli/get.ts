@@ -15,7 +15,7 @@ export function addGet(line: CommandLine): void {
       usage: 'get <ref>',
       summary: 'fetch an artifact from the peers that have it',
       details:
-        'The reference is a name, publisher/name, or a CID. Every byte is checked against the CID. A file or folder becomes DIR/<name>, a Nix closure DIR/nix/store/...; what exists is never overwritten.',
+        'The reference is a name, publisher/name, or a CID. Every byte is checked against the CID; a Nix closure named otherwise must also be signed by a key that the agent trusts. A file or folder becomes DIR/<name>, a Nix closure DIR/nix/store/...; what exists is never overwritten.',
       examples: [
         ['get site --to ./public', 'into ./public/site'],
         ['get apple/hello --to /tmp/hello', 'the one that the node apple publishes'],
@@ -35,11 +35,11 @@ export function addGet(line: CommandLine): void {
       const rate = took > 0 ? `, ${showSize(artifact.sizeBytes / (took / 1_000))}/s` : ''
       terminal.print(`Got ${artifactText(artifact)} in ${showMs(took)}${rate}`)
       const [first] = placed
-      if (artifact.root === undefined)
+      if (artifact.type !== 'nix')
         terminal.print(`  ${first?.path}${first?.isNew ? '' : ' (was there already, identical)'}`)
       else {
         terminal.print(`  ${placed.length} store paths below ${to}/nix/store`)
-        if (terminal.isInteractive)
+        if (terminal.isInteractive && artifact.root !== undefined)
           terminal.note(
             '',
             `To install it on this machine (see agent nix-conf):  nix-store --realise ${printable(artifact.root)}`,

@@ -1,5 +1,5 @@
 /** `agent search` and `agent show`: what is shared here and by peers. */
-import type { ArtifactDetail, ArtifactView, SearchResult } from '../api/contract.ts'
+import type { ArtifactDetail, ArtifactView, FetchedArtifact, SearchResult } from '../api/contract.ts'
 import { printable } from '../printable.ts'
 import type { CommandLine } from './command-line.ts'
 import { count, showDuration, showSize } from './measures.ts'
@@ -54,7 +54,7 @@ export function addShow(line: CommandLine): void {
 }
 
 /** One line about an artifact: `hello (nix, 51 paths, 230 MiB)`. */
-export function artifactText({ name, type, pathCount, sizeBytes }: ArtifactView): string {
+export function artifactText({ name, type, pathCount, sizeBytes }: FetchedArtifact): string {
   const paths = pathCount === undefined ? '' : `${count(pathCount, 'path')}, `
   return `${printable(name)} (${type}, ${paths}${showSize(sizeBytes)})`
 }

@@ -213,7 +213,7 @@ function keyOf({ cid, signatures }: Wanted['body']): string {
 }
 
 /** The 32 characters before a store path's name. */
-function hashPartOf(path: string): string {
+export function hashPartOf(path: string): string {
   const start = path.lastIndexOf('/') + 1
   return path.slice(start, start + 32)
 }

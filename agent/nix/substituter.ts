@@ -8,19 +8,20 @@
  *
  * Nix fails a whole command when a narinfo stalls, so `narinfo` answers within ANSWER_MS_MAX whatever the peers do.
  */
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Digest, NixArtifactBody } from '../../protocols/artifact/artifact.ts'
 import { WireError } from '../../protocols/error.ts'
 import type { BlobFetcher, BlobHolder, BlobSource } from '../content/content.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
 import { checkedSource } from './checked-source.ts'
-import type { Closures, PublishedClosure, PublishedPath } from './closures.ts'
+import { type Closures, hashPartOf, type PublishedClosure, type PublishedPath } from './closures.ts'
 import type { NarSource } from './nar-source.ts'
 import type { Narinfo } from './narinfo.ts'
 import type { NixStore } from './nix-store.ts'
 import { Prefetch } from './prefetch.ts'
 import { type CacheKey, isSignedBy, parsePublicKey } from './signing.ts'
-import type { TrustedKeys } from './trust.ts'
+import type { TrustedKeys, Verdict } from './trust.ts'
 
 /** Of the 2 s that the local Nix may have to wait, what the peers get. */
 const ANSWER_MS_MAX = 1_500
@@ -30,6 +31,8 @@ const CANDIDATES_MAX = 16
 const WHOLE_BYTES_MAX = 256 * 1024 * 1024
 /** NARs answered for: what is asked for next is in here. */
 const ANSWERED_MAX = 20_000
+/** Signatures checked before the event loop has its turn: about 5 ms. */
+const JUDGED_AT_ONCE = 32
 /** A publisher's fault is told once in this time for each of his artifacts, however many of its paths are asked for. */
 const FAULT_MS = 60_000
 const FAULTS_MAX = 1_000
@@ -47,6 +50,8 @@ export type PathFault = {
   /** What the user can do, if anything. */
   next: string | undefined
 }
+
+type Fault = Omit<PathFault, 'peerId'>
 
 type Deps = {
   store: Pick<NixStore, 'directory'>
@@ -141,6 +146,34 @@ export class Substituter implements AsyncDisposable {
     }
   }
 
+  /**
+   * Resolves when some publisher of this closure has it signed, every path of it, so that it is to be believed here. For whoever names an
+   * artifact by the name that a publisher gave it: a CID would say itself what it names.
+   *
+   * @throws {AgentError} `not-allowed` (nobody who is trusted signed it), `corrupt` (forged), or `not-found`; the message names publishers.
+   */
+  async vouch(body: Pick<NixArtifactBody, 'cid' | 'root'>, signal: AbortSignal): Promise<void> {
+    const all = this.#ranked(hashPartOf(body.root)).filter((candidate) => candidate.body.cid.equals(body.cid))
+    const refusals: string[] = []
+    const faults: Fault[] = []
+    for (const candidate of all) {
+      const closure = await this.#load(candidate, all, signal, refusals)
+      signal.throwIfAborted()
+      const fault = closure && (await this.#faultIn(candidate, closure))
+      if (closure && !fault) return
+      if (!fault) continue
+      this.#refuse(candidate, fault, refusals)
+      faults.push(fault)
+    }
+    const [first] = faults
+    const code = first === undefined ? 'not-found' : first.code === 'untrusted' ? 'not-allowed' : 'corrupt'
+    throw new AgentError(code, `${body.root} is refused: ${refusals.join('; ') || 'nobody publishes it any more'}`, {
+      next: [first?.next, `To get it all the same, name it by its CID: ${body.cid.toString()}`]
+        .filter(Boolean)
+        .join(' '),
+    })
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#prefetch[Symbol.asyncDispose]()
   }
@@ -223,14 +256,27 @@ export class Substituter implements AsyncDisposable {
     if (!entry?.path.startsWith(`${this.#deps.store.directory}/`)) return undefined
     const verdict = this.#deps.trust.judge(entry, entry.signatures)
     if (!verdict.ok) {
-      const { fault: code, reason } = verdict
-      const next = code === 'untrusted' ? adviceOn(candidate.body.signer, entry) : undefined
-      this.#refuse(candidate, { path: entry.path, code, reason, next }, refusals)
+      this.#refuse(candidate, faultOf(candidate, entry, verdict), refusals)
       return undefined
     }
     this.#remember(entry, hashPart)
     const signatures = verdict.by === 'signature' ? this.#signaturesOf(entry, entry.signatures) : entry.signatures
     return { ...entry, signatures, ca: verdict.ca }
+  }
+
+  /** The first reason not to believe a closure. */
+  async #faultIn(candidate: Candidate, closure: PublishedClosure): Promise<Fault | undefined> {
+    const { root } = candidate.body
+    if (!closure.byHashPart(hashPartOf(root))) {
+      return { path: root, code: 'malformed', reason: 'its closure does not have this path', next: undefined }
+    }
+    let judged = 0
+    for (const entry of closure.paths()) {
+      if (++judged % JUDGED_AT_ONCE === 0) await nextTurn()
+      const verdict = this.#deps.trust.judge(entry, entry.signatures)
+      if (!verdict.ok) return faultOf(candidate, entry, verdict)
+    }
+    return undefined
   }
 
   #signaturesOf(facts: Omit<PublishedPath, 'signatures'>, theirs: readonly string[]): string[] {
@@ -301,7 +347,7 @@ export class Substituter implements AsyncDisposable {
     }
   }
 
-  #refuse({ peerId, body }: Candidate, fault: Omit<PathFault, 'peerId'>, refusals: string[]): void {
+  #refuse({ peerId, body }: Candidate, fault: Fault, refusals: string[]): void {
     refusals.push(`${peerId}: ${fault.path}: ${fault.reason}`)
     const key = `${peerId} ${body.cid.toString()} ${fault.code}`
     const told = this.#faults.get(key)
@@ -322,4 +368,9 @@ function adviceOn(signer: string, entry: PublishedPath): string | undefined {
   } catch {
     return undefined
   }
+}
+
+function faultOf({ body }: Candidate, entry: PublishedPath, verdict: Extract<Verdict, { ok: false }>): Fault {
+  const { fault: code, reason } = verdict
+  return { path: entry.path, code, reason, next: code === 'untrusted' ? adviceOn(body.signer, entry) : undefined }
 }

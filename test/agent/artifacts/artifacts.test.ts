@@ -197,14 +197,14 @@ describe('bringing an artifact', () => {
       sources: async function* () {},
       onProgress: (done: number, total: number) => void progress.push([done, total]),
     }
-    const parts = await bringArtifact(cid, deps, signal).catch((error: unknown) => error)
-    return { parts, fetched, progress, pins: pinsOf(blobs) }
+    const brought = await bringArtifact(cid, deps, signal).catch((error: unknown) => error)
+    return { brought, fetched, progress, pins: pinsOf(blobs) }
   }
 
   it('fetches a file by its hash', async () => {
     const bytes = randomBytes(50)
-    const { parts, pins } = await bring(fileCid(sha256(bytes)), new Map([[sha256(bytes), bytes]]))
-    expect(parts).toEqual([{ digest: sha256(bytes), sizeBytes: 50, kind: 'file' }])
+    const { brought, pins } = await bring(fileCid(sha256(bytes)), new Map([[sha256(bytes), bytes]]))
+    expect(brought).toEqual({ type: 'file', parts: [{ digest: sha256(bytes), sizeBytes: 50, kind: 'file' }] })
     expect(pins).toEqual([])
   })
 
@@ -218,15 +218,12 @@ describe('bringing an artifact', () => {
     }))
     const manifest = encodeManifest({ v: 1, type: 'closure', root: 0, paths })
     const remote = new Map([manifest, ...nars].map((bytes) => [sha256(bytes), bytes]))
-    const { parts, progress, fetched } = await bring(manifestCid(manifest), remote)
-    expect(parts).toEqual(
-      paths.map(({ path }, at) => ({
-        digest: sha256(nars[at] as Buffer),
-        sizeBytes: nars[at]?.byteLength,
-        kind: 'nar',
-        path,
-      })),
-    )
+    const { brought, progress, fetched } = await bring(manifestCid(manifest), remote)
+    const parts = paths.map(({ path }, at) => {
+      const nar = nars[at] as Buffer
+      return { digest: sha256(nar), sizeBytes: nar.byteLength, kind: 'nar', path }
+    })
+    expect(brought).toEqual({ type: 'nix', root: paths[0]?.path, parts })
     expect(progress.at(-1)).toEqual([30, 30])
     expect(fetched.length).toBe(3)
     expect((await bring(manifestCid(manifest), remote)).fetched).toEqual([])
@@ -235,14 +232,14 @@ describe('bringing an artifact', () => {
   it('lets its pins go when a part is missing, and says which', async () => {
     const nar = randomBytes(10)
     const manifest = encodeManifest({ v: 1, type: 'folder', nar: Buffer.from(sha256(nar), 'hex'), sizeBytes: 10 })
-    const { parts, pins } = await bring(manifestCid(manifest), new Map([[sha256(manifest), manifest]]))
-    expect(parts).toMatchObject({ code: 'not-found', message: `nobody has ${sha256(nar)}` })
+    const { brought, pins } = await bring(manifestCid(manifest), new Map([[sha256(manifest), manifest]]))
+    expect(brought).toMatchObject({ code: 'not-found', message: `nobody has ${sha256(nar)}` })
     expect(pins).toEqual([])
   })
 
   it('refuses a manifest that is none, however right its hash', async () => {
     const rubbish = randomBytes(100)
-    const { parts } = await bring(manifestCid(rubbish), new Map([[sha256(rubbish), rubbish]]))
-    expect(parts).toMatchObject({ code: 'corrupt', message: expect.stringContaining('cannot be used') })
+    const { brought } = await bring(manifestCid(rubbish), new Map([[sha256(rubbish), rubbish]]))
+    expect(brought).toMatchObject({ code: 'corrupt', message: expect.stringContaining('cannot be used') })
   })
 })

@@ -226,6 +226,40 @@ it('does not wait for a hung peer when another answers', async () => {
   expect(performance.now() - started).toBeLessThan(1_000)
 })
 
+it('vouches for a whole closure, or says of each publisher why not', async () => {
+  using nix = new FakeNix()
+  const { root } = await closureOn(nix)
+  await using here = new Receiver(nix.store)
+  const signal = AbortSignal.timeout(10_000)
+  const stranger = await publisher('peer-stranger', nix.store, root)
+  const { body } = stranger.candidate
+  await expect(here.substituter.vouch(body, signal)).rejects.toMatchObject({ code: 'not-found' })
+  here.meet(stranger)
+  await expect(here.substituter.vouch(body, signal)).rejects.toMatchObject({
+    code: 'not-allowed',
+    message: expect.stringMatching(/peer-stranger: .*does not trust/),
+    next: expect.stringContaining(`agent trust add ${stranger.key.publicKey.text}`),
+  })
+  // The same content, so the same CID, with the signatures of somebody who is trusted.
+  const friend = await publisher('peer-friend', nix.store, root)
+  here.meet(friend)
+  here.trust.add(friend.key.publicKey.text)
+  await here.substituter.vouch(body, signal)
+
+  // One path of the closure forged, and not the one that it is named after.
+  await using other = new Receiver(nix.store)
+  const liar = await publisher('peer-liar', nix.store, root)
+  await restate(liar, (manifest) => {
+    for (const entry of manifest.paths) if (entry.path !== root) entry.sizeBytes += 8
+    return manifest
+  })
+  other.meet(liar)
+  other.trust.add(liar.key.publicKey.text)
+  const forged = { code: 'corrupt', message: expect.stringMatching(/peer-liar: .*leaf: its signature/) }
+  await expect(other.substituter.vouch(liar.candidate.body, signal)).rejects.toMatchObject(forged)
+  expect(other.faults).toMatchObject([{ peerId: 'peer-liar', code: 'forged' }])
+})
+
 it('stays up, and answers 404, when a part that it needs fails', async () => {
   using nix = new FakeNix()
   const { root } = await closureOn(nix)
