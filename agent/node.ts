@@ -14,8 +14,7 @@ import { Presence } from './catalog/presence.ts'
 import { Records } from './catalog/records.ts'
 import { Renewer } from './catalog/renewer.ts'
 import { Replicator } from './catalog/replicator.ts'
-import type { LoadedConfig } from './config.ts'
-import { configKeys } from './config-keys.ts'
+import { changedKeys, type LoadedConfig } from './config.ts'
 import { BlobIndex } from './content/blob-index.ts'
 import { Blobs } from './content/blobs.ts'
 import { Fetcher } from './content/fetcher.ts'
@@ -288,12 +287,7 @@ function reload(current: { config: LoadedConfig }, { keeper, trust, blobs, log }
   }
   blobs.setQuota(next.values.quotaBytes)
   log.level = next.values.logLevel
-  const before = new Map(current.config.entries.map(({ key, value }) => [key, JSON.stringify(value)]))
-  const reloaded = new Set(configKeys.filter(({ reloads }) => reloads).map(({ key }) => key))
-  const changed = next.entries
-    .filter(({ key, value }) => before.get(key) !== JSON.stringify(value))
-    .map(({ key }) => key)
-  const needRestart = changed.filter((key) => !reloaded.has(key))
+  const { reloaded, restart } = changedKeys(current.config, next)
   current.config = next
-  log.info({ changed, needRestart }, 'config.reloaded')
+  log.info({ changed: [...reloaded, ...restart], needRestart: restart }, 'config.reloaded')
 }
