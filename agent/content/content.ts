@@ -62,6 +62,8 @@ export type FetchOptions = {
   sizeBytesMax?: number
   onProgress?: (doneBytes: number, totalBytes: number) => void
   pin?: string
+  /** How long a source may say nothing before another is asked, if there is one: short where somebody waits for a small blob. */
+  hasteMs?: number
 }
 
 export type BlobFetcher = {

@@ -6,16 +6,13 @@ import { WireError } from '../../protocols/error.ts'
 export class Deadline implements Disposable {
   readonly #controller = new AbortController()
   readonly #parent: AbortSignal
-  readonly #timer: NodeJS.Timeout
+  #timer: NodeJS.Timeout
   readonly #onParentAbort = () => this.#controller.abort(this.#parent.reason)
   #held = 0
 
   constructor(quietMs: number, parent: AbortSignal) {
     this.#parent = parent
-    this.#timer = setTimeout(() => {
-      if (this.#held > 0) this.#timer.refresh()
-      else this.#controller.abort(new WireError('timeout', `nothing came for ${Math.ceil(quietMs / 1000)} s`))
-    }, quietMs)
+    this.#timer = this.#timerOf(quietMs)
     if (parent.aborted) this.#onParentAbort()
     else parent.addEventListener('abort', this.#onParentAbort, { once: true })
   }
@@ -27,6 +24,12 @@ export class Deadline implements Disposable {
   /** Something was heard. */
   wind(): void {
     this.#timer.refresh()
+  }
+
+  /** Begins anew, and from now on it may be quiet for so long. */
+  allow(quietMs: number): void {
+    clearTimeout(this.#timer)
+    this.#timer = this.#timerOf(quietMs)
   }
 
   /** While `work` runs it is our turn, not the peer's: the time does not count. */
@@ -43,5 +46,12 @@ export class Deadline implements Disposable {
   [Symbol.dispose](): void {
     clearTimeout(this.#timer)
     this.#parent.removeEventListener('abort', this.#onParentAbort)
+  }
+
+  #timerOf(quietMs: number): NodeJS.Timeout {
+    return setTimeout(() => {
+      if (this.#held > 0) this.#timer.refresh()
+      else this.#controller.abort(new WireError('timeout', `nothing came for ${Math.ceil(quietMs / 1000)} s`))
+    }, quietMs)
   }
 }

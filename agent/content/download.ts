@@ -19,6 +19,8 @@ export type DownloadOptions = {
   /** Whether the size is what this peer said, or somebody else did: who is wrong when its answer has another length depends on it. */
   isStated: boolean
   deadline: Deadline
+  /** The peer has begun to answer. */
+  onAnswer: () => void
   onPiece: (bytes: number) => void
 }
 
@@ -32,7 +34,7 @@ export async function download(
   asker: PieceAsker,
   digest: Uint8Array,
   partial: PartialBlob,
-  { isStated, deadline, onPiece }: DownloadOptions,
+  { isStated, deadline, onAnswer, onPiece }: DownloadOptions,
 ): Promise<void> {
   const { sizeBytes, hashes } = partial.list
   const writes = new Writes(partial, onPiece)
@@ -54,6 +56,7 @@ export async function download(
       askedPieces -= run.count
       const expectedBytes = rangeBytes(sizeBytes, run.from, run.count)
       const announcedBytes = await asker.readGet(deadline.signal)
+      onAnswer()
       if (announcedBytes !== expectedBytes)
         throw new WireError(
           isStated ? 'malformed' : 'refused',

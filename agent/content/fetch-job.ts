@@ -29,6 +29,8 @@ export type JobLimits = {
   openMs: number
   /** Between two pieces. */
   pieceMs: number
+  /** Until a source begins to answer; one that does not gives way to the others, and has `pieceMs` when there are none left. */
+  hasteMs: number
   /** More for the list, for each GiB of blob: the peer may have to read it all first. */
   listMsPerGib: number
 }
@@ -37,12 +39,17 @@ export type FetchJobInit = {
   digest: Digest
   sizeBytes: number | undefined
   sizeBytesMax: number | undefined
+  hasteMs: number | undefined
   blobs: Blobs
   sessions: PieceSessions
   slots: Slots
   limits: JobLimits
   /** Why this peer is not to be asked for this blob. */
   shunned: (peerId: string) => string | undefined
+  /** Whether this peer let somebody wait in vain a short while ago: it is asked when nobody else is left. */
+  isSilent: (peerId: string) => boolean
+  onSilence: (peerId: string) => void
+  onAnswer: (peerId: string) => void
   onFault: (peerId: string, reason: string) => void
   onBytes: (bytes: number) => void
   log: Log
@@ -51,6 +58,7 @@ export type FetchJobInit = {
 type Waiter = Pick<FetchOptions, 'onProgress' | 'pin'>
 /** What became of a source that was tried. */
 type Outcome = { reason: string; lied: boolean }
+type Source = { peerId: string; isLastResort: boolean; patienceMs: number }
 
 export class FetchJob {
   readonly digest: Digest
@@ -59,6 +67,7 @@ export class FetchJob {
   /** Resolves, however it ended, when nothing of the job runs any more. */
   readonly ended: Promise<void>
   readonly #init: FetchJobInit
+  readonly #hasteMs: number
   readonly #stopping = new AbortController()
   readonly #waiters = new Set<Waiter>()
   readonly #sources = new SourceQueue()
@@ -66,6 +75,8 @@ export class FetchJob {
   readonly #again: string[] = []
   /** Sources that stated another piece list than the one in use. */
   readonly #dissenters: string[] = []
+  /** Sources that did not begin to answer, here or for another blob. */
+  readonly #silent: string[] = []
   readonly #outcomes = new Map<string, Outcome>()
   /** Who stated which list, by `listKey`. */
   readonly #claims = new Map<string, Set<string>>()
@@ -81,6 +92,7 @@ export class FetchJob {
     this.digest = init.digest
     this.sizeBytes = init.sizeBytes
     this.sizeBytesMax = init.sizeBytesMax
+    this.#hasteMs = init.hasteMs ?? init.limits.hasteMs
     // Whoever waits has these; a job that nobody waits for any more may end badly in silence.
     this.#result.promise.catch(() => undefined)
     this.#started.promise.catch(() => undefined)
@@ -156,10 +168,10 @@ export class FetchJob {
       const free = await this.#init.slots.take(signal)
       const before = this.#partial?.doneBytes ?? 0
       try {
-        if (await this.#fetchFrom(next.peerId, next.isLastResort, signal)) break
+        if (await this.#fetchFrom(next, signal)) break
       } catch (error) {
         if (signal.aborted || error instanceof AgentError) throw error
-        this.#note(next.peerId, error, (this.#partial?.doneBytes ?? 0) > before)
+        this.#note(next, error, (this.#partial?.doneBytes ?? 0) > before)
       } finally {
         free()
       }
@@ -170,22 +182,28 @@ export class FetchJob {
     }
   }
 
-  async #nextSource(signal: AbortSignal): Promise<{ peerId: string; isLastResort: boolean } | undefined> {
+  async #nextSource(signal: AbortSignal): Promise<Source | undefined> {
+    const { pieceMs } = this.#init.limits
+    const patienceMs = Math.min(this.#hasteMs, pieceMs)
     for (;;) {
       const peerId = (await this.#sources.next(signal)) ?? this.#again.shift()
       if (peerId === undefined) break
       const shunned = this.#init.shunned(peerId)
-      if (shunned === undefined) return { peerId, isLastResort: false }
-      this.#outcomes.set(peerId, { reason: shunned, lied: true })
+      if (shunned !== undefined) this.#outcomes.set(peerId, { reason: shunned, lied: true })
+      else if (this.#init.isSilent(peerId)) this.#silent.push(peerId)
+      else return { peerId, isLastResort: false, patienceMs }
     }
     const dissenter = this.#dissenters.shift()
-    return dissenter === undefined ? undefined : { peerId: dissenter, isLastResort: true }
+    if (dissenter !== undefined) return { peerId: dissenter, isLastResort: true, patienceMs: pieceMs }
+    const silent = this.#silent.shift()
+    return silent === undefined ? undefined : { peerId: silent, isLastResort: false, patienceMs: pieceMs }
   }
 
-  async #fetchFrom(peerId: string, isLastResort: boolean, signal: AbortSignal): Promise<boolean> {
+  async #fetchFrom(source: Source, signal: AbortSignal): Promise<boolean> {
+    const { peerId } = source
     const session = await this.#session(peerId, signal)
     try {
-      return await this.#fetchOn(session, isLastResort, signal)
+      return await this.#fetchOn(session, source, signal)
     } catch (error) {
       session.frames.abort(asError(error))
       // A stream kept from an earlier blob may have been closed since: that says nothing of the peer.
@@ -193,7 +211,7 @@ export class FetchJob {
     }
     const fresh = await this.#session(peerId, signal, { fresh: true })
     try {
-      return await this.#fetchOn(fresh, isLastResort, signal)
+      return await this.#fetchOn(fresh, source, signal)
     } catch (error) {
       fresh.frames.abort(asError(error))
       throw error
@@ -201,31 +219,38 @@ export class FetchJob {
   }
 
   /** True when the blob is whole; false when this source states another list than the one in use, and others are to be tried first. */
-  async #fetchOn(session: PieceSession, isLastResort: boolean, signal: AbortSignal): Promise<boolean> {
-    const list = await this.#listFrom(session, signal)
-    const isAgreed = await this.#settleOn(list, session.peerId, isLastResort, signal)
-    if (isAgreed) await this.#fill(session, signal)
+  async #fetchOn(session: PieceSession, source: Source, signal: AbortSignal): Promise<boolean> {
+    const list = await this.#listFrom(session, source.patienceMs, signal)
+    const isAgreed = await this.#settleOn(list, session.peerId, source.isLastResort, signal)
+    if (isAgreed) await this.#fill(session, source.patienceMs, signal)
     this.#init.sessions.give(session)
     return isAgreed
   }
 
   async #session(peerId: string, signal: AbortSignal, how?: { fresh: boolean }): Promise<PieceSession> {
     using deadline = new Deadline(this.#init.limits.openMs, signal)
-    return await this.#init.sessions.take(peerId, deadline.signal, how)
+    try {
+      return await this.#init.sessions.take(peerId, deadline.signal, how)
+    } catch (error) {
+      // Not silence: more patience would not help.
+      if (error instanceof WireError && error.code === 'timeout') throw new WireError('closed', 'it cannot be reached')
+      throw error
+    }
   }
 
-  async #listFrom({ asker }: PieceSession, signal: AbortSignal): Promise<PieceList> {
+  async #listFrom({ asker, peerId }: PieceSession, patienceMs: number, signal: AbortSignal): Promise<PieceList> {
     const { digest, sizeBytes, sizeBytesMax = BLOB_BYTES_MAX } = this
     if (sizeBytes !== undefined && this.#isOnePiece) return listOf(sizeBytes, fromHex(digest))
-    const { pieceMs, listMsPerGib } = this.#init.limits
+    const { listMsPerGib } = this.#init.limits
     const known = this.#partial?.list
     const readBytes = Math.min(sizeBytes ?? UNKNOWN_BYTES, sizeBytesMax, LISTING_BYTES_MAX)
-    using deadline = new Deadline(pieceMs + (listMsPerGib * readBytes) / 2 ** 30, signal)
+    using deadline = new Deadline(patienceMs + (listMsPerGib * readBytes) / 2 ** 30, signal)
     const stated = await asker.hashes(
       fromHex(digest),
       { sizeBytesMax: sizeBytes ?? sizeBytesMax, known: known?.root },
       deadline.signal,
     )
+    this.#init.onAnswer(peerId)
     if (sizeBytes !== undefined && stated.sizeBytes !== sizeBytes)
       throw new WireError('refused', `it has ${stated.sizeBytes} bytes in place of ${sizeBytes}`)
     const isKnown = known && stated.sizeBytes === known.sizeBytes && Buffer.compare(known.root, stated.root) === 0
@@ -264,10 +289,17 @@ export class FetchJob {
     return this.sizeBytes !== undefined && this.sizeBytes > 0 && this.sizeBytes < PIECE_BYTES
   }
 
-  async #fill({ asker }: PieceSession, signal: AbortSignal): Promise<void> {
+  async #fill({ asker, peerId }: PieceSession, patienceMs: number, signal: AbortSignal): Promise<void> {
     const partial = this.#partial
     if (!partial) throw new TypeError('pieces before a list')
-    using deadline = new Deadline(this.#init.limits.pieceMs, signal)
+    using deadline = new Deadline(patienceMs, signal)
+    let isAnswering = false
+    const onAnswer = () => {
+      if (isAnswering) return
+      isAnswering = true
+      deadline.allow(this.#init.limits.pieceMs)
+      this.#init.onAnswer(peerId)
+    }
     const onPiece = (bytes: number) => {
       this.#init.onBytes(bytes)
       this.#tellProgress(partial)
@@ -275,7 +307,7 @@ export class FetchJob {
     }
     this.#tellProgress(partial)
     for (let filling = 0; filling < FILLINGS_MAX; filling++) {
-      await download(asker, fromHex(this.digest), partial, { isStated: !this.#isOnePiece, deadline, onPiece })
+      await download(asker, fromHex(this.digest), partial, { isStated: !this.#isOnePiece, deadline, onAnswer, onPiece })
       const verdict = await partial.finish(signal)
       if (verdict === 'whole') return
       if (verdict === 'wrong') throw this.#refute(partial.list)
@@ -295,7 +327,7 @@ export class FetchJob {
     return new WireError('mismatch', reason)
   }
 
-  #note(peerId: string, error: unknown, progressed: boolean): void {
+  #note({ peerId, patienceMs }: Source, error: unknown, progressed: boolean): void {
     const reason = reasonOf(error)
     const code = error instanceof WireError ? error.code : 'closed'
     this.#init.log.debug({ digest: this.digest, peerId, code, reason, progressed }, 'blob.source.failed')
@@ -304,7 +336,9 @@ export class FetchJob {
       return
     }
     this.#outcomes.set(peerId, { reason, lied: false })
+    if (code === 'timeout') this.#init.onSilence(peerId)
     if (progressed) this.#again.push(peerId)
+    else if (code === 'timeout' && patienceMs < this.#init.limits.pieceMs) this.#silent.push(peerId)
   }
 
   #blame(peerId: string, reason: string): void {

@@ -19,12 +19,17 @@ import { Slots } from './slots.ts'
 const DOWNLOADS_MAX = 12
 /** A piece that takes longer is 13 KB/s: another source, or a later time, serves the user better. */
 const PIECE_MS_MAX = 20_000
+/** An honest peer begins to answer in a round trip. One that does not may be overloaded, so it gets its time when nobody else is left. */
+const HASTE_MS = 4_000
 /** A peer may have to read the whole blob before it can list its pieces; it is given this much longer for each GiB. */
 const LIST_MS_PER_GIB = 10_000
 const OPEN_MS_MAX = 10_000
 /** A peer that repaired its disk is worth asking again. */
 const SHUNNED_MS = 10 * 60_000
 const SHUNNED_MAX = 10_000
+/** A peer that let somebody wait in vain is asked last for this long, unless it answers meanwhile. */
+const SILENT_MS = 60_000
+const SILENT_MAX = 1_000
 
 export type FetcherInit = {
   blobs: Blobs
@@ -42,6 +47,8 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
   readonly #slots = new Slots(DOWNLOADS_MAX)
   /** `peerId digest` -> what it did, and until when it is remembered. */
   readonly #shunned = new Map<string, { reason: string; untilMs: number }>()
+  /** Peer ids -> until when it is remembered that they let somebody wait. */
+  readonly #silent = new Map<string, number>()
   readonly #now: () => number
   readonly #sessions: PieceSessions
   #isStopped = false
@@ -52,6 +59,7 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
     this.#limits = {
       openMs: OPEN_MS_MAX,
       pieceMs: PIECE_MS_MAX,
+      hasteMs: HASTE_MS,
       listMsPerGib: LIST_MS_PER_GIB,
       ...init.limits,
     }
@@ -123,17 +131,21 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
     }
   }
 
-  #begin(digest: Digest, { sizeBytes, sizeBytesMax }: FetchOptions): FetchJob {
+  #begin(digest: Digest, { sizeBytes, sizeBytesMax, hasteMs }: FetchOptions): FetchJob {
     const { blobs, log } = this.#init
     const job = new FetchJob({
       digest,
       sizeBytes,
       sizeBytesMax,
+      hasteMs,
       blobs,
       sessions: this.#sessions,
       slots: this.#slots,
       limits: this.#limits,
       shunned: (peerId) => this.#shunnedFor(peerId, digest),
+      isSilent: (peerId) => (this.#silent.get(peerId) ?? 0) > this.#now(),
+      onSilence: (peerId) => this.#noteSilence(peerId),
+      onAnswer: (peerId) => void this.#silent.delete(peerId),
       onFault: (peerId, reason) => this.#blame({ peerId, digest, reason }),
       onBytes: (bytes) => {
         this.#fetchedBytes += bytes
@@ -156,6 +168,11 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
     }
     this.#init.log.warn({ ...fault }, 'blob.fault')
     this.#init.onFault?.(fault)
+  }
+
+  #noteSilence(peerId: string): void {
+    if (this.#silent.size >= SILENT_MAX) this.#silent.clear()
+    this.#silent.set(peerId, this.#now() + SILENT_MS)
   }
 
   #shunnedFor(peerId: string, digest: Digest): string | undefined {

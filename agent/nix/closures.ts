@@ -19,6 +19,8 @@ import type { BlobFetcher, BlobHolder, FetchOptions } from '../content/content.t
 import { AgentError } from '../error.ts'
 import { isSignature, type SignedFacts } from './signing.ts'
 
+/** A publisher that says nothing for so long gives way to the next: Nix waits for the narinfo, and not for long. */
+const HASTE_MS = 400
 /** Manifests are at most 4 MiB each: slower than this, and the next request may try another source. */
 const LOAD_MS_MAX = 30_000
 /** A failed load is answered from memory for so long: Nix asks for a closure's thousand paths one after the other. */
@@ -183,7 +185,7 @@ export class Closures implements AsyncDisposable {
   }
 
   async #blob(digest: Digest, sources: FetchOptions['sources'], signal: AbortSignal): Promise<Uint8Array> {
-    await this.#deps.fetcher.fetch(digest, { sources, signal, sizeBytesMax: MANIFEST_BYTES_MAX })
+    await this.#deps.fetcher.fetch(digest, { sources, signal, sizeBytesMax: MANIFEST_BYTES_MAX, hasteMs: HASTE_MS })
     const source = await this.#deps.blobs.open(digest)
     if (!source) throw new AgentError('not-found', `the manifest ${digest} is gone already`)
     try {

@@ -1,0 +1,56 @@
+/** Peers that take a question and do not answer it: others are asked soon, they themselves when nobody else is left. */
+import { setTimeout as delay } from 'node:timers/promises'
+import { expect, onTestFinished, test } from 'vitest'
+import type { PieceHolder } from '../../../protocols/pieces/exchange.ts'
+import { PIECE_BYTES } from '../../../protocols/pieces/tree.ts'
+import { pattern } from '../../protocols/pieces/pattern.ts'
+import { liar, serve } from './hostile.ts'
+import { ContentNode, digestOf, never, Peer } from './peers.ts'
+
+const LIMITS = { hasteMs: 100, pieceMs: 10_000, openMs: 10_000, listMsPerGib: 0 }
+const BLOBS = [1, 2, 3].map((seed) => pattern(3 * PIECE_BYTES, seed))
+const DIGESTS = BLOBS.map((bytes) => digestOf(bytes).digest)
+
+async function network() {
+  const known = new Map()
+  const node = await ContentNode.start(known, { limits: LIMITS })
+  const honest = await ContentNode.start(known)
+  const peer = await Peer.start(known)
+  onTestFinished(async () => {
+    for (const one of [node, honest, peer]) await one[Symbol.asyncDispose]()
+  })
+  for (const bytes of BLOBS) await honest.store.blobs.write(undefined, [bytes], never)
+  return { node, honest, peer }
+}
+
+test('who says nothing gives way to the next soon, and is not asked first again', async () => {
+  const { node, honest, peer } = await network()
+  let asked = 0
+  const wait = () => {
+    asked++
+    return new Promise<never>(() => undefined)
+  }
+  await serve(peer, { have: wait, hashes: wait, get: wait })
+  const startMs = performance.now()
+  for (const digest of DIGESTS)
+    await node.fetcher.fetch(digest, { sources: [peer.peerId, honest.peerId], signal: never })
+  expect(performance.now() - startMs).toBeLessThan(LIMITS.pieceMs)
+  expect(asked).toBe(1)
+  expect(node.faults).toEqual([])
+})
+
+test('who is slow, and the only one, is waited for', async () => {
+  const { node, peer } = await network()
+  const [bytes = new Uint8Array(), digest = ''] = [BLOBS[0], DIGESTS[0]]
+  const honest = liar(bytes)
+  const slow: PieceHolder = {
+    ...honest,
+    hashes: async (...request) => {
+      await delay(5 * LIMITS.hasteMs)
+      return await honest.hashes(...request)
+    },
+  }
+  await serve(peer, slow)
+  await node.fetcher.fetch(digest, { sources: [peer.peerId], signal: never })
+  expect(Buffer.compare((await node.store.contents(digest)) ?? Buffer.of(), bytes)).toBe(0)
+})
