@@ -198,7 +198,9 @@ export class Frames {
     for (;;) {
       if (this.#paused) this.#resume()
       if (this.#bufferedBytes > 0) return true
-      if (this.#failure) throw new WireError('closed', 'the stream was reset', { cause: this.#failure })
+      // The status tells of a reset that came before anybody listened.
+      if (this.#failure || this.#stream.status === 'reset' || this.#stream.status === 'aborted')
+        throw new WireError('closed', 'the stream was reset', { cause: this.#failure })
       if (this.#stream.readableEnded) return false
       await this.#woken(signal)
     }

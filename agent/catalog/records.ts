@@ -52,7 +52,7 @@ const STEPS = [
    CREATE TABLE record_counters (publisher BLOB PRIMARY KEY, seq INTEGER NOT NULL) STRICT;`,
 ]
 
-export type Refusal = 'malformed' | 'too-large' | 'bad-signature' | 'network' | 'future' | 'bounds' | 'full'
+type Refusal = 'malformed' | 'too-large' | 'bad-signature' | 'network' | 'future' | 'bounds' | 'full'
 /** What became of a record from outside; all but 'new' leave the store as it was. */
 export type Acceptance = 'new' | 'known' | 'older' | 'expired' | `refused:${Refusal}`
 

@@ -94,6 +94,7 @@ export class Replicator implements AsyncDisposable {
   readonly #queue = new Set<string>()
   readonly #driving = new Map<string, Promise<void>>()
   readonly #timers = new Set<NodeJS.Timeout>()
+  readonly #publishing = new Set<Promise<unknown>>()
   #answering = 0
   #isRoundDue = false
 
@@ -114,7 +115,10 @@ export class Replicator implements AsyncDisposable {
       maxInboundStreams: STREAMS_MAX,
     })
     const unlisten = records.onChange((changes) => {
-      for (const { cause, record } of changes) if (cause === 'put' && record) replicator.#publish(record.bytes)
+      for (const { kind, name, cause, record } of changes) {
+        if (cause === 'put' && record) replicator.#publish(record.bytes)
+        replicator.#log.debug({ kind, name, cause }, 'record.changed')
+      }
     })
     replicator.#stopping.signal.addEventListener('abort', unlisten, { once: true })
     gossip.subscribe((bytes, from) => replicator.#validate(bytes, from))
@@ -125,12 +129,12 @@ export class Replicator implements AsyncDisposable {
     return replicator
   }
 
-  /** Stops taking streams, ends the comparisons in flight. */
+  /** Stops taking streams, ends the comparisons in flight, and lets go out what was said last (a goodbye). */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stopping.abort(new Error('the agent is stopping'))
     for (const timer of this.#timers) clearTimeout(timer)
     await this.#peers.unhandle(RECORDS_PROTOCOL)
-    await Promise.all(this.#driving.values())
+    await Promise.all([...this.#driving.values(), ...this.#publishing])
   }
 
   /** The clocks of the peers met minus ours: their median, or undefined when none is known. */
@@ -152,7 +156,11 @@ export class Replicator implements AsyncDisposable {
 
   #publish(bytes: Uint8Array): void {
     if (this.#stopping.signal.aborted) return
-    this.#gossip.publish(bytes).catch((error) => this.#log.debug({ reason: reasonOf(error) }, 'record.ungossiped'))
+    const publishing = this.#gossip
+      .publish(bytes)
+      .catch((error) => this.#log.debug({ reason: reasonOf(error) }, 'record.ungossiped'))
+      .finally(() => this.#publishing.delete(publishing))
+    this.#publishing.add(publishing)
   }
 
   #met(peerId: string): void {

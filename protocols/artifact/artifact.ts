@@ -105,7 +105,7 @@ const closureManifest = z.strictObject({
   paths: z.array(closurePath).min(1).max(PATHS_MAX),
 })
 
-export type FolderManifest = z.infer<typeof folderManifest>
+type FolderManifest = z.infer<typeof folderManifest>
 export type ClosureManifest = z.infer<typeof closureManifest>
 export type ClosurePath = z.infer<typeof closurePath>
 export type Manifest = FolderManifest | ClosureManifest

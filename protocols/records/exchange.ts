@@ -18,10 +18,10 @@ export const RECORDS_PROTOCOL = '/undernet/records/1'
 export const BUCKETS = 256
 /** Digests are compared, never searched for: a collision needs 2^64 work and hides only the colliding publisher's own records. */
 export const DIGEST_BYTES = 16
-export const PUBLISHER_BYTES = 32
-export const ID_BYTES = 32
+const PUBLISHER_BYTES = 32
+const ID_BYTES = 32
 /** Publishers in one answer, about half of a frame. No store keeps more. */
-export const PUBLISHERS_MAX = 10_000
+const PUBLISHERS_MAX = 10_000
 /** Publishers in one request for positions, and records in one request for records. */
 export const ASKED_MAX = 1_024
 /** An answer stops growing here; with one more record of the largest size it still fits a frame. */

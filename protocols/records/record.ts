@@ -22,9 +22,9 @@ export const ISSUED_AHEAD_MS_MAX = 10 * 60_000
  */
 export const PUBLISHER_RECORDS_MAX = 1_024
 export const PUBLISHER_SIZE_BYTES_MAX = 4 * 1024 * 1024
-export const KIND_PATTERN = /^[a-z0-9-]{1,32}$/
+const KIND_PATTERN = /^[a-z0-9-]{1,32}$/
 /** Printable ASCII without the space: safe in a terminal, a URL once escaped, and a log. */
-export const RECORD_NAME_PATTERN = /^[!-~]{1,128}$/
+const RECORD_NAME_PATTERN = /^[!-~]{1,128}$/
 
 /** The network that everybody may be in. */
 export const OPEN_NETWORK: Uint8Array = createHash('sha256').update('undernet open network').digest()

@@ -95,6 +95,14 @@ describe('frames over a libp2p stream', () => {
     await expect(new Frames(theirs).writeBytes(new Uint8Array(10), never)).rejects.toMatchObject({ code: 'closed' })
   })
 
+  test('a reset that came before anybody read is an error, not an end', async () => {
+    const [ours, theirs] = await streamPair()
+    const closed = new Promise((resolve) => ours.addEventListener('close', resolve, { once: true }))
+    theirs.abort(new Error('no'))
+    await closed
+    await expect(new Frames(ours).read(never)).rejects.toMatchObject({ code: 'closed' })
+  })
+
   test('a wait ends with its signal', async () => {
     const [ours, theirs] = await streamPair()
     const frames = new Frames(theirs)

@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Artifacts } from '../../../agent/catalog/artifacts.ts'
 import { Nodes } from '../../../agent/catalog/nodes.ts'
@@ -13,6 +14,7 @@ import { fileCid } from '../../../protocols/artifact/artifact.ts'
 import { OPEN_NETWORK } from '../../../protocols/records/record.ts'
 import { clockAt, DAY_MS, keptLog, MINUTE_MS, makeStore, recordBy, stateOf } from './catalog.ts'
 
+const WRITER = fileURLToPath(new URL('./killed-writer.ts', import.meta.url))
 /** Each takes about a second. */
 const KILLS = 8
 
@@ -107,7 +109,7 @@ describe('kill -9', () => {
 
 /** Runs the writer, kills it after its first word and that many milliseconds, and gives back the whole lines that it had printed. */
 async function killedAfter(path: string, run: number, ms: number): Promise<string[]> {
-  const writer = spawn(process.execPath, ['test/agent/catalog/killed-writer.ts', path, String(run)], {
+  const writer = spawn(process.execPath, [WRITER, path, String(run)], {
     stdio: ['ignore', 'pipe', 'inherit'],
   })
   let printed = ''

@@ -1,7 +1,7 @@
 /** Presence, the view of who is there, and the renewal of what was said for long. */
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import { Nodes } from '../../../agent/catalog/nodes.ts'
-import { peerIdOf, publisherOf } from '../../../agent/catalog/peer-id.ts'
+import { peerIdOf } from '../../../agent/catalog/peer-id.ts'
 import { Presence } from '../../../agent/catalog/presence.ts'
 import { Renewer } from '../../../agent/catalog/renewer.ts'
 import { ephemeralNodeKey } from '../../../agent/identity/node-key.ts'
@@ -154,13 +154,5 @@ describe('renewing', () => {
     using _renewer = Renewer.start({ records: store.records, leases, log: store.log })
     expect(store.records.counts()).toEqual(before)
     expect(store.log.entries).toEqual([])
-  })
-})
-
-describe('peer ids', () => {
-  it('are the same key by another name', () => {
-    expect(peerIdOf(alice.publicKey)).toBe(alice.peerId)
-    expect(Buffer.compare(publisherOf(alice.peerId) ?? new Uint8Array(), alice.publicKey)).toBe(0)
-    expect(publisherOf('not a peer id')).toBeUndefined()
   })
 })
