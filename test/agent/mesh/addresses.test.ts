@@ -1,3 +1,4 @@
+/** Which addresses are told, kept and dialled first. */
 import { multiaddr } from '@multiformats/multiaddr'
 import { describe, expect, test } from 'vitest'
 import { announced, byReach, isLoopback, parseAddress, peerIdIn } from '../../../agent/mesh/addresses.ts'

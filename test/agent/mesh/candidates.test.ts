@@ -1,3 +1,4 @@
+/** Whom to dial next: back-off, order, politeness and bounds, with the clock and the dice in the test's hand. */
 import { multiaddr } from '@multiformats/multiaddr'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'

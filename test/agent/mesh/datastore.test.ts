@@ -1,3 +1,4 @@
+/** What libp2p remembers stays bounded, whatever strangers write. */
 import fc from 'fast-check'
 import { Key } from 'interface-datastore'
 import { describe, expect, test } from 'vitest'

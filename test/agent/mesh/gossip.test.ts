@@ -1,3 +1,4 @@
+/** Topics over real hosts on loopback: what is passed on, what is not, and what a late comer gets. */
 import { randomBytes } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import { MESSAGE_BYTES_MAX, Topic, type Validate } from '../../../agent/mesh/gossip.ts'

@@ -1,3 +1,4 @@
+/** Real hosts on loopback: streams, pings, errors for people, one connection per peer, and strangers at the door. */
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { connect, createServer } from 'node:net'

@@ -1,3 +1,4 @@
+/** Nodes that find each other by one bootstrap, or by memory, and say what stands in the way. */
 import { describe, expect, test } from 'vitest'
 import { ephemeralNodeKey } from '../../../agent/identity/node-key.ts'
 import { LOOPBACK, memoryDatabase, type Node, startNode, until } from './nodes.ts'

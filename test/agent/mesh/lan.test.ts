@@ -1,3 +1,4 @@
+/** Multicast DNS on this machine, and the parser of what anybody on a LAN may send. */
 import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { type Answer, decode, encode, type Packet } from 'dns-packet'

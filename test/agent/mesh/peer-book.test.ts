@@ -1,3 +1,4 @@
+/** Peers remembered across restarts. */
 import { describe, expect, test } from 'vitest'
 import { PeerBook } from '../../../agent/mesh/peer-book.ts'
 import { memoryDatabase } from './nodes.ts'

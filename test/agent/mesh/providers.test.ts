@@ -1,3 +1,4 @@
+/** Who has what, asked of a DHT of a few real nodes. */
 import { CID } from 'multiformats/cid'
 import * as raw from 'multiformats/codecs/raw'
 import { sha256 } from 'multiformats/hashes/sha2'
