@@ -35,6 +35,7 @@ import { type BlobHolder, TEMPORARY_PIN } from './content/content.ts'
 import type { Fetcher } from './content/fetcher.ts'
 import type { PieceServer } from './content/server.ts'
 import { AgentError, reasonOf } from './error.ts'
+import type { Log } from './log.ts'
 import type { Host } from './mesh/host.ts'
 import type { Keeper } from './mesh/keeper.ts'
 import { publishStorePath } from './nix/closure.ts'
@@ -73,6 +74,7 @@ export type Parts = {
   sources: (cid: CID, signal: AbortSignal) => AsyncIterable<string>
   warnings: () => Warning[]
   startedMs: number
+  log: Log
 }
 
 export class NodeApi implements AgentApi {
@@ -197,6 +199,16 @@ export class NodeApi implements AgentApi {
   }
 
   async fetch(ref: string, onProgress: BringDeps['onProgress'], signal: AbortSignal): Promise<FetchResult> {
+    try {
+      return await this.#fetch(ref, onProgress, signal)
+    } catch (error) {
+      // Who asked is told, too; what peers did to this node belongs into its log.
+      if (!signal.aborted) this.#parts.log.warn({ ref, reason: reasonOf(error) }, 'artifact.unfetched')
+      throw error
+    }
+  }
+
+  async #fetch(ref: string, onProgress: BringDeps['onProgress'], signal: AbortSignal): Promise<FetchResult> {
     const { artifacts, blobs, holdings, fetcher, sources, substituter } = this.#parts
     const deps = { blobs, holdings, fetcher, sources, onProgress }
     const cid = cidIn(ref)

@@ -5,7 +5,7 @@
 import type { Warning } from './api/contract.ts'
 import type { BootstrapView } from './mesh/bootstraps.ts'
 
-/** A fault older than this no longer tells how the node is. */
+/** A fault or a failure older than this no longer tells how the node is. */
 const FAULT_MS_MAX = 60 * 60_000
 /** Shown; a lying peer may publish any number of paths. */
 const FAULTS_MAX = 5
@@ -43,6 +43,36 @@ export class PeerFaults {
       code: 'peer.fault',
       message: `refused from ${peerId}: ${about}: ${reason}`,
       next: next ?? 'Nothing was taken from it, and other peers are asked. If you know whose node it is, tell them.',
+    }))
+  }
+}
+
+/** Store paths that the local Nix wanted and no peer gave, although one had published them: Nix itself only says that there is no such file. */
+export class Misses {
+  readonly #misses = new Map<string, { reason: string; atMs: number }>()
+  readonly #now: () => number
+
+  constructor(now: () => number = Date.now) {
+    this.#now = now
+  }
+
+  /** What became of a path: without a reason, it was given. */
+  note(path: string, reason: string | undefined): void {
+    this.#misses.delete(path)
+    if (reason === undefined) return
+    this.#misses.set(path, { reason, atMs: this.#now() })
+    for (const oldest of this.#misses.keys()) {
+      if (this.#misses.size <= FAULTS_MAX) break
+      this.#misses.delete(oldest)
+    }
+  }
+
+  warnings(): Warning[] {
+    const recent = [...this.#misses].filter(([, { atMs }]) => this.#now() - atMs < FAULT_MS_MAX)
+    return recent.map(([path, { reason }]) => ({
+      code: 'nix.unfetched',
+      message: `Nix asked for ${path}, which could not be had: ${reason}`,
+      next: 'Run the Nix command again when another peer has it; `agent peers` shows who is connected.',
     }))
   }
 }

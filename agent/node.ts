@@ -38,7 +38,7 @@ import { CacheKey } from './nix/signing.ts'
 import { Substituter } from './nix/substituter.ts'
 import { TrustedKeys } from './nix/trust.ts'
 import { NodeApi } from './node-api.ts'
-import { PeerFaults, warningsOf } from './node-warnings.ts'
+import { Misses, PeerFaults, warningsOf } from './node-warnings.ts'
 import { Notifier } from './service/notify.ts'
 import { type Database, openDatabase } from './state/database.ts'
 import { StateDirectory } from './state/directory.ts'
@@ -120,6 +120,7 @@ async function startNode(
   const key = loadOrMakeNodeKey(state.file('node.key'))
   const cacheKey = CacheKey.loadOrMake(state.file('cache.key'), values.name)
   const faults = new PeerFaults()
+  const misses = new Misses()
 
   const host = stack.use(
     await Host.start({
@@ -168,6 +169,7 @@ async function startNode(
       candidates: (hashPart) => artifacts.candidates(hashPart).filter(({ peerId }) => peerId !== host.peerId),
       holders: (cid) => providers.find(cid.toString(), AbortSignal.timeout(PROVIDERS_MS_MAX)),
       onFault: ({ peerId, path, reason, next }) => faults.add({ peerId, about: path, reason, next }),
+      onFetched: (path, failure) => misses.note(path, failure),
       log,
     }),
   )
@@ -187,9 +189,10 @@ async function startNode(
       mdns: values.mdns,
       bootstraps: keeper.bootstraps(),
       clockOffsetMs: replicator.clockOffsetMs(),
-      missingPaths: published.missingPaths,
+      missingPaths: published.missingPaths(),
     }),
     ...faults.warnings(),
+    ...misses.warnings(),
   ]
   const current = { config }
   const api = new NodeApi({
@@ -212,6 +215,7 @@ async function startNode(
     sources,
     warnings,
     startedMs,
+    log,
   })
   const mode = process.env.RUNTIME_DIRECTORY ? SOCKET_MODE_SERVICE : SOCKET_MODE_PERSON
   stack.use(await ApiServer.start({ socket: values.socket, mode, api, log }))

@@ -8,16 +8,19 @@ import type { Artifact, Artifacts } from '../catalog/artifacts.ts'
 
 const PIN_PREFIX = 'artifact:'
 
+type SharedClosure = Pick<ClosureManifest, 'root' | 'paths'>
+
 export type PublicationsDeps = {
   artifacts: Pick<Artifacts, 'announce' | 'withdraw' | 'own'>
   pins: {
-    /** Keeps these blobs for a reason, and no others for the same reason. */
+    pin(digest: Digest, reason: string): void
+    /** Keeps these blobs for a reason, and no others for the same reason; what nobody keeps any more goes. */
     setPins(reason: string, digests: readonly Digest[]): void
     /** The reasons in use that begin so. */
     pinReasons(prefix: string): string[]
   }
   /** Shares store paths straight from the store. */
-  paths: { publish(artifact: string, manifest: Pick<ClosureManifest, 'paths'>): void; withdraw(artifact: string): void }
+  paths: { publish(artifact: string, manifest: SharedClosure): void; withdraw(artifact: string): void }
   providers: { provide(cid: string): void; withdraw(cid: string): void }
 }
 
@@ -26,7 +29,7 @@ export type Publication = {
   body: ArtifactBody
   /** On this node, and pinned by the caller until publish() returns. */
   blobs: readonly Digest[]
-  manifest?: Pick<ClosureManifest, 'paths'>
+  manifest?: SharedClosure
 }
 
 export class Publications {
@@ -47,10 +50,13 @@ export class Publications {
   /** Publishes under a name, in place of what this node published under it before. Durable when it returns. */
   publish({ name, body, blobs, manifest }: Publication): Artifact {
     const before = this.#ownNamed(name)
-    this.#deps.pins.setPins(`${PIN_PREFIX}${name}`, blobs)
+    const reason = `${PIN_PREFIX}${name}`
+    // What the name meant before is held until the new record says otherwise.
+    for (const digest of blobs) this.#deps.pins.pin(digest, reason)
     if (manifest) this.#deps.paths.publish(name, manifest)
     else this.#deps.paths.withdraw(name)
     const entry = this.#deps.artifacts.announce(name, body)
+    this.#deps.pins.setPins(reason, blobs)
     this.#deps.providers.provide(body.cid.toString())
     if (before && !before.body.cid.equals(body.cid)) this.#unprovide(before.body)
     return entry

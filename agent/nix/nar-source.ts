@@ -23,6 +23,7 @@ const SCHEMA = [
    ) STRICT;
    CREATE INDEX nix_published_path ON nix_published (path);
    CREATE INDEX nix_published_digest ON nix_published (digest);`,
+  `ALTER TABLE nix_published ADD COLUMN is_root INTEGER NOT NULL DEFAULT 0;`,
 ]
 
 type Row = { path: string; digest: string; size_bytes: number }
@@ -35,7 +36,8 @@ export class NarSource implements BlobHolder {
   /** By digest, the one used last at the end. */
   readonly #layouts = new Map<Digest, { made: Promise<NarLayout>; memoryBytes: number }>()
   #layoutBytes = 0
-  readonly #missing = new Set<string>()
+  /** Published paths that could not be had, and whether that was by Nix's database. */
+  readonly #missing = new Map<string, { isDeleted: boolean }>()
 
   constructor({ db, store, log }: Deps) {
     migrate(db, 'nix', SCHEMA)
@@ -45,14 +47,14 @@ export class NarSource implements BlobHolder {
   }
 
   /** Shares the paths of a closure under an artifact's name; whatever it shared before under this name, no longer. */
-  publish(artifact: string, { paths }: Pick<ClosureManifest, 'paths'>): void {
+  publish(artifact: string, { root, paths }: Pick<ClosureManifest, 'root' | 'paths'>): void {
     transaction(this.#db, () => {
       this.#db.prepare('DELETE FROM nix_published WHERE artifact = ?').run(artifact)
       const insert = this.#db.prepare(
-        'INSERT INTO nix_published (artifact, path, digest, size_bytes) VALUES (?, ?, ?, ?)',
+        'INSERT INTO nix_published (artifact, path, digest, size_bytes, is_root) VALUES (?, ?, ?, ?, ?)',
       )
-      for (const { path, nar, sizeBytes } of paths)
-        insert.run(artifact, path, Buffer.from(nar).toString('hex'), sizeBytes)
+      for (const [at, { path, nar, sizeBytes }] of paths.entries())
+        insert.run(artifact, path, Buffer.from(nar).toString('hex'), sizeBytes, Number(at === root))
     })
     this.#missing.clear()
   }
@@ -81,9 +83,20 @@ export class NarSource implements BlobHolder {
     return this.#rows(digest)[0]?.path
   }
 
-  /** Published paths that are not in the store any more as they were published. */
-  get missingPaths(): ReadonlySet<string> {
-    return this.#missing
+  /**
+   * Published paths that are not in the store any more as they were published: those that somebody asked for in vain, and the roots of
+   * closures, which are looked at now. Nix deletes nothing that a root needs, so whatever it deletes, a root is gone.
+   */
+  missingPaths(): ReadonlySet<string> {
+    const all = this.#db.prepare('SELECT path, digest FROM nix_published WHERE is_root = 1').all() as Row[]
+    for (const { path, digest } of all) this.#valid(path, digest)
+    const ofPath = this.#db.prepare('SELECT path, digest FROM nix_published WHERE path = ?')
+    for (const [path, { isDeleted }] of this.#missing) {
+      const rows = ofPath.all(path) as Row[]
+      const isBack = isDeleted && rows.some(({ digest }) => this.#valid(path, digest))
+      if (rows.length === 0 || isBack) this.#missing.delete(path)
+    }
+    return new Set(this.#missing.keys())
   }
 
   async open(digest: Digest): Promise<BlobSource | undefined> {
@@ -95,9 +108,9 @@ export class NarSource implements BlobHolder {
         await lstat(path)
         const layout = await this.#layout(digest, path)
         if (layout.sizeBytes === sizeBytes) return this.#source(digest, path, layout)
-        this.#gone(path, `its NAR has ${layout.sizeBytes} bytes, not the ${sizeBytes} that Nix knows`)
+        this.#gone(path, false, `its NAR has ${layout.sizeBytes} bytes, not the ${sizeBytes} that Nix knows`)
       } catch (error) {
-        this.#gone(path, reasonOf(error))
+        this.#gone(path, false, reasonOf(error))
       }
       this.#forget(digest)
     }
@@ -110,7 +123,7 @@ export class NarSource implements BlobHolder {
       read: (offset, length, signal) => layout.read(offset, length, signal),
       reportCorrupt: () => {
         this.#forget(digest)
-        this.#gone(path, 'its files are not those that Nix registered; `nix-store --verify-path` says more')
+        this.#gone(path, false, 'its files are not those that Nix registered; `nix-store --verify-path` says more')
       },
     }
   }
@@ -124,16 +137,16 @@ export class NarSource implements BlobHolder {
     try {
       const info = this.#store.info(path)
       if (info?.narHash === digest) return info
-      this.#gone(path, info ? 'it was built again, with other contents' : 'Nix has deleted it')
+      this.#gone(path, true, info ? 'it was built again, with other contents' : 'Nix has deleted it')
     } catch (error) {
-      this.#gone(path, reasonOf(error))
+      this.#gone(path, true, reasonOf(error))
     }
     return undefined
   }
 
-  #gone(path: string, reason: string): void {
+  #gone(path: string, isDeleted: boolean, reason: string): void {
     if (this.#missing.has(path) || this.#missing.size >= MISSING_MAX) return
-    this.#missing.add(path)
+    this.#missing.set(path, { isDeleted })
     this.#log.warn({ path, reason }, 'nix.path-gone')
   }
 

@@ -66,6 +66,8 @@ type Deps = {
   /** Peers that may hold an artifact beside those who publish it. */
   holders(cid: NixArtifactBody['cid']): Iterable<string> | AsyncIterable<string>
   onFault(fault: PathFault): void
+  /** What became of a NAR that the local Nix asked for and peers had to give; the reason names them. */
+  onFetched(path: string, failure: string | undefined): void
   log: Log
   now?: () => number
   /** WHOLE_BYTES_MAX, smaller for a test. */
@@ -138,10 +140,13 @@ export class Substituter implements AsyncDisposable {
       const fetching = this.#deps.fetcher.fetch(digest, options)
       this.#prefetch.claim(digest)
       await fetching
+      this.#deps.onFetched(path, undefined)
       return await this.#deps.blobs.open(digest)
     } catch (error) {
       signal.throwIfAborted()
       this.#deps.log.warn({ path, reason: reasonOf(error) }, 'nix.nar-failed')
+      // Of lies the fetcher has told already.
+      if (!(error instanceof AgentError) || error.code !== 'corrupt') this.#deps.onFetched(path, reasonOf(error))
       return undefined
     }
   }

@@ -1,6 +1,6 @@
 /** The warnings of `agent status`: each appears when it should, says what to do, and is silent when all is well. */
 import { describe, expect, it } from 'vitest'
-import { type Condition, PeerFaults, warningsOf } from '../../agent/node-warnings.ts'
+import { type Condition, Misses, PeerFaults, warningsOf } from '../../agent/node-warnings.ts'
 
 const well: Condition = {
   uptimeSeconds: 100,
@@ -67,5 +67,19 @@ describe('faults of peers', () => {
     expect(told.at(-1)?.message).toBe('refused from p: path 19: forged again')
     now += 61 * 60_000
     expect(faults.warnings()).toEqual([])
+  })
+})
+
+describe('what could not be had', () => {
+  it('is told until it can be, or for a while, and not too much of it', () => {
+    let now = 0
+    const misses = new Misses(() => now)
+    for (let nth = 0; nth < 20; nth++) misses.note(`/nix/store/${nth}`, 'p: nothing came for 20 s')
+    expect(misses.warnings().length).toBe(5)
+    expect(misses.warnings().at(-1)?.message).toMatch(/\/nix\/store\/19, .* p: nothing came/)
+    misses.note('/nix/store/19', undefined)
+    expect(misses.warnings().at(-1)?.message).toMatch(/\/nix\/store\/18/)
+    now += 61 * 60_000
+    expect(misses.warnings()).toEqual([])
   })
 })

@@ -57,6 +57,7 @@ export class Receiver implements AsyncDisposable {
   readonly published: NarSource
   readonly trust: TrustedKeys
   readonly faults: PathFault[] = []
+  readonly fetched: { path: string; failure: string | undefined }[] = []
   readonly candidates: Candidate[] = []
   readonly server: FastifyInstance = fastify()
   readonly closures = new Closures({ blobs: this.blobs, fetcher: this.peers })
@@ -84,6 +85,7 @@ export class Receiver implements AsyncDisposable {
       candidates: (hashPart) => this.candidates.filter(({ body }) => hasPrefix(body.paths, hashPart)),
       holders: () => [],
       onFault: (fault) => this.faults.push(fault),
+      onFetched: (path, failure) => void this.fetched.push({ path, failure }),
       log: this.log,
       ...options,
     })

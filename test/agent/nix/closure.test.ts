@@ -141,7 +141,23 @@ describe('the NARs of published paths', () => {
     expect(await source.open(digest)).toBeUndefined()
     expect(source.byHashPart(hashPartOf(root))).toBeUndefined()
     expect(log.events.filter(({ event }) => event === 'nix.path-gone')).toHaveLength(1)
-    expect([...source.missingPaths]).toEqual([root])
+    expect([...source.missingPaths()]).toEqual([root])
+  })
+
+  it('of a closure that Nix deleted are known to be missing before anybody asks, until it is built again or withdrawn', async () => {
+    using nix = new FakeNix()
+    const { source, root, leaf } = await published(nix)
+    expect([...source.missingPaths()]).toEqual([])
+    nix.delete(root)
+    expect([...source.missingPaths()]).toEqual([root])
+    mkdirSync(root)
+    writeFileSync(join(root, 'file'), 'r')
+    await nix.register(root, { references: [leaf] })
+    expect([...source.missingPaths()]).toEqual([])
+    nix.delete(root)
+    expect([...source.missingPaths()]).toEqual([root])
+    source.withdraw('mine')
+    expect([...source.missingPaths()]).toEqual([])
   })
 
   it('of a path that was built again, differently, or whose files are gone, are not held', async () => {
