@@ -4,6 +4,7 @@
  *
  * What a person types is never FTS syntax: each word is quoted, all must occur, and the last may be the beginning of one.
  */
+import type { StatementSync } from 'node:sqlite'
 import type { ArtifactBody } from '../../protocols/artifact/artifact.ts'
 import { type Database, migrate, transaction } from '../state/database.ts'
 
@@ -41,6 +42,7 @@ export type SearchOptions = { limit: number; now: number; preferred: Uint8Array 
 
 export class ArtifactIndex {
   readonly #db: Database
+  readonly #prepared = new Map<string, StatementSync>()
 
   constructor(db: Database) {
     this.#db = db
@@ -60,28 +62,27 @@ export class ArtifactIndex {
   /** Puts an artifact in place of what its publisher had under this name. */
   set({ publisher, name, issued, expires }: ArtifactRow, body: ArtifactBody, publisherWords: string): void {
     this.delete({ publisher, name })
-    const { lastInsertRowid } = this.#db
-      .prepare('INSERT INTO artifacts (publisher, name, cid, type, issued, expires) VALUES (?, ?, ?, ?, ?, ?)')
-      .run(publisher, name, body.cid.toString(), body.type, issued, expires)
-    this.#db
-      .prepare('INSERT INTO artifact_words (rowid, name, description, type, publisher) VALUES (?, ?, ?, ?, ?)')
-      .run(lastInsertRowid, name, body.description, body.type, publisherWords)
+    const { lastInsertRowid } = this.#statement(
+      'INSERT INTO artifacts (publisher, name, cid, type, issued, expires) VALUES (?, ?, ?, ?, ?, ?)',
+    ).run(publisher, name, body.cid.toString(), body.type, issued, expires)
+    this.#statement(
+      'INSERT INTO artifact_words (rowid, name, description, type, publisher) VALUES (?, ?, ?, ?, ?)',
+    ).run(lastInsertRowid, name, body.description, body.type, publisherWords)
   }
 
   delete({ publisher, name }: ArtifactKey): void {
-    const row = this.#db
-      .prepare('DELETE FROM artifacts WHERE publisher = ? AND name = ? RETURNING artifact')
-      .get(publisher, name) as { artifact: number } | undefined
-    if (row) this.#db.prepare('DELETE FROM artifact_words WHERE rowid = ?').run(row.artifact)
+    const row = this.#statement('DELETE FROM artifacts WHERE publisher = ? AND name = ? RETURNING artifact').get(
+      publisher,
+      name,
+    ) as { artifact: number } | undefined
+    if (row) this.#statement('DELETE FROM artifact_words WHERE rowid = ?').run(row.artifact)
   }
 
   /** The publisher is found by other words from now on. */
   rename(publisher: Uint8Array, publisherWords: string): void {
-    this.#db
-      .prepare(
-        'UPDATE artifact_words SET publisher = ? WHERE rowid IN (SELECT artifact FROM artifacts WHERE publisher = ?)',
-      )
-      .run(publisherWords, publisher)
+    this.#statement(
+      'UPDATE artifact_words SET publisher = ? WHERE rowid IN (SELECT artifact FROM artifacts WHERE publisher = ?)',
+    ).run(publisherWords, publisher)
   }
 
   ofPublisher(publisher: Uint8Array): ArtifactRow[] {
@@ -103,7 +104,7 @@ export class ArtifactIndex {
   /** How many are live: of one publisher, and of all. */
   counts(publisher: Uint8Array, now: number): { own: number; known: number } {
     const sql = 'SELECT coalesce(sum(publisher = ?), 0) AS own, count(*) AS known FROM artifacts WHERE expires > ?'
-    return this.#db.prepare(sql).get(publisher, now) as { own: number; known: number }
+    return this.#statement(sql).get(publisher, now) as { own: number; known: number }
   }
 
   /**
@@ -124,12 +125,18 @@ export class ArtifactIndex {
         SELECT *, row_number() OVER (PARTITION BY name, cid ORDER BY publisher = $preferred DESC, rank, issued DESC) AS nth
           FROM (${found}) WHERE expires > $now
       ) WHERE nth = 1 ORDER BY name = $typed DESC, rank, issued DESC, name LIMIT $limit`
-    return this.#db.prepare(sql).all({ query, limit, now, preferred, typed: typed.trim() }) as ArtifactRow[]
+    return this.#statement(sql).all({ query, limit, now, preferred, typed: typed.trim() }) as ArtifactRow[]
+  }
+
+  #statement(sql: string): StatementSync {
+    const statement = this.#prepared.get(sql) ?? this.#db.prepare(sql)
+    this.#prepared.set(sql, statement)
+    return statement
   }
 
   #rows(where: string, ...values: (string | number | Uint8Array)[]): ArtifactRow[] {
     const sql = `SELECT publisher, name, cid, issued, expires FROM artifacts WHERE ${where}`
-    return this.#db.prepare(sql).all(...values) as ArtifactRow[]
+    return this.#statement(sql).all(...values) as ArtifactRow[]
   }
 }
 

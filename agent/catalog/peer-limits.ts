@@ -4,12 +4,14 @@
  */
 
 /** Gossiped records that one peer may pass on: in a second on average, and at once. Above, they wait for a comparison. */
-const GOSSIP_PER_SECOND = 200
+const GOSSIP_PER_SECOND = 50
 const GOSSIP_BURST = 2_000
 /** A peer that broke the rules is left alone for this long. */
 const PAUSE_MS = 5 * 60_000
 /** A peer that took nothing of what it was offered is offered nothing for this long: its clock is off, or its store is full. */
 const DEAF_MS = 10 * 60_000
+/** What a peer's clock said longer ago counts no more: ours may have been set since. */
+const CLOCK_MS = 10 * 60_000
 const PEERS_MAX = 1_024
 
 type Peer = {
@@ -17,7 +19,7 @@ type Peer = {
   tokensAt: number
   pausedUntil: number
   deafUntil: number
-  clockOffsetMs: number | undefined
+  clock: { offsetMs: number; at: number } | undefined
 }
 
 export class PeerLimits {
@@ -57,12 +59,15 @@ export class PeerLimits {
   }
 
   noteClock(peerId: string, offsetMs: number): void {
-    this.#peer(peerId).clockOffsetMs = offsetMs
+    this.#peer(peerId).clock = { offsetMs, at: this.#now() }
   }
 
   /** Median over the peers whose clocks are known. */
   clockOffsetMs(): number | undefined {
-    const offsets = [...this.#peers.values()].flatMap(({ clockOffsetMs }) => clockOffsetMs ?? [])
+    const now = this.#now()
+    const offsets = [...this.#peers.values()].flatMap(({ clock }) =>
+      clock && Math.abs(now - clock.at) <= CLOCK_MS ? [clock.offsetMs] : [],
+    )
     return offsets.sort((a, b) => a - b)[Math.floor(offsets.length / 2)]
   }
 
@@ -73,7 +78,7 @@ export class PeerLimits {
       tokensAt: this.#now(),
       pausedUntil: 0,
       deafUntil: 0,
-      clockOffsetMs: undefined,
+      clock: undefined,
     }
     if (!known && this.#peers.size >= PEERS_MAX) {
       const [oldest] = this.#peers.keys()

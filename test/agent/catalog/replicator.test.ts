@@ -162,6 +162,8 @@ describe('clocks', () => {
       await until(() => mesh.opened.some(({ to }) => to === peer.peerId))
     }
     await until(() => node.replicator.clockOffsetMs() === 30 * MINUTE_MS)
+    node.clock.at += 30 * MINUTE_MS
+    expect(node.replicator.clockOffsetMs()).toBeUndefined()
   })
 })
 
