@@ -6,6 +6,7 @@ import { createHash, type Hash, randomBytes } from 'node:crypto'
 import { createReadStream, type Stats } from 'node:fs'
 import { link, lstat, mkdir, open, rename, rm, unlink } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
+import { pipe } from 'it-pipe'
 import { unpackNar } from '../../protocols/nar/read.ts'
 import { layoutNar } from '../../protocols/nar/write.ts'
 import type { Part } from '../api/contract.ts'
@@ -40,9 +41,8 @@ export async function place(
   const temporary = join(parent, `.${randomBytes(6).toString('hex')}.partial`)
   const hash = createHash('sha256')
   try {
-    const bytes = hashed(open(), hash)
-    if (part.kind === 'file') await writeFile(temporary, bytes, signal)
-    else await unpackNar(bytes, temporary, signal)
+    const write = part.kind === 'file' ? writeFile : unpackNar
+    await pipe(open(), hashing(hash), (bytes) => write(bytes, temporary, signal))
     if (hash.digest('hex') !== part.digest) {
       throw new AgentError('corrupt', `what the agent sent for ${path} is not what it was asked for`, {
         next: 'Nothing was kept. Run the command again; if it stays so, check the agent’s disk with `agent doctor`.',
@@ -67,7 +67,7 @@ function relativePathOf(part: Part, name: string): string {
   })
 }
 
-async function writeFile(path: string, bytes: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<void> {
+async function writeFile(bytes: AsyncIterable<Uint8Array>, path: string, signal: AbortSignal): Promise<void> {
   await using file = await open(path, 'wx', 0o666)
   for await (const chunk of bytes) {
     signal.throwIfAborted()
@@ -106,10 +106,13 @@ async function isIdentical(path: string, stats: Stats, part: Part, signal: Abort
   return hash.digest('hex') === part.digest
 }
 
-async function* hashed(bytes: AsyncIterable<Uint8Array>, hash: Hash): AsyncGenerator<Uint8Array, void, void> {
-  for await (const chunk of bytes) {
-    hash.update(chunk)
-    yield chunk
+/** Passes bytes on, and into the hash. */
+function hashing(hash: Hash) {
+  return async function* (bytes: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void, void> {
+    for await (const chunk of bytes) {
+      hash.update(chunk)
+      yield chunk
+    }
   }
 }
 
