@@ -62,7 +62,8 @@ export class Lan implements AsyncDisposable {
   #answerLater: NodeJS.Timeout | undefined
   /** Sends follow one another: the interface is a setting of the socket. */
   #sending = Promise.resolve()
-  #isOpen = true
+  /** Bound, and not disposed. */
+  #isOpen = false
 
   private constructor(options: LanOptions, socket: Socket) {
     this.#options = options
@@ -70,13 +71,12 @@ export class Lan implements AsyncDisposable {
   }
 
   /** Listens and begins to ask. A LAN that cannot be listened on is logged, and leaves the other ways to find peers. */
-  static start(options: LanOptions): Lan {
-    const socket = createSocket({ type: 'udp4', reuseAddr: true })
+  static start(options: LanOptions, socket = createSocket({ type: 'udp4', reuseAddr: true })): Lan {
     const lan = new Lan(options, socket)
     socket.on('error', (error) => options.log.warn({ reason: error.message }, 'lan.failed'))
     socket.on('message', (bytes, from) => lan.#receive(bytes, from))
     socket.bind(PORT, () => {
-      if (!lan.#isOpen) return
+      lan.#isOpen = true
       socket.setMulticastTTL(TTL_HOPS)
       lan.ask()
     })

@@ -5,6 +5,7 @@ import { type Answer, decode, encode, type Packet } from 'dns-packet'
 import fc from 'fast-check'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { ephemeralNodeKey } from '../../../agent/identity/node-key.ts'
+import type { Log } from '../../../agent/log.ts'
 import { Lan, readAnswer, type Sighting } from '../../../agent/mesh/lan.ts'
 import { quiet, until } from './nodes.ts'
 
@@ -38,6 +39,21 @@ describe('Lan', () => {
     expect(first.find(({ peerId }) => peerId === OTHER)?.addresses.map(String)).toEqual([
       `/ip4/192.0.2.2/tcp/7477/p2p/${OTHER}`,
     ])
+  })
+
+  test('a LAN that cannot be listened on is logged, and no reason to fail', async () => {
+    const warnings: string[] = []
+    const log = { ...quiet, warn: (_fields: unknown, event: string) => warnings.push(event) } as unknown as Log
+    const socket = createSocket({ type: 'udp4', reuseAddr: true })
+    socket.bind = () => {
+      socket.emit('error', new Error('EADDRINUSE'))
+      return socket
+    }
+    const lan = Lan.start({ peerId: PEER, addresses: () => [], heard: () => undefined, log }, socket)
+    lan.ask()
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    await lan[Symbol.asyncDispose]()
+    expect(warnings).toEqual(['lan.failed'])
   })
 
   test('garbage on the port, and a flood of questions, do no harm: answers are a second apart', async () => {
