@@ -1,0 +1,80 @@
+/**
+ * What the agent is compared with where it serves over HTTP: nginx with a directory, on loopback, with the settings that Debian ships
+ * (two workers at most, sendfile, no log).
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { connect, createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { delimiter, join } from 'node:path'
+import { until } from '../test/agents.ts'
+
+/** Where Debian puts it is not on everybody's path. */
+const PLACES = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/usr/local/sbin']
+
+export class Nginx implements AsyncDisposable {
+  readonly url: string
+  readonly #child: ChildProcess
+  readonly #directory: string
+
+  private constructor(child: ChildProcess, url: string, directory: string) {
+    this.#child = child
+    this.url = url
+    this.#directory = directory
+  }
+
+  /** undefined where it is not installed. */
+  static async serve(root: string): Promise<Nginx | undefined> {
+    const program = PLACES.map((place) => join(place, 'nginx')).find(existsSync)
+    if (program === undefined) return undefined
+    const directory = mkdtempSync(join(tmpdir(), 'undernet-nginx-'))
+    const port = await freePort()
+    const file = join(directory, 'nginx.conf')
+    writeFileSync(file, configuration(root, directory, port))
+    const args = ['-p', directory, '-c', file, '-e', join(directory, 'error.log')]
+    const nginx = new Nginx(spawn(program, args, { stdio: 'inherit' }), `http://127.0.0.1:${port}`, directory)
+    await until(() => isListening(port), { what: 'nginx listens' })
+    return nginx
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const gone = once(this.#child, 'exit')
+    if (this.#child.exitCode === null && this.#child.kill()) await gone
+    rmSync(this.#directory, { recursive: true, force: true })
+  }
+}
+
+function configuration(root: string, directory: string, port: number): string {
+  const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
+  // As root, workers change to a user who may not read what is below a private temporary directory.
+  const user = process.getuid?.() === 0 ? 'user root;' : ''
+  return `
+    daemon off; pid ${directory}/pid; worker_processes 2; ${user}
+    events { worker_connections 512; }
+    http {
+      access_log off; sendfile on; tcp_nopush on; default_type application/octet-stream;
+      ${temporary.map((name) => `${name}_temp_path ${directory}/${name};`).join(' ')}
+      server { listen 127.0.0.1:${port}; root ${root}; }
+    }
+  `
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const address = server.address()
+  server.close()
+  return typeof address === 'object' && address !== null ? address.port : 0
+}
+
+function isListening(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1')
+    socket.once('connect', () => {
+      socket.destroy()
+      resolve(true)
+    })
+    socket.once('error', () => resolve(false))
+  })
+}
