@@ -58,7 +58,13 @@ export type FetchJobInit = {
 type Waiter = Pick<FetchOptions, 'onProgress' | 'pin'>
 /** What became of a source that was tried. */
 type Outcome = { reason: string; lied: boolean }
-type Source = { peerId: string; isLastResort: boolean; patienceMs: number }
+type Source = {
+  peerId: string
+  isLastResort: boolean
+  patienceMs: number
+  /** Fires when another source came up, of one that has kept silent. */
+  giveWay?: AbortSignal
+}
 
 export class FetchJob {
   readonly digest: Digest
@@ -77,6 +83,10 @@ export class FetchJob {
   readonly #dissenters: string[] = []
   /** Sources that did not begin to answer, here or for another blob. */
   readonly #silent: string[] = []
+  /** Set while a source that keeps silent is waited for. */
+  #waiting: AbortController | undefined
+  /** What the queue of sources will say next. */
+  #upcoming: Promise<string | undefined> | undefined
   readonly #outcomes = new Map<string, Outcome>()
   /** Who stated which list, by `listKey`. */
   readonly #claims = new Map<string, Set<string>>()
@@ -104,6 +114,7 @@ export class FetchJob {
     const waiter: Waiter = options
     this.#waiters.add(waiter)
     this.#sources.add(waiter, options.sources)
+    if (this.#waiting) this.#lookForOthers(this.#waiting)
     return () => {
       if (!this.#waiters.delete(waiter)) return
       this.#sources.remove(waiter)
@@ -163,7 +174,7 @@ export class FetchJob {
   async #fetch(): Promise<void> {
     const { signal } = this.#stopping
     for (;;) {
-      const next = await this.#nextSource(signal)
+      const next = await this.#nextSource()
       if (!next) throw this.#failure()
       const free = await this.#init.slots.take(signal)
       const before = this.#partial?.doneBytes ?? 0
@@ -171,7 +182,8 @@ export class FetchJob {
         if (await this.#fetchFrom(next, signal)) break
       } catch (error) {
         if (signal.aborted || error instanceof AgentError) throw error
-        this.#note(next, error, (this.#partial?.doneBytes ?? 0) > before)
+        if (next.giveWay?.aborted) this.#silent.push(next.peerId)
+        else this.#note(next, error, (this.#partial?.doneBytes ?? 0) > before)
       } finally {
         free()
       }
@@ -182,11 +194,13 @@ export class FetchJob {
     }
   }
 
-  async #nextSource(signal: AbortSignal): Promise<Source | undefined> {
+  async #nextSource(): Promise<Source | undefined> {
+    this.#waiting = undefined
     const { pieceMs } = this.#init.limits
     const patienceMs = Math.min(this.#hasteMs, pieceMs)
     for (;;) {
-      const peerId = (await this.#sources.next(signal)) ?? this.#again.shift()
+      const peerId = (await this.#upcomingSource()) ?? this.#again.shift()
+      this.#upcoming = undefined
       if (peerId === undefined) break
       const shunned = this.#init.shunned(peerId)
       if (shunned !== undefined) this.#outcomes.set(peerId, { reason: shunned, lied: true })
@@ -196,7 +210,22 @@ export class FetchJob {
     const dissenter = this.#dissenters.shift()
     if (dissenter !== undefined) return { peerId: dissenter, isLastResort: true, patienceMs: pieceMs }
     const silent = this.#silent.shift()
-    return silent === undefined ? undefined : { peerId: silent, isLastResort: false, patienceMs: pieceMs }
+    if (silent === undefined) return undefined
+    this.#waiting = new AbortController()
+    return { peerId: silent, isLastResort: false, patienceMs: pieceMs, giveWay: this.#waiting.signal }
+  }
+
+  #upcomingSource(): Promise<string | undefined> {
+    this.#upcoming ??= this.#sources.next(this.#stopping.signal)
+    return this.#upcoming
+  }
+
+  /** A waiter came who may know of others: nobody is kept by a source that says nothing, once there is one that might. */
+  #lookForOthers(waiting: AbortController): void {
+    this.#upcomingSource().then(
+      (peerId) => peerId !== undefined && waiting.abort(new WireError('closed', 'another source came up')),
+      () => undefined,
+    )
   }
 
   async #fetchFrom(source: Source, signal: AbortSignal): Promise<boolean> {
@@ -220,9 +249,9 @@ export class FetchJob {
 
   /** True when the blob is whole; false when this source states another list than the one in use, and others are to be tried first. */
   async #fetchOn(session: PieceSession, source: Source, signal: AbortSignal): Promise<boolean> {
-    const list = await this.#listFrom(session, source.patienceMs, signal)
+    const list = await this.#listFrom(session, source, signal)
     const isAgreed = await this.#settleOn(list, session.peerId, source.isLastResort, signal)
-    if (isAgreed) await this.#fill(session, source.patienceMs, signal)
+    if (isAgreed) await this.#fill(session, source, signal)
     this.#init.sessions.give(session)
     return isAgreed
   }
@@ -238,13 +267,16 @@ export class FetchJob {
     }
   }
 
-  async #listFrom({ asker, peerId }: PieceSession, patienceMs: number, signal: AbortSignal): Promise<PieceList> {
+  async #listFrom({ asker, peerId }: PieceSession, source: Source, signal: AbortSignal): Promise<PieceList> {
     const { digest, sizeBytes, sizeBytesMax = BLOB_BYTES_MAX } = this
     if (sizeBytes !== undefined && this.#isOnePiece) return listOf(sizeBytes, fromHex(digest))
     const { listMsPerGib } = this.#init.limits
     const known = this.#partial?.list
     const readBytes = Math.min(sizeBytes ?? UNKNOWN_BYTES, sizeBytesMax, LISTING_BYTES_MAX)
-    using deadline = new Deadline(patienceMs + (listMsPerGib * readBytes) / 2 ** 30, signal)
+    using deadline = new Deadline(
+      source.patienceMs + (listMsPerGib * readBytes) / 2 ** 30,
+      anyOf(signal, source.giveWay),
+    )
     const stated = await asker.hashes(
       fromHex(digest),
       { sizeBytesMax: sizeBytes ?? sizeBytesMax, known: known?.root },
@@ -289,14 +321,15 @@ export class FetchJob {
     return this.sizeBytes !== undefined && this.sizeBytes > 0 && this.sizeBytes < PIECE_BYTES
   }
 
-  async #fill({ asker, peerId }: PieceSession, patienceMs: number, signal: AbortSignal): Promise<void> {
+  async #fill({ asker, peerId }: PieceSession, source: Source, signal: AbortSignal): Promise<void> {
     const partial = this.#partial
     if (!partial) throw new TypeError('pieces before a list')
-    using deadline = new Deadline(patienceMs, signal)
+    using deadline = new Deadline(source.patienceMs, anyOf(signal, source.giveWay))
     let isAnswering = false
     const onAnswer = () => {
       if (isAnswering) return
       isAnswering = true
+      this.#waiting = undefined
       deadline.allow(this.#init.limits.pieceMs)
       this.#init.onAnswer(peerId)
     }
@@ -382,6 +415,10 @@ function listKey({ sizeBytes, root }: PieceList): string {
 
 function asError(error: unknown): Error {
   return error instanceof Error ? error : new Error(reasonOf(error))
+}
+
+function anyOf(signal: AbortSignal, other: AbortSignal | undefined): AbortSignal {
+  return other ? AbortSignal.any([signal, other]) : signal
 }
 
 /** The promise's outcome, or an AgentError `cancelled` as soon as the signal fires. */

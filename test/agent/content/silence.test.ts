@@ -5,7 +5,7 @@ import type { PieceHolder } from '../../../protocols/pieces/exchange.ts'
 import { PIECE_BYTES } from '../../../protocols/pieces/tree.ts'
 import { pattern } from '../../protocols/pieces/pattern.ts'
 import { liar, serve } from './hostile.ts'
-import { ContentNode, digestOf, never, Peer } from './peers.ts'
+import { ContentNode, digestOf, never, Peer, until } from './peers.ts'
 
 const LIMITS = { hasteMs: 100, pieceMs: 10_000, openMs: 10_000, listMsPerGib: 0 }
 const BLOBS = [1, 2, 3].map((seed) => pattern(3 * PIECE_BYTES, seed))
@@ -53,4 +53,22 @@ test('who is slow, and the only one, is waited for', async () => {
   await serve(peer, slow)
   await node.fetcher.fetch(digest, { sources: [peer.peerId], signal: never })
   expect(Buffer.compare((await node.store.contents(digest)) ?? Buffer.of(), bytes)).toBe(0)
+})
+
+test('who is waited for gives way to a source that comes up meanwhile', async () => {
+  const { node, honest, peer } = await network()
+  const [digest = ''] = DIGESTS
+  let asked = 0
+  const wait = () => {
+    asked++
+    return new Promise<never>(() => undefined)
+  }
+  await serve(peer, { have: wait, hashes: wait, get: wait })
+  const first = node.fetcher.fetch(digest, { sources: [peer.peerId], signal: never })
+  // The second time is the patient one.
+  await until(() => asked === 2)
+  const startMs = performance.now()
+  await node.fetcher.fetch(digest, { sources: [peer.peerId, honest.peerId], signal: never })
+  await first
+  expect(performance.now() - startMs).toBeLessThan(LIMITS.pieceMs / 2)
 })
