@@ -33,7 +33,7 @@ export class Progress implements Disposable {
     this.#begun ??= { atMs: now, bytes: doneBytes }
     if (!this.#output || now - this.#drawnAt < DRAW_MS_MIN) return
     this.#drawnAt = now
-    const columns = this.#output.columns ?? COLUMNS_DEFAULT
+    const columns = this.#output.columns || COLUMNS_DEFAULT
     const figures = progressFigures(doneBytes, totalBytes, now - this.#begun.atMs, doneBytes - this.#begun.bytes)
     // One column stays free: some terminals go to the next line after the last.
     const room = columns - 1 - textWidth(this.#label) - textWidth(figures) - 2 * GAP.length

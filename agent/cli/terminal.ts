@@ -22,9 +22,9 @@ export class Terminal {
     this.#errHasColours = hasColours(err)
   }
 
-  /** Of standard output; undefined when that is no terminal: then nothing needs to fit. */
+  /** Of standard output; undefined when that is no terminal: then nothing needs to fit. A terminal that nobody gave a size says 0. */
   get columns(): number | undefined {
-    return this.#out.isTTY ? this.#out.columns : undefined
+    return (this.#out.isTTY && this.#out.columns) || undefined
   }
 
   /** Somebody looks at standard output. */
