@@ -102,7 +102,7 @@ export class SecondStore implements AsyncDisposable {
       XDG_CACHE_HOME: join(this.directory, 'cache'),
     }).then(
       ({ stderr }) => ({ ok: true, stderr }),
-      (error: { stderr?: string }) => ({ ok: false, stderr: error.stderr ?? String(error) }),
+      (error: { stderr?: string }) => ({ ok: false, stderr: error.stderr ?? 'it did not run' }),
     )
     return { ...result, ms: performance.now() - started }
   }

@@ -17,7 +17,7 @@ import { AgentError, reasonOf } from '../error.ts'
 /** Small blobs are many in a closure, and each costs a round trip or two. */
 const FETCHES_AT_ONCE = 4
 
-export type BringPart = { digest: Digest; sizeBytes: number; kind: 'file' | 'nar'; path?: string }
+type BringPart = { digest: Digest; sizeBytes: number; kind: 'file' | 'nar'; path?: string }
 
 /** What was brought: `root` is the store path that a closure is of. */
 export type Brought = { type: 'file' | 'folder' | 'nix'; root?: string; parts: BringPart[] }
@@ -85,13 +85,13 @@ function failOn({ path }: BringPart): (error: unknown) => never {
 }
 
 /** The blobs that a manifest names: one a store path, or the one NAR of a folder. */
-export function partsOf(manifest: Manifest): BringPart[] {
+function partsOf(manifest: Manifest): BringPart[] {
   if (manifest.type === 'folder') return [{ digest: hex(manifest.nar), sizeBytes: manifest.sizeBytes, kind: 'nar' }]
   return manifest.paths.map(({ path, nar, sizeBytes }) => ({ digest: hex(nar), sizeBytes, kind: 'nar', path }))
 }
 
 /** @throws {AgentError} `corrupt` when the blob is no manifest: then whoever made the artifact made it wrong. */
-export async function readManifest(holder: BlobHolder, digest: Digest, signal: AbortSignal): Promise<Manifest> {
+async function readManifest(holder: BlobHolder, digest: Digest, signal: AbortSignal): Promise<Manifest> {
   const source = await holder.open(digest)
   if (source === undefined) throw new AgentError('not-found', `the manifest ${digest} is not on this node`)
   try {

@@ -47,7 +47,7 @@ export async function storeUpload(
 }
 
 /** @throws {AgentError} `usage` when others could not type, print or store the name. */
-export function checkName(name: string): void {
+function checkName(name: string): void {
   if (NAME_PATTERN.test(name)) return
   throw new AgentError('usage', `${JSON.stringify(name)} cannot be the name of an artifact`, {
     next: 'Give --name one of letters, digits and + - . _ ? = that does not begin with a dot.',

@@ -31,7 +31,7 @@ const STREAMS_MAX = 128
 /** An honest asker uses one for each blob that it fetches at a time. */
 const STREAMS_PER_PEER_MAX = 16
 
-export type ServerStreams = {
+type ServerStreams = {
   handle(
     protocol: string,
     handler: (stream: Stream, peerId: string) => Promise<void> | void,

@@ -23,7 +23,7 @@ import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { AgentError, reasonOf } from '../error.ts'
 
 /** What signs, as the parts that sign see it. */
-export type Signer = {
+type Signer = {
   /** Raw Ed25519 public key, 32 bytes. */
   readonly publicKey: Uint8Array
   /** Ed25519 signature, 64 bytes. */
@@ -52,7 +52,7 @@ export function ephemeralNodeKey(): NodeKey {
 }
 
 /** Reads an Ed25519 PEM key; undefined when there is no such file. */
-export function readKey(path: string): KeyObject | undefined {
+function readKey(path: string): KeyObject | undefined {
   let pem: string
   try {
     pem = readFileSync(path, 'utf8')
@@ -77,7 +77,7 @@ export function readKey(path: string): KeyObject | undefined {
 }
 
 /** Makes a key and writes it whole or not at all (temporary file, fsync, rename, fsync of the directory). */
-export function makeKey(path: string): KeyObject {
+function makeKey(path: string): KeyObject {
   const { privateKey } = generateKeyPairSync('ed25519')
   const partial = `${path}.${process.pid}.new`
   const fd = openSync(partial, 'wx', 0o600)

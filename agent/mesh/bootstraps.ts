@@ -18,7 +18,7 @@ const BACKOFF_UNHURRIED_MAX_MS = 5 * 60_000
 /** The address is our own, as where one configuration serves a whole fleet; it may be another's tomorrow. */
 const SELF_MS = 10 * 60_000
 
-export type BootstrapState =
+type BootstrapState =
   /** Not tried yet, or being tried for the first time. */
   | 'connecting'
   | 'connected'

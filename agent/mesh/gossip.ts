@@ -114,7 +114,7 @@ export type PubSub = Pick<
   'publish' | 'subscribe' | 'unsubscribe' | 'topicValidators' | 'getSubscribers' | 'getTopics'
 >
 
-export type Verdict = 'accept' | 'ignore' | 'reject'
+type Verdict = 'accept' | 'ignore' | 'reject'
 /** Judges a message and takes what it wants of it. `fromPeerId` is who passed it on, not who wrote it. */
 export type Validate = (bytes: Uint8Array, fromPeerId: string) => Verdict | Promise<Verdict>
 

@@ -19,7 +19,7 @@ import { Liveness, saidGoodbye } from './liveness.ts'
 import { askPeers, findNeighbours, makeStack, refreshAddresses, type Services, startStack } from './stack.ts'
 
 /** Config `max_peers` when the user says nothing: enough for gossip and lookups in a network of thousands, at 0.2 MB each. */
-export const PEERS_MAX_DEFAULT = 24
+const PEERS_MAX_DEFAULT = 24
 /** For a dial whose caller set no narrower limit: several addresses, at DIAL_ADDRESS_MS each. */
 const DIAL_MS_MAX = 10_000
 /** libp2p closes what is open within half a second; the process must not hang on a peer that does not answer. */

@@ -12,7 +12,7 @@ import { BLOB_BYTES_MAX, HASH_BYTES, merkleRoot, PIECE_BYTES, pieceCount, rangeB
 
 export const PIECES_PROTOCOL = '/undernet/pieces/1'
 /** Digests in one question: a closure's NARs in a few round trips. */
-export const HAVE_DIGESTS_MAX = 64
+const HAVE_DIGESTS_MAX = 64
 /** Piece hashes in one answer: 256 KiB of them, for 2 GiB of blob. */
 export const HASHES_MAX = 8_192
 /** Pieces in one answer: 4 MiB, after which an asker that changed its mind has been heard. */
