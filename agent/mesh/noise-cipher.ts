@@ -17,16 +17,16 @@ import {
   type KeyObject,
 } from 'node:crypto'
 import type { ICryptoInterface } from '@chainsafe/libp2p-noise'
-import { Uint8ArrayList } from 'uint8arraylist'
 
-type Bytes = Uint8Array | Uint8ArrayList
+/** A Uint8Array, or Noise's own version of Uint8ArrayList. */
+type Bytes = Parameters<ICryptoInterface['hashSHA256']>[0]
 
 const CIPHER = 'chacha20-poly1305'
 const TAG_BYTES = 16
 const OPTIONS = { authTagLength: TAG_BYTES }
 const KEY_BYTES = 32
-/** Below this a KeyObject costs more than the raw key (measured), and short messages are most messages. */
-const READY_KEY_BYTES_MIN = 1024
+/** Yamux's window updates and most of what gossip says. */
+const JOINED_BYTES_MAX = 4 * 1024
 /** RFC 8410: what stands before the 32 bytes of an X25519 key in PKCS #8 and in SubjectPublicKeyInfo. */
 const PKCS8_PREFIX = Buffer.from('302e020100300506032b656e04220420', 'hex')
 const SPKI_PREFIX = Buffer.from('302a300506032b656e032100', 'hex')
@@ -69,31 +69,40 @@ export const noiseCrypto: ICryptoInterface = {
   },
 
   chaCha20Poly1305Encrypt(plaintext, nonce, ad, key) {
-    const cipher = createCipheriv(CIPHER, ready(key, plaintext.byteLength), nonce, OPTIONS)
+    const cipher = createCipheriv(CIPHER, ready(key), nonce, OPTIONS)
     if (ad.byteLength > 0) cipher.setAAD(ad, { plaintextLength: plaintext.byteLength })
-    // One piece: each part would be a write to the socket of its own.
-    const sealed = cipher.update(plaintext.subarray())
+    const sealed: Uint8Array[] = []
+    for (const part of parts(plaintext)) sealed.push(cipher.update(part))
     cipher.final()
-    return new Uint8ArrayList(sealed, cipher.getAuthTag())
+    sealed.push(cipher.getAuthTag())
+    // Each part becomes a write to the socket: that is worth a copy when it is short, not when it is long.
+    return plaintext.byteLength < JOINED_BYTES_MAX ? Buffer.concat(sealed) : listed(sealed, plaintext)
   },
 
   chaCha20Poly1305Decrypt(sealed, nonce, ad, key) {
     const length = sealed.byteLength - TAG_BYTES
     if (length < 0) throw new RangeError('a message shorter than its tag')
-    const decipher = createDecipheriv(CIPHER, ready(key, length), nonce, OPTIONS)
+    const decipher = createDecipheriv(CIPHER, ready(key), nonce, OPTIONS)
     if (ad.byteLength > 0) decipher.setAAD(ad, { plaintextLength: length })
     decipher.setAuthTag(sealed.subarray(length))
-    const plaintext = new Uint8ArrayList()
-    for (const part of parts(sealed instanceof Uint8Array ? sealed.subarray(0, length) : sealed.sublist(0, length)))
-      plaintext.append(decipher.update(part))
+    const plaintext: Uint8Array[] = []
+    const body = sealed instanceof Uint8Array ? sealed.subarray(0, length) : sealed.sublist(0, length)
+    for (const part of parts(body)) plaintext.push(decipher.update(part))
     // Throws when the tag is wrong: only after this is anything given out.
     decipher.final()
-    return plaintext
+    return listed(plaintext, sealed)
   },
 }
 
-function ready(key: Uint8Array, messageBytes: number): Uint8Array | KeyObject {
-  if (messageBytes < READY_KEY_BYTES_MIN) return key
+/** The parts as a list of the same class as `like`, uncopied; joined when that is no list. */
+function listed(bytes: Uint8Array[], like: Bytes): Bytes {
+  if (like instanceof Uint8Array) return bytes.length === 1 && bytes[0] ? bytes[0] : Buffer.concat(bytes)
+  const list = like.sublist(0, 0)
+  for (const part of bytes) list.append(part)
+  return list
+}
+
+function ready(key: Uint8Array): KeyObject {
   const known = readyKeys.get(key)
   if (known) return known
   const made = createSecretKey(key)

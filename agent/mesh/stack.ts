@@ -20,6 +20,7 @@ import { createLibp2p } from 'libp2p'
 import { announced, byReach, isLoopback } from './addresses.ts'
 import { BoundedDatastore } from './datastore.ts'
 import { makeGossip } from './gossip.ts'
+import { noiseCrypto } from './noise-cipher.ts'
 
 const KAD_PROTOCOL = '/undernet/kad/1'
 
@@ -98,7 +99,7 @@ export async function makeStack(options: StackOptions): Promise<Libp2p<Services>
         outboundSocketInactivityTimeout: SOCKET_IDLE_MS,
       }),
     ],
-    connectionEncrypters: [noise()],
+    connectionEncrypters: [noise({ crypto: noiseCrypto })],
     streamMuxers: [
       yamux({
         enableKeepAlive: false,
