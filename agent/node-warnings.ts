@@ -4,6 +4,7 @@
  */
 import type { Warning } from './api/contract.ts'
 import type { BootstrapView } from './mesh/bootstraps.ts'
+import { sizeText } from './state/disk.ts'
 
 /** A fault or a failure older than this no longer tells how the node is. */
 const FAULT_MS_MAX = 60 * 60_000
@@ -15,6 +16,9 @@ const ALONE_SECONDS_MIN = 15
 const CLOCK_MS_MAX = 30_000
 /** Named in one warning. */
 const PATHS_SHOWN_MAX = 3
+/** Below this records of peers cannot be kept any more, and below the other it is a matter of time. */
+const DISK_FULL_BYTES = 1024 * 1024
+const DISK_LOW_BYTES = 64 * 1024 * 1024
 
 /** A peer's lie, and what it was about. */
 export type PeerFault = { peerId: string; about: string; reason: string; next?: string | undefined }
@@ -86,10 +90,13 @@ export type Condition = {
   clockOffsetMs: number | undefined
   /** Published store paths that Nix deleted. */
   missingPaths: ReadonlySet<string>
+  /** Under the state directory; undefined where the file system does not say. */
+  disk: { directory: string; freeBytes: number | undefined }
 }
 
 export function warningsOf(condition: Condition): Warning[] {
-  return [peersWarning(condition), clockWarning(condition), pathsWarning(condition)].filter((one) => one !== undefined)
+  const all = [peersWarning(condition), clockWarning(condition), pathsWarning(condition), diskWarning(condition)]
+  return all.filter((one) => one !== undefined)
 }
 
 function peersWarning({ uptimeSeconds, peerCount, mdns, bootstraps }: Condition): Warning | undefined {
@@ -128,5 +135,17 @@ function pathsWarning({ missingPaths }: Condition): Warning | undefined {
     code: 'nix.path-gone',
     message: `${missingPaths.size} published store paths are not in the Nix store any more: ${shown}${missingPaths.size > PATHS_SHOWN_MAX ? ', …' : ''}`,
     next: 'Build them again, or unpublish the artifact; a GC root (`nix-store --add-root`) keeps a path.',
+  }
+}
+
+function diskWarning({ disk: { directory, freeBytes } }: Condition): Warning | undefined {
+  if (freeBytes === undefined || freeBytes >= DISK_LOW_BYTES) return undefined
+  const isFull = freeBytes < DISK_FULL_BYTES
+  return {
+    code: isFull ? 'disk.full' : 'disk.low',
+    message: isFull
+      ? `the disk of ${directory} is full: nothing can be published or fetched, and what peers publish now is not kept`
+      : `the disk of ${directory} is almost full: ${sizeText(freeBytes)} free`,
+    next: 'Free some space there, or lower `quota` in the configuration. What was missed comes again by itself.',
   }
 }

@@ -42,6 +42,7 @@ import { Misses, PeerFaults, warningsOf } from './node-warnings.ts'
 import { Notifier } from './service/notify.ts'
 import { type Database, openDatabase } from './state/database.ts'
 import { StateDirectory } from './state/directory.ts'
+import { diskError, freeBytesOf } from './state/disk.ts'
 import { VERSION } from './version.ts'
 
 /** systemd and people wait this long for a stop; what has not ended by then is left to the end of the process. */
@@ -190,6 +191,7 @@ async function startNode(
       bootstraps: keeper.bootstraps(),
       clockOffsetMs: replicator.clockOffsetMs(),
       missingPaths: published.missingPaths(),
+      disk: { directory: values.state, freeBytes: freeBytesOf(values.state) },
     }),
     ...faults.warnings(),
     ...misses.warnings(),
@@ -218,7 +220,8 @@ async function startNode(
     log,
   })
   const mode = process.env.RUNTIME_DIRECTORY ? SOCKET_MODE_SERVICE : SOCKET_MODE_PERSON
-  stack.use(await ApiServer.start({ socket: values.socket, mode, api, log }))
+  const explain = (error: unknown) => diskError(error, values.state)
+  stack.use(await ApiServer.start({ socket: values.socket, mode, api, log, explain }))
 
   return {
     reload: () => reload(current, { keeper, trust, blobs, log }),

@@ -50,6 +50,8 @@ export type ApiServerOptions = {
   mode: number
   api: AgentApi
   log: Log
+  /** Says what an error that is no AgentError means, if that is known: it becomes one. */
+  explain?: (error: unknown) => unknown
 }
 
 export class ApiServer implements AsyncDisposable {
@@ -64,10 +66,10 @@ export class ApiServer implements AsyncDisposable {
   }
 
   /** @throws {AgentError} `taken` when another agent answers on the socket. */
-  static async start({ socket, mode, api, log }: ApiServerOptions): Promise<ApiServer> {
+  static async start({ socket, mode, api, log, explain = (error) => error }: ApiServerOptions): Promise<ApiServer> {
     const place = await SocketPlace.claim(socket)
     const work = new Work()
-    const app = makeApp(api, log, work)
+    const app = makeApp(api, { log, work, explain })
     try {
       await app.listen({ path: place.temporaryPath })
       place.publish(mode)
@@ -115,7 +117,9 @@ class Work {
   }
 }
 
-function makeApp(api: AgentApi, log: Log, work: Work): FastifyInstance {
+type Context = { log: Log; work: Work; explain: (error: unknown) => unknown }
+
+function makeApp(api: AgentApi, { log, work, explain }: Context): FastifyInstance {
   const app = fastify({
     bodyLimit: BODY_BYTES_MAX,
     keepAliveTimeout: KEEP_ALIVE_MS,
@@ -132,7 +136,7 @@ function makeApp(api: AgentApi, log: Log, work: Work): FastifyInstance {
   app.server.maxConnections = CONNECTIONS_MAX
   // The stream itself is the body: its reader bounds it.
   app.addContentTypeParser('application/octet-stream', (_request, payload, done) => done(null, payload))
-  app.setErrorHandler((error, request, reply) => refuse(error, request, reply, log))
+  app.setErrorHandler((error, request, reply) => refuse(explain(error), request, reply, log))
   app.setNotFoundHandler(({ method, url }) => {
     throw new AgentError('usage', `this agent has no ${method} ${url.split('?')[0]}`, {
       next: `GET ${API_PREFIX}/openapi.json lists what it has; a newer command line may want a newer agent.`,
@@ -143,7 +147,8 @@ function makeApp(api: AgentApi, log: Log, work: Work): FastifyInstance {
     app.route({
       method: route.method,
       url: route.path,
-      handler: (request, reply) => work.run(answer(route, api, request, reply, { log, stopping: work.stopping })),
+      handler: (request, reply) =>
+        work.run(answer(route, api, request, reply, { log, explain, stopping: work.stopping })),
     })
   }
   return app
@@ -154,7 +159,7 @@ async function answer(
   api: AgentApi,
   request: FastifyRequest,
   reply: FastifyReply,
-  { log, stopping }: { log: Log; stopping: AbortSignal },
+  { log, explain, stopping }: Pick<Context, 'log' | 'explain'> & { stopping: AbortSignal },
 ): Promise<unknown> {
   const signal = AbortSignal.any([stopping, hangUp(reply)])
   const call: Call<unknown> = {
@@ -174,8 +179,9 @@ async function answer(
         await route.handle(api, { ...call, emit: (event) => events.emit(event) })
       } catch (error) {
         if (!events.begun) throw error
-        logFault(error, request, log)
-        events.emit({ type: 'error', ...bodyOf(error) })
+        const told = explain(error)
+        logFault(told, request, log)
+        events.emit({ type: 'error', ...bodyOf(told) })
       }
       events.end()
       return reply

@@ -240,10 +240,14 @@ export class Artifacts implements Disposable {
 
   #updateNames(): void {
     if (this.#renamed.size === 0) return
-    transaction(this.#db, () => {
-      for (const publisher of this.#renamed.values()) this.#index.rename(publisher, this.#wordsOf(publisher))
-    })
-    this.#renamed.clear()
+    try {
+      transaction(this.#db, () => {
+        for (const publisher of this.#renamed.values()) this.#index.rename(publisher, this.#wordsOf(publisher))
+      })
+      this.#renamed.clear()
+    } catch {
+      // A full disk must not keep anybody from searching: the names that were known will do until it can be written.
+    }
   }
 
   #wordsOf(publisher: Uint8Array): string {

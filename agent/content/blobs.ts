@@ -8,13 +8,14 @@
  * A blob is whole on disk (written, synced, renamed) before its row is. When room is needed, what was not used for longest goes; what
  * is pinned, open or being fetched stays. Sizes are counted, not measured: the quota is about content, not about file system blocks.
  */
-import { existsSync, mkdirSync, readdirSync, rmSync, statfsSync } from 'node:fs'
+import { mkdirSync, readdirSync, rmSync } from 'node:fs'
 import { type FileHandle, open, rename } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { BLOB_BYTES_MAX, PieceHasher } from '../../protocols/pieces/tree.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
+import { diskError, sizeText } from '../state/disk.ts'
 import { BlobFile } from './blob-file.ts'
 import type { BlobIndex, Evictable } from './blob-index.ts'
 import type { BlobSource, BlobStore, WriteOptions } from './content.ts'
@@ -309,27 +310,6 @@ export class Blobs implements BlobStore {
   }
 }
 
-/** Free space where the blobs are, as people read it. */
-function freeText(directory: string): string {
-  if (!existsSync(directory)) return 'an unknown amount'
-  const { bavail, bsize } = statfsSync(directory)
-  return sizeText(bavail * bsize)
-}
-
-/** Says what a full disk means; leaves every other error as it is. */
-export function diskError(cause: unknown, directory: string): unknown {
-  const { code, errcode } = cause as { code?: string; errcode?: number }
-  const isFull = code === 'ENOSPC' || code === 'EDQUOT' || (code === 'ERR_SQLITE_ERROR' && errcode === SQLITE_FULL)
-  if (!isFull) return cause
-  return new AgentError('limit', `the disk of ${directory} is full: ${freeText(directory)} free`, {
-    cause,
-    next: 'Free some space there, or lower `quota` in the configuration so that the agent keeps less.',
-  })
-}
-
-/** https://www.sqlite.org/rescode.html#full */
-const SQLITE_FULL = 13
-
 async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
   for (let at = 0; at < bytes.byteLength; ) at += (await file.write(bytes, at)).bytesWritten
 }
@@ -341,10 +321,4 @@ async function syncDirectory(path: string): Promise<void> {
   } finally {
     await directory.close()
   }
-}
-
-function sizeText(bytes: number): string {
-  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
-  const step = bytes < 1 ? 0 : Math.min(units.length - 1, Math.floor(Math.log2(bytes) / 10))
-  return `${(bytes / 1024 ** step).toFixed(step === 0 ? 0 : 1)} ${units[step]}`
 }

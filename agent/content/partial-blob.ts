@@ -12,7 +12,8 @@ import { dirname } from 'node:path'
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { isPiece, PIECE_BYTES, pieceBytes, pieceCount, pieceHash } from '../../protocols/pieces/tree.ts'
 import { AgentError, reasonOf } from '../error.ts'
-import { type Blobs, diskError } from './blobs.ts'
+import { diskError } from '../state/disk.ts'
+import type { Blobs } from './blobs.ts'
 import type { PieceList } from './piece-lists.ts'
 
 export class PartialBlob {

@@ -2,8 +2,10 @@
  * The one SQLite file of an agent's state. WAL, so that kill -9 at any moment loses nothing that was committed; each part of the
  * agent owns its tables and their schema versions, and a file written by a newer agent is refused, not guessed at.
  */
+import { dirname } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { AgentError, reasonOf } from '../error.ts'
+import { diskError } from './disk.ts'
 
 /** Another process may hold the write lock for as long as a backup takes to copy a page. */
 const BUSY_MS = 5_000
@@ -14,7 +16,7 @@ export type Database = DatabaseSync
 /**
  * Opens (or makes) the state database and checks it.
  *
- * @throws {AgentError} `corrupt` when the file is not a sound SQLite database; it is left as it is.
+ * @throws {AgentError} `corrupt` when the file is not a sound SQLite database (it is left as it is); `limit` when the disk is full.
  */
 export function openDatabase(path: string): Database {
   let db: DatabaseSync | undefined
@@ -32,6 +34,8 @@ export function openDatabase(path: string): Database {
     return db
   } catch (cause) {
     db?.close()
+    const told = diskError(cause, dirname(path))
+    if (told instanceof AgentError && told.code === 'limit') throw told
     throw new AgentError('corrupt', `the state database ${path} cannot be used: ${reasonOf(cause)}`, {
       cause,
       next: `Restore it from a backup, or move it away and start again: the node key is kept, records and the list of shared files are lost here, and peers send their records again.`,

@@ -8,6 +8,7 @@ import { chmodSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'nod
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { AgentError, reasonOf } from '../error.ts'
+import { diskError } from './disk.ts'
 
 type Holder = { pid: number; since: string }
 
@@ -23,7 +24,7 @@ export class StateDirectory implements Disposable {
   /**
    * Makes the directory if needed, closes it to others, and takes hold of it until disposed.
    *
-   * @throws {AgentError} `taken` when another agent holds it, `not-allowed` when it cannot be used.
+   * @throws {AgentError} `taken` when another agent holds it, `not-allowed` when it cannot be used, `limit` when its disk is full.
    */
   static open(path: string): StateDirectory {
     try {
@@ -74,6 +75,8 @@ function whoHolds(path: string): string {
 }
 
 function unusable(path: string, cause: unknown): AgentError {
+  const told = diskError(cause, path)
+  if (told instanceof AgentError) return told
   return new AgentError('not-allowed', `the state directory ${path} cannot be used: ${reasonOf(cause)}`, {
     cause,
     next: 'Choose another with --state DIR, or start the agent as a user who may write there.',

@@ -9,6 +9,7 @@ const well: Condition = {
   bootstraps: [],
   clockOffsetMs: 1_000,
   missingPaths: new Set(),
+  disk: { directory: '/state', freeBytes: 10 * 2 ** 30 },
 }
 const bootstrap = {
   address: '/ip4/192.0.2.7/tcp/7477',
@@ -53,6 +54,15 @@ describe('warnings', () => {
     const [warning] = warningsOf({ ...well, missingPaths: new Set(['/nix/store/a', 'b', 'c', 'd']) })
     expect(warning?.message).toContain('4 published store paths')
     expect(warning?.message).toMatch(/…$/)
+  })
+})
+
+describe('a disk', () => {
+  const disk = (freeBytes: number | undefined) => warningsOf({ ...well, disk: { directory: '/state', freeBytes } })
+  it('is told of before it is full, and when it is', () => {
+    expect(disk(undefined)).toEqual([])
+    expect(disk(30 * 2 ** 20)).toMatchObject([{ code: 'disk.low', message: expect.stringContaining('30.0 MiB free') }])
+    expect(disk(4_096)).toMatchObject([{ code: 'disk.full', message: expect.stringContaining('/state is full') }])
   })
 })
 
