@@ -402,7 +402,7 @@ async function settled(who: RealAgent): Promise<number> {
 
 /** Characters that act on a terminal, but for the end of a line. */
 function unprintable(text: string): string[] {
-  return [...text]
+  return Array.from(text)
     .filter((one) => /[\p{Cc}\p{Cf}\p{Cs}\u2028\u2029]/u.test(one) && one !== '\n')
     .map((one) => JSON.stringify(one))
 }
