@@ -39,6 +39,7 @@ test(`killed ${KILLS} times at random, a fetch ends with the right bytes each ti
       directory = freshDirectory()
     }
   }
+  rmSync(directory, { recursive: true, force: true })
   expect(ends).toBeGreaterThan(0)
   expect(resumedBytes).toBeGreaterThan(0)
 })
