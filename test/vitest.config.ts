@@ -1,6 +1,6 @@
 /**
- * Three projects: `unit` runs in parallel threads; `cluster` (several real agents) and `lab` (network namespaces, real Nix) run one
- * file at a time, since each takes the machine for itself.
+ * Three projects, one after the other: `unit` in parallel threads; then `cluster` (several real agents) and `lab` (network namespaces,
+ * real Nix) one file at a time, since each takes the machine for itself, and some promise times.
  */
 import { defineConfig } from 'vitest/config'
 
@@ -15,10 +15,27 @@ export default defineConfig({
           root: '.',
           include: ['test/agent/**/*.test.ts', 'test/protocols/**/*.test.ts', 'test/architecture.test.ts'],
           testTimeout: 20_000,
+          sequence: { groupOrder: 0 },
         },
       },
-      { test: { name: 'cluster', root: '.', include: ['test/cluster/**/*.test.ts'], ...oneAtATime } },
-      { test: { name: 'lab', root: '.', include: ['test/lab/**/*.test.ts'], ...oneAtATime } },
+      {
+        test: {
+          name: 'cluster',
+          root: '.',
+          include: ['test/cluster/**/*.test.ts'],
+          sequence: { groupOrder: 1 },
+          ...oneAtATime,
+        },
+      },
+      {
+        test: {
+          name: 'lab',
+          root: '.',
+          include: ['test/lab/**/*.test.ts'],
+          sequence: { groupOrder: 2 },
+          ...oneAtATime,
+        },
+      },
     ],
   },
 })
