@@ -3,18 +3,25 @@
  * The program: loads the command line or the daemon, never both, and turns how that ended into an exit status.
  */
 import { statSync } from 'node:fs'
-import { enableCompileCache } from 'node:module'
+import { enableCompileCache, flushCompileCache } from 'node:module'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
+import { limitYoungHeap } from './young-heap.ts'
 
-cacheCompiledCode()
+/** After a start: what it needed is compiled, and V8 has not dropped it again. */
+const CACHED_AFTER_MS = 10_000
+
 const words = process.argv.slice(2)
+const isDaemon = words[0] === 'start'
+if (isDaemon) limitYoungHeap()
+cacheCompiledCode()
+// Node itself does so at the exit, to which a daemon comes late, without the code of its start, or never.
+if (isDaemon) setTimeout(flushCompileCache, CACHED_AFTER_MS).unref()
 const [{ CommandLine }, { watchOutput }] = await Promise.all([
   import('./cli/command-line.ts'),
   import('./cli/terminal.ts'),
 ])
 watchOutput(process.stdout, process.stderr)
-const isDaemon = words[0] === 'start'
 const commands = isDaemon ? [(await import('./cli/start.ts')).addStart] : (await import('./cli/commands.ts')).commands
 const status = await new CommandLine(commands).run(words)
 // A result that could not be written has set it already.
