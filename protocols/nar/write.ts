@@ -7,8 +7,8 @@
  *
  * Format: spec.md. Uses Node's builtins only: the command line loads this too.
  */
-import { constants, type Stats } from 'node:fs'
-import { type FileHandle, lstat, open, readdir, readlink } from 'node:fs/promises'
+import { closeSync, constants, fstatSync, open, read, type Stats } from 'node:fs'
+import { lstat, readdir, readlink } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { WireError } from '../error.ts'
 import { NAR_MAGIC } from './read.ts'
@@ -59,7 +59,7 @@ export class NarLayout {
     if (offset < 0 || length < 0 || offset + length > this.sizeBytes) {
       throw new RangeError(`bytes ${offset}+${length} of a NAR of ${this.sizeBytes}`)
     }
-    await using files = new OpenFiles()
+    using files = new OpenFiles()
     const end = offset + length
     let next: Promise<Buffer> | undefined
     const start = (at: number) => {
@@ -237,50 +237,67 @@ class Drawing {
 
 const SLASH = Buffer.from('/')
 
-/** Opens files for one reader; keeps the one that the next chunk goes on with. */
-class OpenFiles implements AsyncDisposable {
-  #kept: { path: string; handle: FileHandle } | undefined
+/**
+ * Opens files for one reader; keeps the one that the next chunk goes on with. Of each small file only what may wait for a disk leaves
+ * the thread (opening, reading): looking at an open file and closing it does not, and a turn of libuv's pool costs more than they do.
+ */
+class OpenFiles implements Disposable {
+  #kept: { path: string; fd: number } | undefined
 
   /** Fills `into` from `offset` of the file. Parts of one file come in order, one chunk after the other. */
   async read(file: FilePart, offset: number, into: Uint8Array): Promise<void> {
     const goesOn = offset + into.byteLength < file.sizeBytes
-    const handle = await this.#take(file)
+    const fd = await this.#take(file)
     let kept = false
     try {
       for (let done = 0; done < into.byteLength; ) {
-        const { bytesRead } = await handle.read(into, done, into.byteLength - done, offset + done)
-        if (bytesRead === 0) throw changed(file)
-        done += bytesRead
+        const count = await readAt(fd, into, done, offset + done)
+        if (count === 0) throw changed(file)
+        done += count
       }
       if (goesOn) {
-        this.#kept = { path: file.path, handle }
+        this.#kept = { path: file.path, fd }
         kept = true
       }
     } finally {
-      if (!kept) await handle.close()
+      if (!kept) closeSync(fd)
     }
   }
 
-  async #take(file: FilePart): Promise<FileHandle> {
+  async #take(file: FilePart): Promise<number> {
     if (this.#kept?.path === file.path) {
-      const { handle } = this.#kept
+      const { fd } = this.#kept
       this.#kept = undefined
-      return handle
+      return fd
     }
-    const handle = await open(Buffer.from(file.path, 'latin1'), OPEN_FLAGS)
+    const fd = await openFile(file.path)
     try {
-      const stats = await handle.stat()
+      const stats = fstatSync(fd)
       if (!stats.isFile() || stats.size !== file.sizeBytes) throw changed(file)
-      return handle
+      return fd
     } catch (error) {
-      await handle.close()
+      closeSync(fd)
       throw error
     }
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#kept?.handle.close()
+  [Symbol.dispose](): void {
+    if (this.#kept) closeSync(this.#kept.fd)
+    this.#kept = undefined
   }
+}
+
+function openFile(path: string): Promise<number> {
+  return new Promise((resolve, reject) => {
+    open(Buffer.from(path, 'latin1'), OPEN_FLAGS, (error, fd) => (error ? reject(error) : resolve(fd)))
+  })
+}
+
+/** Fills the rest of `into` from `from` on, with as much as comes at once. */
+function readAt(fd: number, into: Uint8Array, from: number, position: number): Promise<number> {
+  return new Promise((resolve, reject) => {
+    read(fd, into, from, into.byteLength - from, position, (error, count) => (error ? reject(error) : resolve(count)))
+  })
 }
 
 function changed({ path, sizeBytes }: FilePart): WireError {
