@@ -1,15 +1,13 @@
 /**
  * Nodes in network namespaces on one bridge: found by mDNS, and dead links noticed. Needs root, iproute2 and nftables.
  */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { until } from '../agent/mesh/nodes.ts'
+import { hasNamespaces, type Lan, makeLan } from '../lan.ts'
 
-const able = process.getuid?.() === 0 && has('ip') && has('nft')
-if (!able) console.warn('skipped: the mesh in network namespaces, which needs root, iproute2 and nftables')
-
-describe.skipIf(!able)('nodes in two network namespaces on a bridge', () => {
+describe.skipIf(!hasNamespaces)('nodes in two network namespaces on a bridge', () => {
   test('find each other by mDNS within 3 s of the second start', async () => {
     const lan = makeLan()
     const a = startNode(['--mdns'], lan.hosts[0])
@@ -83,69 +81,4 @@ function startNode(args: string[], namespace?: string): Node {
   createInterface(child.stdout).on('line', (line) => events.push(JSON.parse(line) as Event))
   const all = (name: string) => events.filter(({ event }) => event === name)
   return { all, of: (name) => all(name)[0] }
-}
-
-type Lan = { hosts: [string, string]; drop(): () => void; pull(): () => void }
-
-/** Two namespaces, 10.77.0.1 and 10.77.0.2, on a bridge in a third; no default route. Gone when the test ends. */
-function makeLan(): Lan {
-  const name = `mesh${process.pid}x${Math.floor(Math.random() * 1e6)}`
-  const bridge = `${name}s`
-  const hosts: [string, string] = [`${name}a`, `${name}b`]
-  onTestFinished(() => {
-    for (const namespace of [...hosts, bridge]) execFileSync('ip', ['netns', 'del', namespace])
-  })
-  for (const namespace of [bridge, ...hosts]) run(`ip netns add ${namespace}`)
-  run(`ip -n ${bridge} link add br0 type bridge`, `ip -n ${bridge} link set br0 up`)
-  for (const [index, host] of hosts.entries()) {
-    run(
-      `ip -n ${host} link add eth0 type veth peer name port${index} netns ${bridge}`,
-      `ip -n ${bridge} link set port${index} master br0 up`,
-      `ip -n ${host} addr add 10.77.0.${index + 1}/24 dev eth0`,
-      `ip -n ${host} link set eth0 up`,
-      `ip -n ${host} link set lo up`,
-    )
-  }
-  const within = `ip netns exec ${hosts[1]} nft`
-  return {
-    hosts,
-    drop: () => {
-      run(`${within} add table inet cut`)
-      for (const hook of ['input', 'output']) {
-        execFileSync('ip', [
-          'netns',
-          'exec',
-          hosts[1],
-          'nft',
-          'add',
-          'chain',
-          'inet',
-          'cut',
-          hook,
-          `{ type filter hook ${hook} priority 0; policy drop; }`,
-        ])
-      }
-      return () => run(`${within} delete table inet cut`)
-    },
-    pull: () => {
-      run(`ip -n ${bridge} link set port1 down`)
-      return () => run(`ip -n ${bridge} link set port1 up`)
-    },
-  }
-}
-
-function run(...commands: string[]): void {
-  for (const command of commands) {
-    const [program = '', ...args] = command.split(' ')
-    execFileSync(program, args)
-  }
-}
-
-function has(program: string): boolean {
-  try {
-    execFileSync('which', [program], { stdio: 'ignore' })
-    return true
-  } catch {
-    return false
-  }
 }
