@@ -20,6 +20,7 @@ import {
 } from '@libp2p/gossipsub'
 import { reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
+import { guardIntake, Turns } from './gossip-intake.ts'
 
 type TopicScoreParams = NonNullable<GossipsubOpts['scoreParams']['topics']>[string]
 
@@ -77,6 +78,9 @@ const GOSSIP_OPTIONS: Partial<GossipsubOpts> = {
     retainScore: SCORE_KEPT_MS,
   },
   maxInboundDataLength: RPC_BYTES_MAX,
+  // One message of a peer after the other: see gossip-intake.ts.
+  awaitRpcHandler: true,
+  awaitRpcMessageHandler: true,
   maxOutboundBufferSize: QUEUED_BYTES_MAX,
   maxTopicBytesPerPeer: TOPIC_BYTES_PER_PEER_MAX,
   // One each way is what gossipsub uses; the rest covers a stream being replaced.
@@ -90,6 +94,7 @@ const GOSSIP_OPTIONS: Partial<GossipsubOpts> = {
 export function makeGossip(components: GossipSubComponents): GossipSub {
   const pubsub = gossipsub(GOSSIP_OPTIONS)(components)
   pubsub.addEventListener('gossipsub:graft', ({ detail }) => offerRecent(pubsub, detail))
+  guardIntake(pubsub)
   return pubsub
 }
 
@@ -122,6 +127,7 @@ export class Topic implements Disposable {
   readonly #pubsub: PubSub
   readonly #name: string
   readonly #log: Log
+  readonly #turns = new Turns()
   #validate: Validate = () => 'ignore'
 
   private constructor(pubsub: PubSub, name: string, log: Log) {
@@ -170,6 +176,7 @@ export class Topic implements Disposable {
 
   #judge: TopicValidatorFn = async (peer, message: Message) => {
     if (message.data.byteLength > MESSAGE_BYTES_MAX) return TopicValidatorResult.Reject
+    await this.#turns.take()
     try {
       return RESULTS[await this.#validate(message.data, peer.toString())]
     } catch (error) {
