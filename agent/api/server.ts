@@ -20,6 +20,8 @@ import { SocketPlace } from './socket-place.ts'
 const BODY_BYTES_MAX = 64 * 1024
 /** A client on this machine sends its headers at once. There is no limit for the whole request: an upload takes as long as it takes. */
 const HEADERS_MS_MAX = 10_000
+/** Node looks for those who are later than that every so often: by its default a slow client has half a minute more. */
+const LATE_EVERY_MS = 2_000
 /** Between two requests of a client that keeps its connection. */
 const KEEP_ALIVE_MS = 5_000
 /** People, scripts and a dashboard. Those beyond are refused, so that nobody uses up the file descriptors. */
@@ -125,7 +127,7 @@ function makeApp(api: AgentApi, { log, work, explain }: Context): FastifyInstanc
     keepAliveTimeout: KEEP_ALIVE_MS,
     exposeHeadRoutes: false,
     forceCloseConnections: 'idle',
-    http: { headersTimeout: HEADERS_MS_MAX },
+    http: { headersTimeout: HEADERS_MS_MAX, connectionsCheckingInterval: LATE_EVERY_MS },
     requestTimeout: 0,
     routerOptions: { maxParamLength: PARAM_LENGTH_MAX },
     // What the router itself cannot read, such as a broken percent-encoding.

@@ -12,6 +12,8 @@ import type { Log } from '../log.ts'
 const BODY_BYTES_MAX = 64 * 1024
 /** A client on this machine sends its headers at once. */
 const HEADERS_MS_MAX = 10_000
+/** Node looks for those who are later than that every so often: by its default a slow client has half a minute more. */
+const LATE_EVERY_MS = 2_000
 /** Nix holds up to 25 connections; this is room for several Nix at once, and a bound on file descriptors. */
 const CONNECTIONS_MAX = 256
 /** Longer than Nix waits between the narinfos of a closure, so that it keeps its connections. */
@@ -41,7 +43,7 @@ export class HttpServer implements AsyncDisposable {
       bodyLimit: BODY_BYTES_MAX,
       keepAliveTimeout: KEEP_ALIVE_MS,
       forceCloseConnections: 'idle',
-      http: { headersTimeout: HEADERS_MS_MAX },
+      http: { headersTimeout: HEADERS_MS_MAX, connectionsCheckingInterval: LATE_EVERY_MS },
     })
     app.server.maxConnections = CONNECTIONS_MAX
     app.addHook('onRequest', async (request, reply) => {
