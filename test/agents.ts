@@ -3,9 +3,9 @@
  * What an agent logs is kept, and shown when something about it fails.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
 import { createServer } from 'node:net'
-import { tmpdir } from 'node:os'
+import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -17,6 +17,9 @@ import type { Status } from '../agent/api/contract.ts'
 export const SOURCES = fileURLToPath(new URL('../agent/main.ts', import.meta.url))
 /** A start takes 0.3 to 1.5 s of CPU; thirty at once share two cores. */
 const START_MS_MAX = 60_000
+/** An interrupted test leaves no agent running: the kernel ends it with its parent. */
+const SETPRIV = '/usr/bin/setpriv'
+const DIES_WITH_US = existsSync(SETPRIV) ? [SETPRIV, '--pdeathsig', 'KILL'] : []
 /** Kept of each agent's log, for the message of a failure. */
 const LOG_LINES_MAX = 200
 const POLL_MS = 25
@@ -115,6 +118,14 @@ export class RealAgent implements AsyncDisposable {
     return entries.filter(({ msg }) => msg === event)
   }
 
+  /** User and system time of the process so far; 0 when it is gone. */
+  get cpuSeconds(): number {
+    if (this.isGone) return 0
+    // Field 2 is the program's name in parentheses; 14 and 15 are clock ticks, 100 a second on Linux.
+    const fields = readFileSync(`/proc/${this.pid}/stat`, 'utf8').split(') ').at(-1)?.split(' ') ?? []
+    return (Number(fields[11]) + Number(fields[12])) / 100
+  }
+
   /** Resident memory of the process. */
   get rssBytes(): number {
     const [, kib] = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${this.pid}/status`, 'utf8')) ?? []
@@ -169,7 +180,8 @@ export class RealAgent implements AsyncDisposable {
       ...(options.bootstrap ?? []).flatMap((address) => ['--bootstrap', address]),
       ...(options.flags ?? []),
     ]
-    const command = this.#namespace ? ['ip', 'netns', 'exec', this.#namespace, process.execPath] : [process.execPath]
+    const within = this.#namespace === undefined ? [] : ['ip', 'netns', 'exec', this.#namespace]
+    const command = [...DIES_WITH_US, ...within, process.execPath]
     const child = spawn(command[0] ?? '', [...command.slice(1), ...args], {
       // Nobody's own configuration.
       env: { ...process.env, XDG_CONFIG_HOME: this.state, ...options.env },
@@ -198,6 +210,10 @@ type Waiting = {
   /** Said when it was in vain. */
   what: string | (() => string)
   ms?: number
+  /** Between two looks, where one is not for free. */
+  everyMs?: number
+  /** Milliseconds since whenever: see fairClock. */
+  clock?: () => number
   /** Says why waiting is of no use any more. */
   unless?: () => string | false
 }
@@ -205,19 +221,43 @@ type Waiting = {
 /** Polls until `condition` gives something other than undefined, false or null, and returns it; throws what it waited for otherwise. */
 export async function until<T>(
   condition: () => T | Promise<T>,
-  { ms = 10_000, what, unless }: Waiting,
+  { ms = 10_000, everyMs = POLL_MS, clock = () => performance.now(), what, unless }: Waiting,
 ): Promise<NonNullable<Exclude<T, false>>> {
-  const deadline = performance.now() + ms
+  const deadline = clock() + ms
   for (;;) {
     const value = await condition()
     if (value !== undefined && value !== false && value !== null) return value as NonNullable<Exclude<T, false>>
     const useless = unless?.()
     if (useless) throw new Error(useless)
-    if (performance.now() > deadline) {
+    if (clock() > deadline) {
       throw new Error(`waited ${ms} ms in vain: ${typeof what === 'string' ? what : what()}`)
     }
-    await delay(POLL_MS)
+    await delay(everyMs)
   }
+}
+
+/**
+ * Milliseconds of a clock that runs slower while programs other than ours use the machine: a promise in seconds is about a machine that
+ * one has for oneself. On such a machine it is the clock on the wall. `oursSeconds` is the CPU time of our own programs so far.
+ */
+export function fairClock(oursSeconds: () => number): () => number {
+  const others = () => busySeconds() - oursSeconds() - process.cpuUsage().user / 1e6 - process.cpuUsage().system / 1e6
+  const startMs = performance.now()
+  const startSeconds = others()
+  return () => {
+    const takenMs = ((others() - startSeconds) * 1_000) / availableParallelism()
+    return performance.now() - startMs - Math.max(0, takenMs)
+  }
+}
+
+/** CPU time of everybody since the machine started, over all cores. */
+function busySeconds(): number {
+  const [user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0, steal = 0] = readFileSync('/proc/stat', 'utf8')
+    .slice(0, 200)
+    .split(/\s+/, 9)
+    .slice(1)
+    .map(Number)
+  return (user + nice + system + irq + softirq + steal) / 100
 }
 
 /** A TCP port of loopback that nobody uses now. */
