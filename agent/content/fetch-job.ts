@@ -235,8 +235,10 @@ export class FetchJob {
       return await this.#fetchOn(session, source, signal)
     } catch (error) {
       session.frames.abort(asError(error))
-      // A stream kept from an earlier blob may have been closed since: that says nothing of the peer.
-      if (!session.isUsed || !(error instanceof WireError) || error.code !== 'closed') throw error
+      // A stream kept from an earlier blob may have been closed since, and where both sides dialled at once the connection under the
+      // stream is replaced by the other one: that says nothing of the peer.
+      const isCut = error instanceof WireError && error.code === 'closed' && !source.giveWay?.aborted
+      if (!isCut || signal.aborted) throw error
     }
     const fresh = await this.#session(peerId, signal, { fresh: true })
     try {

@@ -5,6 +5,7 @@
  * Peers are known by peer id strings here, and nothing of libp2p but its streams goes out to other folders. A peer that `onPeer`
  * reports has proven its id (Noise) and told its protocols (identify).
  */
+import { once } from 'node:events'
 import type { Connection, IdentifyResult, Libp2p, PeerId, Stream } from '@libp2p/interface'
 import { peerIdFromString } from '@libp2p/peer-id'
 import type { Multiaddr } from '@multiformats/multiaddr'
@@ -22,6 +23,10 @@ import { askPeers, findNeighbours, makeStack, refreshAddresses, type Services, s
 const PEERS_MAX_DEFAULT = 24
 /** For a dial whose caller set no narrower limit: several addresses, at DIAL_ADDRESS_MS each. */
 const DIAL_MS_MAX = 10_000
+/** A connection is replaced at most once when both sides dialled; the third is for a peer that restarted just then. */
+const STREAM_TRIES_MAX = 3
+/** libp2p gives streams half a second when it closes a connection in order. */
+const CLOSING_MS_MAX = 1_000
 /** libp2p closes what is open within half a second; the process must not hang on a peer that does not answer. */
 const STOP_MS_MAX = 3_000
 
@@ -176,8 +181,19 @@ export class Host implements AsyncDisposable {
    * the DHT knows. The caller closes or aborts it.
    */
   async openStream(peerId: string, protocol: string, signal: AbortSignal): Promise<Stream> {
-    const connection = await this.#connect(peerIdFromString(peerId), signal)
-    return connection.newStream(protocol, { signal })
+    const peer = peerIdFromString(peerId)
+    for (let tries = 1; ; tries++) {
+      const connection = await this.#connect(peer, signal)
+      try {
+        return await connection.newStream(protocol, { signal })
+      } catch (cause) {
+        signal.throwIfAborted()
+        // Replaced by another connection of the peer that was made at the same moment, closed in order, or the peer restarted.
+        if (tries < STREAM_TRIES_MAX && (await isGone(connection, cause, signal))) continue
+        // libp2p also rejects with the event of the closing.
+        throw cause instanceof Error ? cause : new Error('the connection was closed meanwhile', { cause })
+      }
+    }
   }
 
   /**
@@ -335,6 +351,21 @@ export class Host implements AsyncDisposable {
 /** Streams that every connection has, or that come and go by themselves. */
 function isBackground(protocol: string): boolean {
   return /^\/(meshsub|ipfs)\//.test(protocol) || protocol.startsWith('/undernet/kad/')
+}
+
+/** Whether a stream could not be opened because the connection is going; if so, it is gone when this resolves. */
+async function isGone(connection: Connection, cause: unknown, signal: AbortSignal): Promise<boolean> {
+  if (connection.status !== 'open' && connection.status !== 'closing') return true
+  // While its muxer closes in order, a connection still calls itself open.
+  const isClosing =
+    connection.status === 'closing' || (cause instanceof Error && cause.name === 'ConnectionClosedError')
+  if (!isClosing) return false
+  try {
+    await once(connection, 'close', { signal: within(CLOSING_MS_MAX, signal) })
+    return true
+  } catch {
+    return connection.status !== 'open' && !signal.aborted
+  }
 }
 
 function withPeer(address: Multiaddr, peer: PeerId): Multiaddr {

@@ -4,7 +4,8 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import type { FetchOptions } from '../../../agent/content/content.ts'
 import { encodeCbor } from '../../../protocols/cbor.ts'
-import { encodeFrame } from '../../../protocols/frame.ts'
+import { encodeFrame, Frames } from '../../../protocols/frame.ts'
+import { answerPieces } from '../../../protocols/pieces/exchange.ts'
 import { PIECE_BYTES } from '../../../protocols/pieces/tree.ts'
 import { pattern } from '../../protocols/pieces/pattern.ts'
 import { altered, until as honestUntil, liar, serve, serveGetRaw, serveRaw } from './hostile.ts'
@@ -289,6 +290,17 @@ describe('a peer that fails', () => {
     expect(Buffer.compare((await node.store.contents(DIGEST)) ?? Buffer.of(), BLOB)).toBe(0)
     expect(broken).toBeGreaterThan(1)
     expect(node.fetcher.fetchedBytes).toBe(BLOB.byteLength)
+  })
+
+  test('once, as where its connection is replaced by another, is asked again at once', async () => {
+    const [node, cut] = [await fetching(), await stranger()]
+    let streams = 0
+    await serveRaw(cut, async (stream) => {
+      if (streams++ === 0) return stream.abort(new Error('replaced'))
+      await answerPieces(new Frames(stream), liar(BLOB), never, () => undefined).catch(() => undefined)
+    })
+    await node.fetcher.fetch(DIGEST, from(cut.peerId))
+    expect(Buffer.compare((await node.store.contents(DIGEST)) ?? Buffer.of(), BLOB)).toBe(0)
   })
 
   test('nobody at all is an error that says so', async () => {

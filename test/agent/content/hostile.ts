@@ -71,7 +71,8 @@ export async function serveGetRaw(peer: Peer, bytes: Uint8Array, raw: (stream: S
       const request = decodeRequest(frame)
       if (request === 'unknown' || request.op === 'have') return
       if (request.op === 'hashes') {
-        const list = { sizeBytes: bytes.byteLength, root: merkleRoot(hashes), hashes }
+        const asked = hashes.subarray(request.from * 32, (request.from + request.count) * 32)
+        const list = { sizeBytes: bytes.byteLength, root: merkleRoot(hashes), hashes: asked }
         stream.send(encodeFrame(encodeCbor(list)))
       } else raw(stream)
     }

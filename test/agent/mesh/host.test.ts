@@ -75,6 +75,19 @@ describe('Host', () => {
     )
   })
 
+  test('a stream whose connection goes while it is being opened is opened on another', async () => {
+    const [a, b] = await Promise.all([startHost(), startHost()])
+    await b.handle('/test/nothing/1', (stream) => stream.close(), { maxInboundStreams: 4 })
+    const known = Promise.withResolvers<void>()
+    a.onPeer(() => known.resolve())
+    await join(a, b)
+    await known.promise
+    const opening = a.openStream(b.peerId, '/test/nothing/1', soon())
+    await a.hangUp(b.peerId)
+    const stream = await opening
+    stream.abort(new Error('done'))
+  })
+
   test('pings by peer id and by address', async () => {
     const [a, b] = await Promise.all([startHost(), startHost()])
     expect((await a.ping(addressesOf(b)[0]?.toString() ?? '', soon())).rttMs).toBeLessThan(1_000)
