@@ -9,7 +9,7 @@ import { PIECE_BYTES } from '../../protocols/pieces/tree.ts'
 import { ContentNode, never, Store } from '../agent/content/peers.ts'
 import { pattern } from '../protocols/pieces/pattern.ts'
 
-const KILLS = 50
+const KILLS = 20
 const BLOB = pattern(160 * PIECE_BYTES + 7)
 
 test(`killed ${KILLS} times at random, a fetch ends with the right bytes each time it ends`, {
