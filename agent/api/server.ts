@@ -10,6 +10,7 @@ import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest }
 import { z } from 'zod'
 import { AgentError, type AgentErrorCode, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
+import { SCHEMALESS } from '../schemaless.ts'
 import type { AgentApi, BlobReader } from './agent-api.ts'
 import { API_PREFIX, type ErrorBody, type FetchEvent } from './contract.ts'
 import { openApi } from './openapi.ts'
@@ -123,6 +124,7 @@ type Context = { log: Log; work: Work; explain: (error: unknown) => unknown }
 
 function makeApp(api: AgentApi, { log, work, explain }: Context): FastifyInstance {
   const app = fastify({
+    ...SCHEMALESS,
     bodyLimit: BODY_BYTES_MAX,
     keepAliveTimeout: KEEP_ALIVE_MS,
     exposeHeadRoutes: false,

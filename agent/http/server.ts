@@ -7,6 +7,7 @@
 import fastify, { type FastifyInstance } from 'fastify'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
+import { SCHEMALESS } from '../schemaless.ts'
 
 /** No route takes a JSON body yet; a narinfo or a NAR is asked for with headers alone. */
 const BODY_BYTES_MAX = 64 * 1024
@@ -40,6 +41,7 @@ export class HttpServer implements AsyncDisposable {
    */
   static async start(place: HttpPlace, register: (app: FastifyInstance) => void, log: Log): Promise<HttpServer> {
     const app = fastify({
+      ...SCHEMALESS,
       bodyLimit: BODY_BYTES_MAX,
       keepAliveTimeout: KEEP_ALIVE_MS,
       forceCloseConnections: 'idle',
