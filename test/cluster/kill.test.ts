@@ -1,215 +1,352 @@
 /**
- * Fifty times kill -9 at a random moment of publishing, fetching and replicating, on either of two agents as they are shipped. After each the
- * agent starts on what is left; all that it had acknowledged is there, is listed, and has its bytes; at the end both agents know the same,
- * each gives the other every byte right, and no rubbish is left on either disk.
+ * kill -9 in the middle of publishing, replacing, withdrawing, fetching and replicating, at random moments: two agents do all of that at
+ * once, one of them (or both) is killed, and started again; at times it is killed again while it starts. After each restart
+ *
+ * - what it acknowledged holds: each publication is there with its bytes, each withdrawal is not undone; of the one operation that was
+ *   under way either all has happened or nothing;
+ * - the other agent can get what it publishes, and no byte of anything is wrong;
+ * - both agents know the same records;
+ * - nothing is left of what was half written.
+ *
+ * The seed is printed; KILL_SEED repeats a run, as far as its moments can be repeated.
  */
 import { createHash } from 'node:crypto'
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
 import { setTimeout as delay } from 'node:timers/promises'
-import { CID } from 'multiformats/cid'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { ArtifactView, FetchEvent, PublishResult, SearchResult } from '../../agent/api/contract.ts'
+import { expect, test } from 'vitest'
+import type { PublishResult, SearchResult } from '../../agent/api/contract.ts'
+import { fileCid } from '../../protocols/artifact/artifact.ts'
 import { Bundle, freePort, RealAgent, until } from '../agents.ts'
 
 const KILLS = 50
-/** The work of one round takes about this long; killed at any moment of it, or just after. */
-const ROUND_MS_MAX = 150
-const PUBLISHED_PER_ROUND = 6
-/** From less than a piece to a dozen. */
-const SIZE_BYTES_MAX = 3_000_000
-/** Of what was acknowledged, looked at after each kill; at the end all of it. */
-const CHECKED_PER_ROUND = 4
-/** Both agents publish under few names, so that they replace and withdraw as well. */
-const NAMES = 24
+/** After the work of a round began; enough for several operations. */
+const KILL_MS_MAX = 500
+/** A start takes about as long. */
+const KILL_STARTING_MS_MAX = 500
+/** Published by a node at a time. */
+const NAMES_MAX = 16
+const BYTES_MAX = 10 * 1024 * 1024
+/** Several times what is published, so that fetched blobs are evicted, too. */
+const QUOTA = '400MiB'
+/** A comparison on connecting, and time for a busy machine. */
+const AGREE_MS_MAX = 30_000
+const CHUNK_BYTES = 64 * 1024
 
-/** A kill between the agent's commit and its answer leaves either; nothing else. */
-type Side = {
-  agent: RealAgent
-  state: string
-  port: number /** Name to digest. */
-  acknowledged: Map<string, string>
-  unsure: Map<string, (string | null)[]>
+/** A file that may be published: `cid` follows from the bytes, which follow from the rest. */
+type File = { name: string; cid: string; digest: string; sizeBytes: number; fill: string }
+
+class Node {
+  readonly name: string
+  readonly state = mkdtempSync(join(tmpdir(), 'undernet-kill-'))
+  readonly port: number
+  readonly bootstrap: string
+  /** What it acknowledged. */
+  readonly published = new Map<string, File>()
+  /** The operation under way: the file, or the withdrawal of the name. */
+  pending: { name: string; file: File | undefined } | undefined
+  #agent: RealAgent | undefined
+
+  constructor(name: string, port: number, otherPort: number) {
+    this.name = name
+    this.port = port
+    this.bootstrap = `/ip4/127.0.0.1/tcp/${otherPort}`
+  }
+
+  get agent(): RealAgent {
+    if (this.#agent === undefined) throw new Error(`${this.name} has not been started`)
+    return this.#agent
+  }
+
+  launch({ entry, env }: Bundle): RealAgent {
+    const { name, state, port, bootstrap } = this
+    const listen = `/ip4/127.0.0.1/tcp/${port}`
+    const flags = ['--quota', QUOTA]
+    this.#agent = RealAgent.launch({ name, state, entry, env, listen, bootstrap: [bootstrap], flags })
+    return this.#agent
+  }
+
+  async dispose(): Promise<void> {
+    await this.#agent?.[Symbol.asyncDispose]()
+    rmSync(this.state, { recursive: true, force: true })
+  }
 }
 
-describe('kill -9', { timeout: 240_000 }, () => {
-  const seed = Number(process.env.SEED ?? Date.now() % 1_000_000)
-  const random = randomOf(seed)
-  const sides: Side[] = []
-  let bundle: Bundle
-  beforeAll(async () => {
-    bundle = await Bundle.build()
-  })
-  afterAll(async () => {
-    for (const { agent, state } of sides) {
-      await agent[Symbol.asyncDispose]()
-      rmSync(state, { recursive: true, force: true })
-    }
-    bundle?.[Symbol.dispose]()
-  })
-
-  const start = (side: { state: string; port: number }, name: string, bootstrap: number) =>
-    RealAgent.start({
-      name,
-      entry: bundle.entry,
-      env: bundle.env,
-      state: side.state,
-      listen: `/ip4/127.0.0.1/tcp/${side.port}`,
-      bootstrap: [`/ip4/127.0.0.1/tcp/${bootstrap}`],
-    })
-
-  test('at any moment loses nothing that was acknowledged, and never gives a wrong byte', async () => {
-    console.log(`seed ${seed}`)
-    const ports = [await freePort(), await freePort()]
-    for (const [nth, port] of ports.entries()) {
-      const state = mkdtempSync(join(tmpdir(), 'undernet-kill-'))
-      const agent = await start({ state, port }, `side-${nth}`, ports[1 - nth] as number)
-      sides.push({ agent, state, port, acknowledged: new Map(), unsure: new Map() })
-    }
-    const [one, two] = sides as [Side, Side]
-    for (let kill = 0; kill < KILLS; kill++) {
-      const [victim, other] = random() < 0.5 ? [one, two] : [two, one]
-      const stop = new AbortController()
-      const work = Promise.allSettled([
-        publishSome(victim, stop.signal),
-        publishSome(other, stop.signal),
-        fetchSome(victim, other, stop.signal),
-        fetchSome(other, victim, stop.signal),
-      ])
-      await delay(random() * ROUND_MS_MAX)
-      await victim.agent.end('SIGKILL')
-      stop.abort()
-      await work
-      victim.agent = await start(victim, victim.agent.name, other.port)
-      for (const side of [victim, other]) await expectKept(side, CHECKED_PER_ROUND)
-    }
-    for (const side of sides) await expectKept(side, NAMES)
-    await expectSame(one, two)
-    for (const [from, to] of [
-      [one, two],
-      [two, one],
-    ] as const) {
-      for (const [name, digest] of from.acknowledged) {
-        expect(await digestThrough(to, `${from.agent.name}/${name}`), `${name} of ${from.agent.name}`).toBe(digest)
+test(`killed ${KILLS} times at random, no agent loses what it acknowledged, and none has a wrong byte`, {
+  timeout: 900_000,
+}, async () => {
+  const seed = Number(process.env.KILL_SEED ?? Math.floor(Math.random() * 2 ** 32))
+  console.log(`KILL_SEED=${seed}`)
+  const random = randomFrom(seed)
+  const startedMs = performance.now()
+  const counts = { kills: 0, whileStarting: 0, published: 0, withdrawn: 0, fetched: 0, halfDone: 0, halfFetched: 0 }
+  using bundle = await Bundle.build()
+  const ports = [await freePort(), await freePort()] as const
+  const nodes = [new Node('a', ports[0], ports[1]), new Node('b', ports[1], ports[0])] as const
+  try {
+    await Promise.all(nodes.map((node) => node.launch(bundle).answers()))
+    await until(async () => (await nodes[0].agent.status()).peers.length === 1, { what: 'they meet' })
+    while (counts.kills < KILLS) {
+      const victims = random() < 0.1 ? [...nodes] : [random() < 0.5 ? nodes[0] : nodes[1]]
+      await workUntilKilled(nodes, victims, random, counts)
+      for (const victim of victims) {
+        while (random() < 0.2) {
+          const starting = victim.launch(bundle)
+          await delay(random() * KILL_STARTING_MS_MAX)
+          await starting.end('SIGKILL')
+          counts.kills++
+          counts.whileStarting++
+        }
       }
+      await Promise.all(victims.map((victim) => victim.launch(bundle).answers()))
+      for (const node of nodes) await expectTruth(node, random, counts)
+      await expectAgreement(nodes)
+      await expectServed(nodes, random)
     }
-    for (const { agent, state } of sides) {
-      await agent.end('SIGTERM')
-      expect(readdirSync(join(state, 'blobs', 'incoming'))).toEqual([])
-      expect(agent.logged('agent.failed')).toEqual([])
-    }
-    const count = one.acknowledged.size + two.acknowledged.size
-    console.log(`${KILLS} kills; ${count} artifacts acknowledged and whole on both`)
-    expect(count).toBeGreaterThan(NAMES / 2)
-  })
-
-  /** Publishes, replaces and withdraws, and notes what the agent acknowledged; what it did not may be either way. */
-  async function publishSome({ agent, acknowledged, unsure }: Side, signal: AbortSignal): Promise<void> {
-    for (let nth = 0; nth < PUBLISHED_PER_ROUND; nth++) {
-      const name = `artifact-${Math.floor(random() * NAMES)}`
-      const before = acknowledged.get(name) ?? null
-      const isWithdrawal = before !== null && random() < 0.2
-      const bytes = bytesOf(random, Math.floor(random() ** 3 * SIZE_BYTES_MAX) + 1)
-      const digest = createHash('sha256').update(bytes).digest('hex')
-      const maybe = unsure.get(name) ?? [before]
-      unsure.set(name, [...maybe, isWithdrawal ? null : digest])
-      if (isWithdrawal) await agent.client.post<ArtifactView>('unpublish', { ref: name }, signal)
-      else await agent.client.upload<PublishResult>('upload', { type: 'file', name }, once(bytes), signal)
-      unsure.delete(name)
-      if (isWithdrawal) acknowledged.delete(name)
-      else acknowledged.set(name, digest)
-    }
+    await expectAllServed(nodes)
+    await expectNothingLeft(nodes)
+  } finally {
+    for (const node of nodes) await node.dispose()
   }
-
-  /** Fetches what the other side has published, as far as it is known here already. */
-  async function fetchSome(to: Side, from: Side, signal: AbortSignal): Promise<void> {
-    for (const name of from.acknowledged.keys()) {
-      const events = to.agent.client.events('fetch', { ref: `${from.agent.name}/${name}` }, signal)
-      // It may be withdrawn or unknown; what matters is what the kill leaves.
-      await lastOf(events).catch(() => undefined)
-      if (signal.aborted) return
-    }
-  }
-
-  /**
-   * What the agent publishes is what it acknowledged; where it was killed before it could answer, what was asked of it or what was before. Of
-   * `checked` artifacts the bytes are read; of all others the CID must do.
-   */
-  async function expectKept(side: Side, checked: number): Promise<void> {
-    const { agent, acknowledged, unsure } = side
-    const own = await ownOf(agent)
-    for (const name of new Set([...acknowledged.keys(), ...unsure.keys(), ...own.keys()])) {
-      const cid = own.get(name)
-      const digest = cid === undefined ? null : digestIn(cid)
-      const possible = unsure.get(name) ?? [acknowledged.get(name) ?? null]
-      expect(possible, `${name} of ${agent.name}`).toContain(digest)
-      unsure.delete(name)
-      if (digest === null) acknowledged.delete(name)
-      else acknowledged.set(name, digest)
-    }
-    const names = [...acknowledged.keys()].sort(() => random() - 0.5).slice(0, checked)
-    for (const name of names) {
-      expect(await digestThrough(side, own.get(name) ?? ''), `${name} of ${agent.name}`).toBe(acknowledged.get(name))
-    }
-  }
-
-  /** Both have the same records: what each says of itself is what the other knows of it. */
-  async function expectSame(one: Side, two: Side): Promise<void> {
-    const all = async ({ agent }: Side) => {
-      const { artifacts } = await agent.client.get<SearchResult>('search', { limit: 500 })
-      return artifacts.map(({ cid, name }) => `${name} ${cid}`).sort()
-    }
-    await until(async () => JSON.stringify(await all(one)) === JSON.stringify(await all(two)), {
-      what: 'both agents know the same artifacts',
-      ms: 45_000,
-    })
-  }
+  console.log(`${JSON.stringify(counts)} in ${Math.round((performance.now() - startedMs) / 1_000)} s`)
 })
 
-/** This agent's own artifacts: name to CID. */
-async function ownOf(agent: RealAgent): Promise<Map<string, string>> {
-  const { artifacts } = await agent.client.get<SearchResult>('search', { limit: 500 })
-  return new Map(artifacts.filter(({ own }) => own).map(({ name, cid }) => [name, cid]))
+type Random = () => number
+type Nodes = readonly [Node, Node]
+type Counts = Record<
+  'kills' | 'whileStarting' | 'published' | 'withdrawn' | 'fetched' | 'halfDone' | 'halfFetched',
+  number
+>
+
+/** Both nodes publish and fetch as fast as they can until the victims are killed; resolves when nobody does anything any more. */
+async function workUntilKilled(nodes: Nodes, victims: Node[], random: Random, counts: Counts): Promise<void> {
+  const over = new AbortController()
+  const files = nodes.map(({ published }) => [...published.values()])
+  const work = nodes.flatMap((node, nth) => [
+    publishUntil(node, random, counts, over.signal),
+    fetchUntil(node, files[1 - nth] ?? [], random, counts, over.signal),
+  ])
+  await delay(random() * KILL_MS_MAX)
+  // From here on, failures are what a kill is.
+  over.abort()
+  await Promise.all(victims.map((victim) => victim.agent.end('SIGKILL')))
+  counts.kills += victims.length
+  counts.halfFetched += victims.filter(({ state }) => readdirSync(join(state, 'blobs', 'partial')).length > 0).length
+  await Promise.all(work)
 }
 
-/** Fetches an artifact to an agent, reads it from there, and returns the hash of what came. */
-async function digestThrough({ agent: { client } }: Pick<Side, 'agent'>, ref: string): Promise<string | undefined> {
-  const signal = AbortSignal.timeout(30_000)
-  const done = await lastOf(client.events('fetch', { ref }, signal))
-  const part = done?.type === 'done' ? done.result.parts[0] : undefined
-  if (part === undefined) return undefined
+/** Publishes under new names, in place of what a name meant, and withdraws, one after the other. */
+async function publishUntil(node: Node, random: Random, counts: Counts, over: AbortSignal): Promise<void> {
+  const { client } = node.agent
+  // Requests are not aborted with the signal: only the kill may cut them, so that the agent that stays gets them whole.
+  const signal = AbortSignal.timeout(60_000)
+  try {
+    while (!over.aborted) {
+      const kept = [...node.published.keys()].filter((name) => name.startsWith('kept'))
+      if (kept.length >= NAMES_MAX) {
+        const name = kept[Math.floor(random() * kept.length)] ?? ''
+        node.pending = { name, file: undefined }
+        await client.post('unpublish', { ref: name }, signal)
+        node.published.delete(name)
+        counts.withdrawn++
+      } else {
+        const isNew = random() < 0.6
+        const file = makeFile(
+          isNew ? `kept-${node.name}-${hexOf(random)}` : `swap-${node.name}-${Math.floor(random() * 4)}`,
+          random,
+        )
+        node.pending = { name: file.name, file }
+        const { artifact } = await client.upload<PublishResult>(
+          'upload',
+          { type: 'file', name: file.name },
+          bytesOf(file),
+          signal,
+        )
+        expect(artifact.cid).toBe(file.cid)
+        node.published.set(file.name, file)
+        counts.published++
+      }
+      node.pending = undefined
+    }
+  } catch (error) {
+    if (!over.aborted) throw error
+  }
+}
+
+/** Fetches what the other published before the round, and looks at each byte. */
+async function fetchUntil(node: Node, files: File[], random: Random, counts: Counts, over: AbortSignal): Promise<void> {
+  const { client } = node.agent
+  const kept = files.filter(({ name }) => name.startsWith('kept')).sort(() => random() - 0.5)
+  try {
+    for (const file of kept) {
+      if (over.aborted) return
+      // What is withdrawn meanwhile is not found, or not there any more.
+      const isFound = await fetchFile(node.agent, file, over).catch((error: Error) => {
+        if (over.aborted || /no artifact|no peer/.test(error.message)) return false
+        throw error
+      })
+      if (!isFound) continue
+      expect(await digestOf(client.download(`blobs/${file.digest}`, over)), file.name).toBe(file.digest)
+      counts.fetched++
+    }
+  } catch (error) {
+    if (!over.aborted || (error as Error).name === 'AssertionError') throw error
+  }
+}
+
+async function fetchFile(agent: RealAgent, { cid }: File, signal: AbortSignal): Promise<boolean> {
+  const events = await Array.fromAsync(agent.client.events('fetch', { ref: cid }, signal))
+  return events.at(-1)?.type === 'done'
+}
+
+/** Holds what the agent has against what it acknowledged. */
+async function expectTruth(node: Node, random: Random, counts: Counts): Promise<void> {
+  const { published, pending, agent } = node
+  const own = new Map(
+    (await views(agent)).filter((view) => view.own).map(({ name, cid }) => [name, cid] as [string, string]),
+  )
+  if (pending) {
+    const cid = own.get(pending.name)
+    if (cid === pending.file?.cid) {
+      if (pending.file) published.set(pending.name, pending.file)
+      else published.delete(pending.name)
+      counts.halfDone++
+    }
+    node.pending = undefined
+  }
+  const expected = new Map([...published.values()].map(({ name, cid }) => [name, cid]))
+  expect(own, `what ${node.name} publishes`).toEqual(expected)
+  const newest = [...published.values()].slice(-3)
+  for (const file of [...newest, pick(published, random)].filter((one) => one !== undefined)) {
+    const digest = await digestOf(agent.client.download(`blobs/${file.digest}`, AbortSignal.timeout(30_000)))
+    expect(digest, `${file.name} on ${node.name}`).toBe(file.digest)
+  }
+  const incoming = join(node.state, 'blobs', 'incoming')
+  await until(() => readdirSync(incoming).length === 0, { what: `nothing half written on ${node.name}` })
+}
+
+async function expectAgreement(nodes: Nodes): Promise<void> {
+  const lines = async ({ agent }: Node) =>
+    (await views(agent))
+      .map(({ publisher, name, cid, issued }) => `${publisher.peerId} ${name} ${cid} ${issued}`)
+      .sort()
+  const agree = async () => {
+    const [a, b] = await Promise.all([lines(nodes[0]), lines(nodes[1])])
+    return a.join('\n') === b.join('\n')
+  }
+  const said = () => nodes.map(({ name, agent }) => `${name}:\n${agent.log.slice(-20).join('\n')}`).join('\n')
+  await until(agree, { what: () => `both know the same records\n${said()}`, ms: AGREE_MS_MAX })
+}
+
+/** Everything that each publishes, from the other. */
+async function expectAllServed(nodes: Nodes): Promise<void> {
+  for (const [nth, { agent }] of nodes.entries()) {
+    for (const file of (nodes[1 - nth] as Node).published.values()) await expectFetched(agent, file)
+  }
+}
+
+async function expectFetched(agent: RealAgent, file: File): Promise<void> {
+  const signal = AbortSignal.timeout(60_000)
+  expect(await fetchFile(agent, file, signal)).toBe(true)
+  expect(await digestOf(agent.client.download(`blobs/${file.digest}`, signal)), file.name).toBe(file.digest)
+}
+
+/** Each gets one of the other's, at times by the command that people type. */
+async function expectServed(nodes: Nodes, random: Random): Promise<void> {
+  for (const [nth, node] of nodes.entries()) {
+    const file = pick((nodes[1 - nth] as Node).published, random)
+    if (file === undefined) continue
+    if (random() < 0.2) {
+      const directory = mkdtempSync(join(tmpdir(), 'undernet-kill-'))
+      const { code, stderr } = await node.agent.run('get', file.cid, '--to', directory)
+      expect(code, stderr).toBe(0)
+      expect(readdirSync(directory)).toEqual([file.name])
+      expect(
+        createHash('sha256')
+          .update(readFileSync(join(directory, file.name)))
+          .digest('hex'),
+      ).toBe(file.digest)
+      rmSync(directory, { recursive: true })
+    } else await expectFetched(node.agent, file)
+  }
+}
+
+/** At the end: sound databases, files that are what their names say, and none that nobody knows. */
+async function expectNothingLeft(nodes: Nodes): Promise<void> {
+  for (const { agent, state } of nodes) {
+    const { content } = await agent.status()
+    expect(await agent.end('SIGTERM')).toBe(0)
+    using db = new DatabaseSync(join(state, 'state.db'))
+    expect(db.prepare('PRAGMA integrity_check').all()).toEqual([{ integrity_check: 'ok' }])
+    const directory = join(state, 'blobs')
+    const files = readdirSync(directory, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile())
+    const whole = files.filter(({ parentPath }) => /\/[0-9a-f]{2}$/.test(parentPath))
+    expect(whole).toHaveLength(content.blobs)
+    for (const { parentPath, name } of whole) {
+      expect(
+        createHash('sha256')
+          .update(readFileSync(join(parentPath, name)))
+          .digest('hex'),
+      ).toBe(name)
+    }
+    const partial = db
+      .prepare('SELECT digest FROM content_partials')
+      .all()
+      .map((row) => row.digest)
+    const others = files.filter((file) => !whole.includes(file)).map(({ name }) => name)
+    expect(new Set(others)).toEqual(new Set(partial))
+  }
+}
+
+async function views(agent: RealAgent): Promise<SearchResult['artifacts']> {
+  const { artifacts, truncated } = await agent.client.get<SearchResult>('search', { limit: 500 })
+  expect(truncated).toBe(false)
+  return artifacts
+}
+
+/** Mostly small, at times many pieces. */
+function makeFile(name: string, random: Random): File {
+  const sizeBytes = Math.ceil((random() < 0.6 ? 0.02 : 1) * random() * BYTES_MAX)
+  const file = { name, sizeBytes, fill: hexOf(random) }
   const hash = createHash('sha256')
-  for await (const chunk of client.download(`blobs/${part.digest}`, signal)) hash.update(chunk)
+  for (const chunk of chunksOf(file)) hash.update(chunk)
+  const digest = hash.digest('hex')
+  return { ...file, digest, cid: fileCid(digest).toString() }
+}
+
+function* chunksOf({ sizeBytes, fill }: Pick<File, 'sizeBytes' | 'fill'>): Generator<Buffer> {
+  for (let at = 0; at < sizeBytes; at += CHUNK_BYTES) {
+    yield Buffer.alloc(Math.min(CHUNK_BYTES, sizeBytes - at), `${fill} ${at} `)
+  }
+}
+
+async function* bytesOf(file: File): AsyncGenerator<Buffer> {
+  yield* chunksOf(file)
+}
+
+async function digestOf(bytes: AsyncIterable<Uint8Array>): Promise<string> {
+  const hash = createHash('sha256')
+  for await (const chunk of bytes) hash.update(chunk)
   return hash.digest('hex')
 }
 
-/** The hash that a file's CID is made of. */
-function digestIn(cid: string): string {
-  return Buffer.from(CID.parse(cid).multihash.digest).toString('hex')
+function pick<T>(map: ReadonlyMap<string, T>, random: Random): T | undefined {
+  return [...map.values()][Math.floor(random() * map.size)]
 }
 
-async function lastOf(events: AsyncIterable<FetchEvent>): Promise<FetchEvent | undefined> {
-  let last: FetchEvent | undefined
-  for await (const event of events) last = event
-  return last
+function hexOf(random: Random): string {
+  return Math.floor(random() * 2 ** 32).toString(16)
 }
 
-async function* once(bytes: Uint8Array) {
-  yield bytes
-}
-
-function bytesOf(random: () => number, sizeBytes: number): Buffer {
-  return Buffer.alloc(sizeBytes, `${random()}`)
-}
-
-/** Mulberry32: small, and the same everywhere for one seed. */
-function randomOf(seed: number): () => number {
+/** mulberry32. */
+function randomFrom(seed: number): Random {
   let state = seed
   return () => {
     state = (state + 0x6d2b79f5) | 0
     let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
     mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
   }
 }
