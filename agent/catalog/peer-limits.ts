@@ -68,7 +68,10 @@ export class PeerLimits {
     const offsets = [...this.#peers.values()].flatMap(({ clock }) =>
       clock && Math.abs(now - clock.at) <= CLOCK_MS ? [clock.offsetMs] : [],
     )
-    return offsets.sort((a, b) => a - b)[Math.floor(offsets.length / 2)]
+    offsets.sort((a, b) => a - b)
+    const [low, high] = [offsets[(offsets.length - 1) >> 1], offsets[offsets.length >> 1]]
+    // Two peers that disagree: the one that agrees with us is more likely right than either alone.
+    return low !== undefined && high !== undefined && Math.abs(low) < Math.abs(high) ? low : high
   }
 
   #peer(peerId: string): Peer {
