@@ -32,7 +32,7 @@ describe('state directory', () => {
   it('is free at once after its holder was killed', async () => {
     const path = scratch()
     const source = `import { StateDirectory } from ${JSON.stringify(new URL('../../../agent/state/directory.ts', import.meta.url).href)}
-      StateDirectory.open(${JSON.stringify(path)}); console.log('held'); setInterval(() => {}, 1e6)`
+      globalThis.state = StateDirectory.open(${JSON.stringify(path)}); console.log('held'); setInterval(() => {}, 1e6)`
     const child = spawn(process.execPath, ['--input-type=module-typescript', '-e', source], {
       stdio: ['ignore', 'pipe', 'inherit'],
     })
