@@ -14,7 +14,7 @@ import { PartialBlob } from './partial-blob.ts'
 import { fromHex, listOf, type PieceList } from './piece-lists.ts'
 import type { PieceSession, PieceSessions } from './piece-sessions.ts'
 import type { Slots } from './slots.ts'
-import { SourceQueue } from './sources.ts'
+import { type Source, SourceOrder } from './source-order.ts'
 
 /** A disk that loses what was just written to it is not to be argued with. */
 const FILLINGS_MAX = 3
@@ -58,13 +58,6 @@ export type FetchJobInit = {
 type Waiter = Pick<FetchOptions, 'onProgress' | 'pin'>
 /** What became of a source that was tried. */
 type Outcome = { reason: string; lied: boolean }
-type Source = {
-  peerId: string
-  isLastResort: boolean
-  patienceMs: number
-  /** Fires when another source came up, of one that has kept silent. */
-  giveWay?: AbortSignal
-}
 
 export class FetchJob {
   readonly digest: Digest
@@ -73,20 +66,9 @@ export class FetchJob {
   /** Resolves, however it ended, when nothing of the job runs any more. */
   readonly ended: Promise<void>
   readonly #init: FetchJobInit
-  readonly #hasteMs: number
   readonly #stopping = new AbortController()
   readonly #waiters = new Set<Waiter>()
-  readonly #sources = new SourceQueue()
-  /** Sources that gave some pieces before they failed: worth another try when there are no new ones. */
-  readonly #again: string[] = []
-  /** Sources that stated another piece list than the one in use. */
-  readonly #dissenters: string[] = []
-  /** Sources that did not begin to answer, here or for another blob. */
-  readonly #silent: string[] = []
-  /** Set while a source that keeps silent is waited for. */
-  #waiting: AbortController | undefined
-  /** What the queue of sources will say next. */
-  #upcoming: Promise<string | undefined> | undefined
+  readonly #sources: SourceOrder
   readonly #outcomes = new Map<string, Outcome>()
   /** Who stated which list, by `listKey`. */
   readonly #claims = new Map<string, Set<string>>()
@@ -102,7 +84,13 @@ export class FetchJob {
     this.digest = init.digest
     this.sizeBytes = init.sizeBytes
     this.sizeBytesMax = init.sizeBytesMax
-    this.#hasteMs = init.hasteMs ?? init.limits.hasteMs
+    this.#sources = new SourceOrder({
+      hasteMs: init.hasteMs ?? init.limits.hasteMs,
+      patienceMs: init.limits.pieceMs,
+      isShunned: (peerId) => this.#isShunned(peerId),
+      isSilent: init.isSilent,
+      signal: this.#stopping.signal,
+    })
     // Whoever waits has these; a job that nobody waits for any more may end badly in silence.
     this.#result.promise.catch(() => undefined)
     this.#started.promise.catch(() => undefined)
@@ -113,11 +101,10 @@ export class FetchJob {
   join(options: FetchOptions): () => void {
     const waiter: Waiter = options
     this.#waiters.add(waiter)
-    this.#sources.add(waiter, options.sources)
-    if (this.#waiting) this.#lookForOthers(this.#waiting)
+    this.#sources.join(waiter, options.sources)
     return () => {
       if (!this.#waiters.delete(waiter)) return
-      this.#sources.remove(waiter)
+      this.#sources.leave(waiter)
       if (this.#waiters.size === 0) this.cancel(cancelled())
     }
   }
@@ -174,7 +161,7 @@ export class FetchJob {
   async #fetch(): Promise<void> {
     const { signal } = this.#stopping
     for (;;) {
-      const next = await this.#nextSource()
+      const next = await this.#sources.next()
       if (!next) throw this.#failure()
       const free = await this.#init.slots.take(signal)
       const before = this.#partial?.doneBytes ?? 0
@@ -182,7 +169,7 @@ export class FetchJob {
         if (await this.#fetchFrom(next, signal)) break
       } catch (error) {
         if (signal.aborted || error instanceof AgentError) throw error
-        if (next.giveWay?.aborted) this.#silent.push(next.peerId)
+        if (next.giveWay?.aborted) this.#sources.keptSilent(next)
         else this.#note(next, error, (this.#partial?.doneBytes ?? 0) > before)
       } finally {
         free()
@@ -194,38 +181,10 @@ export class FetchJob {
     }
   }
 
-  async #nextSource(): Promise<Source | undefined> {
-    this.#waiting = undefined
-    const { pieceMs } = this.#init.limits
-    const patienceMs = Math.min(this.#hasteMs, pieceMs)
-    for (;;) {
-      const peerId = (await this.#upcomingSource()) ?? this.#again.shift()
-      this.#upcoming = undefined
-      if (peerId === undefined) break
-      const shunned = this.#init.shunned(peerId)
-      if (shunned !== undefined) this.#outcomes.set(peerId, { reason: shunned, lied: true })
-      else if (this.#init.isSilent(peerId)) this.#silent.push(peerId)
-      else return { peerId, isLastResort: false, patienceMs }
-    }
-    const dissenter = this.#dissenters.shift()
-    if (dissenter !== undefined) return { peerId: dissenter, isLastResort: true, patienceMs: pieceMs }
-    const silent = this.#silent.shift()
-    if (silent === undefined) return undefined
-    this.#waiting = new AbortController()
-    return { peerId: silent, isLastResort: false, patienceMs: pieceMs, giveWay: this.#waiting.signal }
-  }
-
-  #upcomingSource(): Promise<string | undefined> {
-    this.#upcoming ??= this.#sources.next(this.#stopping.signal)
-    return this.#upcoming
-  }
-
-  /** A waiter came who may know of others: nobody is kept by a source that says nothing, once there is one that might. */
-  #lookForOthers(waiting: AbortController): void {
-    this.#upcomingSource().then(
-      (peerId) => peerId !== undefined && waiting.abort(new WireError('closed', 'another source came up')),
-      () => undefined,
-    )
+  #isShunned(peerId: string): boolean {
+    const reason = this.#init.shunned(peerId)
+    if (reason !== undefined) this.#outcomes.set(peerId, { reason, lied: true })
+    return reason !== undefined
   }
 
   async #fetchFrom(source: Source, signal: AbortSignal): Promise<boolean> {
@@ -307,7 +266,7 @@ export class FetchJob {
     } else if (key !== listKey(this.#partial.list)) {
       const isVouchedFor = this.#claims.has(listKey(this.#partial.list))
       if (isVouchedFor && !isLastResort) {
-        this.#dissenters.push(peerId)
+        this.#sources.dissents(peerId)
         return false
       }
       this.#partial.useList(list)
@@ -331,7 +290,7 @@ export class FetchJob {
     const onAnswer = () => {
       if (isAnswering) return
       isAnswering = true
-      this.#waiting = undefined
+      this.#sources.answered()
       deadline.allow(this.#init.limits.pieceMs)
       this.#init.onAnswer(peerId)
     }
@@ -362,7 +321,8 @@ export class FetchJob {
     return new WireError('mismatch', reason)
   }
 
-  #note({ peerId, patienceMs }: Source, error: unknown, progressed: boolean): void {
+  #note(source: Source, error: unknown, progressed: boolean): void {
+    const { peerId } = source
     const reason = reasonOf(error)
     const code = error instanceof WireError ? error.code : 'closed'
     this.#init.log.debug({ digest: this.digest, peerId, code, reason, progressed }, 'blob.source.failed')
@@ -372,8 +332,8 @@ export class FetchJob {
     }
     this.#outcomes.set(peerId, { reason, lied: false })
     if (code === 'timeout') this.#init.onSilence(peerId)
-    if (progressed) this.#again.push(peerId)
-    else if (code === 'timeout' && patienceMs < this.#init.limits.pieceMs) this.#silent.push(peerId)
+    if (progressed) this.#sources.failedOnTheWay(peerId)
+    else if (code === 'timeout') this.#sources.keptSilent(source)
   }
 
   #blame(peerId: string, reason: string): void {

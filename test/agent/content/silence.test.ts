@@ -72,3 +72,26 @@ test('who is waited for gives way to a source that comes up meanwhile', async ()
   await first
   expect(performance.now() - startMs).toBeLessThan(LIMITS.pieceMs / 2)
 })
+
+test('who is slow is not kept waiting for a search that takes long', async () => {
+  const { node, peer } = await network()
+  const [bytes = new Uint8Array(), digest = ''] = [BLOBS[0], DIGESTS[0]]
+  const honest = liar(bytes)
+  let isSlow = true
+  const slow: PieceHolder = {
+    ...honest,
+    hashes: async (...request) => {
+      if (isSlow) await delay(3 * LIMITS.hasteMs)
+      isSlow = false
+      return await honest.hashes(...request)
+    },
+  }
+  await serve(peer, slow)
+  const searching = Promise.withResolvers<void>()
+  async function* sources() {
+    yield peer.peerId
+    await searching.promise
+  }
+  await node.fetcher.fetch(digest, { sources: sources(), signal: never })
+  searching.resolve()
+})
