@@ -101,7 +101,11 @@ export class SourceOrder {
   }
 
   #found(): Promise<string | undefined> {
-    this.#upcoming ??= this.#queue.next(this.#init.signal)
+    this.#upcoming ??= this.#queue.next(this.#init.signal).then((peerId) => {
+      // That there is none is true of this moment only: a waiter who comes may know of one.
+      if (peerId === undefined) this.#upcoming = undefined
+      return peerId
+    })
     return this.#upcoming
   }
 
