@@ -16,6 +16,8 @@ const KILLED = 10
 const STARTS_AT_ONCE = 3
 /** Of the presence of a node in a network of this size, as agent/catalog/presence.ts has it. */
 const LEASE_MS = 60_000
+/** Of one that has started, until it has a first peer; the next ones start then. */
+const JOINED_MS_MAX = 60_000
 /** What the issue promises. */
 const CONVERGED_MS_MAX = 10_000
 const GONE_MS_MAX = LEASE_MS + 5_000
@@ -99,6 +101,11 @@ describe.skipIf(!able)('thirty agents', { timeout: 600_000 }, () => {
       agents.push(...batch)
       started.push(...batch)
       await Promise.all(batch.map((agent) => publish(agent)))
+      const isIn = async (agent: RealAgent) => (await agent.status()).peers.length > 0
+      await until(async () => agents.length === 1 || (await Promise.all(batch.map(isIn))).every(Boolean), {
+        what: () => `${names.join(', ')} have peers\n${report(agents)}`,
+        ms: JOINED_MS_MAX,
+      })
     }
     return started
   }
