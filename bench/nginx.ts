@@ -53,7 +53,7 @@ function configuration(root: string, directory: string, port: number): string {
     daemon off; pid ${directory}/pid; worker_processes 2; ${user}
     events { worker_connections 512; }
     http {
-      access_log off; sendfile on; tcp_nopush on; default_type application/octet-stream;
+      access_log off; keepalive_requests 1000000; sendfile on; tcp_nopush on; default_type application/octet-stream;
       ${temporary.map((name) => `${name}_temp_path ${directory}/${name};`).join(' ')}
       server { listen 127.0.0.1:${port}; root ${root}; }
     }
