@@ -61,6 +61,8 @@ const TOPIC_SCORE: TopicScoreParams = {
   invalidMessageDeliveriesDecay: 0.99,
 }
 
+const NOTHING = new Uint8Array(0)
+
 /** Of every gossipsub of this agent: the host's, and later one per network. */
 const GOSSIP_OPTIONS: Partial<GossipsubOpts> = {
   globalSignaturePolicy: StrictSign,
@@ -69,7 +71,12 @@ const GOSSIP_OPTIONS: Partial<GossipsubOpts> = {
   ignoreDuplicatePublishError: true,
   // No floodsub peers: they cannot be scored.
   fallbackToFloodsub: false,
-  msgIdFn: (message) => createHash('sha256').update(message.data).digest(),
+  msgIdFn: ({ data }) => createHash('sha256').update(data).digest(),
+  // The same id before anything is checked: a message comes from several peers, and its signature need be verified only once.
+  fastMsgIdFn: ({ data }) =>
+    createHash('sha256')
+      .update(data ?? NOTHING)
+      .digest('base64'),
   scoreParams: {
     // Peers behind one NAT, and all of a lab, share an address. With the default, a hub ignores everybody from the eleventh on.
     IPColocationFactorWeight: 0,
