@@ -16,6 +16,7 @@ import {
   list,
   listenAddress,
   oneOf,
+  optionalPath,
   path,
   publicKey,
   size,
@@ -31,6 +32,10 @@ export type Config = {
   /** Multiaddrs, with or without /p2p/. */
   bootstrap: string[]
   mdns: boolean
+  /** Whether the node takes part in the open network: that of everybody. */
+  open: boolean
+  /** File with tokens of networks to join, one a line; undefined when off. */
+  joinFile: string | undefined
   /** undefined when off. */
   http: HttpAddress | undefined
   socket: string
@@ -95,6 +100,20 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       reloads: false,
       help: 'find peers on the local network',
     } satisfies Key<'mdns'>,
+    open: {
+      field: 'open',
+      kind: boolean,
+      byDefault: () => true,
+      reloads: false,
+      help: 'take part in the open network, which is everybody’s',
+    } satisfies Key<'open'>,
+    join_file: {
+      field: 'joinFile',
+      kind: optionalPath,
+      byDefault: () => 'off',
+      reloads: false,
+      help: 'file with tokens of networks to join, one a line, or off',
+    } satisfies Key<'joinFile'>,
     http: {
       field: 'http',
       kind: http,

@@ -89,6 +89,12 @@ export const path: Kind<string> = {
   show: (value) => value,
 }
 
+/** A path, or `off`. */
+export const optionalPath: Kind<string | undefined> = {
+  read: (raw, base) => (raw === 'off' || raw === false ? undefined : path.read(raw, base)),
+  show: (value) => value ?? 'off',
+}
+
 /** Bytes: `20GiB`, `500 MB`, `1073741824`. */
 export function size(min: number): Kind<number> {
   return {

@@ -6,6 +6,7 @@ import type { CID } from 'multiformats/cid'
 import { type ArtifactBody, PATH_PREFIX_BYTES } from '../protocols/artifact/artifact.ts'
 import { OPEN_NETWORK } from '../protocols/records/record.ts'
 import type { AgentApi, BlobReader } from './api/agent-api.ts'
+import type { MembershipApi } from './api/membership-api.ts'
 import type {
   ArtifactDetail,
   ArtifactView,
@@ -78,6 +79,7 @@ export type Parts = {
 }
 
 export class NodeApi implements AgentApi {
+  readonly membership = new Proxy({} as MembershipApi, { get: () => unwired })
   readonly #parts: Parts
 
   constructor(parts: Parts) {
@@ -152,6 +154,7 @@ export class NodeApi implements AgentApi {
 
   async publishStorePath(request: PublishRequest, signal: AbortSignal): Promise<PublishResult> {
     const { blobs, store, cacheKey } = this.#parts
+    refuseClosed(request.network)
     return await this.#published(async (pin) => {
       const { storePath, name, description } = request
       const made = await publishStorePath(
@@ -164,27 +167,31 @@ export class NodeApi implements AgentApi {
   }
 
   async publishUpload(
-    { type, name, description = '' }: UploadRequest,
+    { type, name, description = '', network }: UploadRequest,
     bytes: AsyncIterable<Uint8Array>,
     signal: AbortSignal,
   ): Promise<PublishResult> {
+    refuseClosed(network)
     return await this.#published(async (pin) => {
       const stored = await storeUpload({ type, name, description }, bytes, this.#parts.blobs, pin, signal)
       return { name, ...stored }
     })
   }
 
-  unpublish(ref: string): ArtifactView {
+  unpublish(ref: string, network?: string): ArtifactView {
+    refuseClosed(network)
     const [withdrawn] = this.#parts.publications.withdraw(ref)
     return this.#view(withdrawn as Artifact)
   }
 
-  search(words: string, limit: number): SearchResult {
+  search(words: string, limit: number, network?: string): SearchResult {
+    refuseClosed(network)
     const { artifacts, truncated } = this.#parts.artifacts.search(words, limit)
     return { artifacts: artifacts.map((one) => this.#view(one)), truncated }
   }
 
-  artifact(ref: string): ArtifactDetail {
+  artifact(ref: string, network?: string): ArtifactDetail {
+    refuseClosed(network)
     const { artifacts, host, trust } = this.#parts
     const entry = artifacts.resolve(ref)
     const { body } = entry
@@ -198,7 +205,13 @@ export class NodeApi implements AgentApi {
     }
   }
 
-  async fetch(ref: string, onProgress: BringDeps['onProgress'], signal: AbortSignal): Promise<FetchResult> {
+  async fetch(
+    ref: string,
+    onProgress: BringDeps['onProgress'],
+    signal: AbortSignal,
+    network?: string,
+  ): Promise<FetchResult> {
+    refuseClosed(network)
     try {
       return await this.#fetch(ref, onProgress, signal)
     } catch (error) {
@@ -293,6 +306,7 @@ export class NodeApi implements AgentApi {
   #view({ name, body, peerId, isOwn, issued, expires }: Artifact): ArtifactView {
     return {
       cid: body.cid.toString(),
+      network: OPEN_NETWORK_NAME,
       name,
       type: body.type,
       description: body.description,
@@ -328,4 +342,14 @@ export class NodeApi implements AgentApi {
 
 function nixFields(body: ArtifactBody): Pick<ArtifactView, 'root' | 'pathCount'> {
   return body.type === 'nix' ? { root: body.root, pathCount: body.paths.byteLength / PATH_PREFIX_BYTES } : {}
+}
+
+/** What is meant for one network goes to no other. */
+function refuseClosed(network: string | undefined): void {
+  if (network !== undefined && network !== OPEN_NETWORK_NAME)
+    throw new AgentError('not-found', `this node is in no network named ${JSON.stringify(network)}`)
+}
+
+function unwired(): never {
+  throw new AgentError('failed', 'this agent has no closed networks yet')
 }

@@ -1,6 +1,10 @@
 /**
  * What the routes need of a running agent, one method an endpoint; the composition root implements it. Each method may throw an
  * AgentError, which becomes the answer. A `signal` fires when the requester hangs up or the agent stops.
+ *
+ * `network` is a network's local name or the beginning of its id. What is published without it goes to the only network that this node
+ * is in, the open one included; with several, a `usage` error names them, since nothing private goes out by a guess. What is asked for
+ * without it is looked for in all.
  */
 import type {
   ArtifactDetail,
@@ -18,6 +22,7 @@ import type {
   TrustedKeyView,
   UploadRequest,
 } from './contract.ts'
+import type { MembershipApi } from './membership-api.ts'
 
 type Awaitable<T> = T | Promise<T>
 
@@ -29,6 +34,8 @@ export interface BlobReader {
 }
 
 export interface AgentApi {
+  readonly membership: MembershipApi
+
   status(): Awaitable<Status>
   peers(): Awaitable<PeerView[]>
   /** `peer` is a peer id, a node's name or a multiaddr. */
@@ -37,16 +44,17 @@ export interface AgentApi {
   publishStorePath(request: PublishRequest, signal: AbortSignal): Promise<PublishResult>
   /** A folder arrives as a NAR. The bytes end with an error when the requester hangs up. */
   publishUpload(request: UploadRequest, bytes: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<PublishResult>
-  unpublish(ref: string): Awaitable<ArtifactView>
+  unpublish(ref: string, network?: string): Awaitable<ArtifactView>
 
   /** Everything, newest first, when there are no words. */
-  search(words: string, limit: number): Awaitable<SearchResult>
-  artifact(ref: string): Awaitable<ArtifactDetail>
+  search(words: string, limit: number, network?: string): Awaitable<SearchResult>
+  artifact(ref: string, network?: string): Awaitable<ArtifactDetail>
   /** Brings all of an artifact to this node. `onProgress` may be called as often as is handy: the server thins it out. */
   fetch(
     ref: string,
     onProgress: (doneBytes: number, totalBytes: number) => void,
     signal: AbortSignal,
+    network?: string,
   ): Promise<FetchResult>
   /** What this node holds under a digest; undefined when nothing. */
   blob(digest: string): Promise<BlobReader | undefined>

@@ -7,7 +7,7 @@
 import type { ClientRequest, IncomingMessage, RequestOptions } from 'node:http'
 import type { Socket } from 'node:net'
 import { AgentError, type AgentErrorCode, reasonOf } from '../error.ts'
-import { API_PREFIX, type ErrorBody, type FetchEvent } from './contract.ts'
+import { API_PREFIX, type ErrorBody, type ErrorLine, type FetchEvent } from './contract.ts'
 
 /** Of an ordinary answer. Beyond this the agent hangs, and people should hear of it. */
 const ANSWER_MS_MAX = 30_000
@@ -17,7 +17,7 @@ const CONNECT_MS_MAX = 5_000
 const LINE_LENGTH_MAX = 16 * 1024 * 1024
 
 export type Query = Readonly<Record<string, string | number | undefined>>
-type Method = 'GET' | 'POST' | 'DELETE'
+type Method = 'GET' | 'POST' | 'PUT' | 'DELETE'
 type Asking = {
   query?: Query
   json?: unknown
@@ -43,7 +43,11 @@ export class Client {
     return readJson(await this.#ask('POST', path, { json, signal, isWork: signal !== undefined }))
   }
 
-  async delete<Reply>(path: string, query: Query): Promise<Reply> {
+  async put<Reply>(path: string, json: unknown): Promise<Reply> {
+    return readJson(await this.#ask('PUT', path, { json }))
+  }
+
+  async delete<Reply>(path: string, query: Query = {}): Promise<Reply> {
     return readJson(await this.#ask('DELETE', path, { query }))
   }
 
@@ -71,19 +75,16 @@ export class Client {
   async *events(path: string, json: unknown, signal: AbortSignal): AsyncGenerator<FetchEvent, void, void> {
     const response = await this.#ask('POST', path, { json, signal, isWork: true })
     let isDone = false
-    try {
-      for await (const line of linesOf(response)) {
-        const event = JSON.parse(line) as FetchEvent
-        if (event.type === 'error') throw errorOf(event)
-        isDone = event.type === 'done'
-        yield event
-      }
-    } catch (cause) {
-      signal.throwIfAborted()
-      if (cause instanceof AgentError) throw cause
-      throw brokenOff(cause)
+    for await (const event of parsedLines<FetchEvent>(response, signal)) {
+      isDone = event.type === 'done'
+      yield event
     }
     if (!isDone) throw brokenOff()
+  }
+
+  /** The lines of an answer that ends when there are no more. An `error` is thrown. */
+  async *lines<Line extends object>(path: string, query: Query, signal: AbortSignal): AsyncGenerator<Line, void, void> {
+    yield* parsedLines<Line>(await this.#ask('GET', path, { query, signal, isWork: true }), signal)
   }
 
   async #ask(method: Method, path: string, asking: Asking): Promise<IncomingMessage> {
@@ -204,6 +205,23 @@ async function* linesOf(response: IncomingMessage): AsyncGenerator<string, void,
     rest = lines.pop() ?? ''
     if (rest.length > LINE_LENGTH_MAX) throw new Error('a line without an end')
     yield* lines
+  }
+}
+
+async function* parsedLines<Line extends object>(
+  response: IncomingMessage,
+  signal: AbortSignal,
+): AsyncGenerator<Line, void, void> {
+  try {
+    for await (const line of linesOf(response)) {
+      const item = JSON.parse(line) as Line | ErrorLine
+      if ('type' in item && item.type === 'error') throw errorOf(item as ErrorLine)
+      yield item as Line
+    }
+  } catch (cause) {
+    signal.throwIfAborted()
+    if (cause instanceof AgentError) throw cause
+    throw brokenOff(cause)
   }
 }
 

@@ -1,9 +1,12 @@
 /**
  * What the agent says on its local API, as types: the contract between the daemon, the command line and anybody's scripts. Field
- * names are stable; fields are added, never renamed. Nothing is imported here, so the command line starts fast.
+ * names are stable; fields are added, never renamed. Only types are imported here, so the command line starts fast. Closed networks have a
+ * file of their own, membership-contract.ts.
  *
  * Text that peers wrote (names, descriptions) is passed on as it came: whoever prints it removes control characters.
  */
+
+import type { NetworkView } from './membership-contract.ts'
 
 /** Every endpoint lives below this; a change that breaks a client gets a new one. */
 export const API_PREFIX = '/v1'
@@ -18,17 +21,11 @@ export type ErrorBody = {
   }
 }
 
+/** The last line of an answer of many lines that could not be ended as it was begun. */
+export type ErrorLine = { type: 'error' } & ErrorBody
+
 /** Something that a person should know or do. `code` is `noun.state` (`peers.none`, `clock.off`) and stable. */
 export type Warning = { code: string; message: string; next: string }
-
-type NetworkView = {
-  /** 64 hexadecimal digits. */
-  id: string
-  name: string
-  kind: 'open' | 'closed'
-  /** Nodes whose presence is known, this one included. */
-  nodes: number
-}
 
 export type PeerView = {
   peerId: string
@@ -73,6 +70,7 @@ export type Status = {
   listen: string[]
   /** Where the loopback HTTP front-ends answer (`http://127.0.0.1:7478`); null when they are off. */
   http: string | null
+  /** Without the open one when this node takes no part in it. */
   networks: NetworkView[]
   peers: PeerView[]
   /** Live artifact records known here: of this node, and of all. */
@@ -89,6 +87,8 @@ type ArtifactType = 'file' | 'folder' | 'nix'
 
 export type ArtifactView = {
   cid: string
+  /** Name of the network that it is published in. */
+  network: string
   name: string
   type: ArtifactType
   description: string
@@ -115,8 +115,8 @@ export type ArtifactDetail = ArtifactView & {
   signerTrusted?: boolean
 }
 
-export type PublishRequest = { storePath: string; name?: string; description?: string }
-export type UploadRequest = { type: 'file' | 'folder'; name: string; description?: string }
+export type PublishRequest = { storePath: string; name?: string; description?: string; network?: string }
+export type UploadRequest = { type: 'file' | 'folder'; name: string; description?: string; network?: string }
 export type PublishResult = {
   artifact: ArtifactView
   /** Peers that were told at once. */
@@ -132,7 +132,7 @@ export type Part = {
   /** Store path, of the parts of a Nix artifact. */
   path?: string
 }
-type Announced = 'publisher' | 'own' | 'issued' | 'expires'
+type Announced = 'publisher' | 'own' | 'issued' | 'expires' | 'network'
 /** Without what a record says, and named by its CID, when no record names it and it was found by its CID in the DHT. */
 export type FetchedArtifact = Omit<ArtifactView, Announced> & Partial<Pick<ArtifactView, Announced>>
 export type FetchResult = { artifact: FetchedArtifact; parts: Part[] }
@@ -140,7 +140,7 @@ export type FetchResult = { artifact: FetchedArtifact; parts: Part[] }
 export type FetchEvent =
   | { type: 'progress'; doneBytes: number; totalBytes: number }
   | { type: 'done'; result: FetchResult }
-  | ({ type: 'error' } & ErrorBody)
+  | ErrorLine
 
 export type TrustedKeyView = {
   /** The name before the colon. */

@@ -1,7 +1,8 @@
 /** The OpenAPI document of the local API, made from the table of routes: what it says is what is checked. */
 import { z } from 'zod'
 import { VERSION } from '../version.ts'
-import { type Route, routes } from './routes.ts'
+import type { Route } from './route.ts'
+import { routes } from './routes.ts'
 import { errorBody } from './schemas.ts'
 
 type JsonSchema = { properties?: Record<string, unknown>; required?: string[] }
@@ -39,10 +40,10 @@ function operation(route: Route): Record<string, unknown> {
     }))
   return {
     summary: route.summary,
-    operationId: `${route.method.toLowerCase()}-${route.path.split('/')[2]}`,
+    operationId: [route.method.toLowerCase(), ...route.path.split('/').slice(2)].join('-').replaceAll(':', ''),
     ...(parameters.length > 0 && { parameters }),
     ...(route.takes === 'json' && {
-      requestBody: { required: true, content: { 'application/json': { schema: input } } },
+      requestBody: { required: true, content: { 'application/json': { schema: bodyOf(input, inPath) } } },
     }),
     ...(route.takes === 'query and bytes' && {
       requestBody: { required: true, content: { 'application/octet-stream': {} } },
@@ -57,9 +58,19 @@ function operation(route: Route): Record<string, unknown> {
   }
 }
 
+/** The body alone: what stands in the path is no part of it. */
+function bodyOf({ properties = {}, required = [], ...rest }: JsonSchema, inPath: readonly string[]): JsonSchema {
+  const isBody = (name: string) => !inPath.includes(name)
+  return {
+    ...rest,
+    properties: Object.fromEntries(Object.entries(properties).filter(([name]) => isBody(name))),
+    required: required.filter(isBody),
+  }
+}
+
 function replyContent(route: Route): Record<string, unknown> {
   if (route.answers === 'bytes') return { 'application/octet-stream': {} }
-  const type = route.answers === 'events' ? 'application/x-ndjson' : 'application/json'
+  const type = route.answers === 'events' || route.answers === 'lines' ? 'application/x-ndjson' : 'application/json'
   return { [type]: { schema: schemaOf(route.reply, 'output') } }
 }
 

@@ -4,53 +4,11 @@
  */
 import { z } from 'zod'
 import { AgentError } from '../error.ts'
-import type { AgentApi, BlobReader } from './agent-api.ts'
-import { API_PREFIX, type FetchEvent } from './contract.ts'
+import { membershipRoutes } from './membership-routes.ts'
+import { type Route, route } from './route.ts'
 import * as schemas from './schemas.ts'
 
-/** One request, parsed. `signal` fires when the requester hangs up. */
-export type Call<Input> = {
-  input: Input
-  /** The raw body, of routes that take bytes. */
-  upload: AsyncIterable<Uint8Array>
-  signal: AbortSignal
-  /** Sends one line now, of routes that answer events. */
-  emit: (event: FetchEvent) => void
-}
-
-type Shared<Input> = {
-  method: 'GET' | 'POST' | 'DELETE'
-  path: string
-  summary: string
-  /** Of query, path parameters and JSON body together; where each comes from is in `takes`. */
-  input: z.ZodType<Input>
-  /** Where the input is: in the query and path, or in a JSON body. */
-  takes: 'query' | 'json' | 'query and bytes'
-}
-
-type JsonRoute<Input, Reply> = Shared<Input> & {
-  answers: 'json'
-  reply: z.ZodType<Reply>
-  handle(api: AgentApi, call: Call<Input>): Reply | Promise<Reply>
-}
-type EventRoute<Input> = Shared<Input> & {
-  answers: 'events'
-  reply: z.ZodType<FetchEvent>
-  handle(api: AgentApi, call: Call<Input>): Promise<void>
-}
-type BytesRoute<Input> = Shared<Input> & {
-  answers: 'bytes'
-  handle(api: AgentApi, call: Call<Input>): Promise<BlobReader>
-}
-
-export type Route = JsonRoute<unknown, unknown> | EventRoute<unknown> | BytesRoute<unknown>
-
 const nothing = z.object({})
-
-/** Types each line of the table on its own. */
-function route<Input, Reply>(line: JsonRoute<Input, Reply> | EventRoute<Input> | BytesRoute<Input>): Route {
-  return { ...line, path: `${API_PREFIX}/${line.path}` } as unknown as Route
-}
 
 export const routes: readonly Route[] = [
   route({
@@ -111,7 +69,7 @@ export const routes: readonly Route[] = [
     input: schemas.refRequest,
     answers: 'json',
     reply: schemas.artifact,
-    handle: (api, { input }) => api.unpublish(input.ref),
+    handle: (api, { input }) => api.unpublish(input.ref, input.network),
   }),
   route({
     method: 'GET',
@@ -121,7 +79,7 @@ export const routes: readonly Route[] = [
     input: schemas.searchRequest,
     answers: 'json',
     reply: schemas.searchResult,
-    handle: (api, { input }) => api.search(input.q, input.limit),
+    handle: (api, { input }) => api.search(input.q, input.limit, input.network),
   }),
   route({
     method: 'GET',
@@ -131,7 +89,7 @@ export const routes: readonly Route[] = [
     input: schemas.refRequest,
     answers: 'json',
     reply: schemas.artifactDetail,
-    handle: (api, { input }) => api.artifact(input.ref),
+    handle: (api, { input }) => api.artifact(input.ref, input.network),
   }),
   route({
     method: 'POST',
@@ -143,7 +101,7 @@ export const routes: readonly Route[] = [
     reply: schemas.fetchEvent,
     handle: async (api, { input, emit, signal }) => {
       const progress = (doneBytes: number, totalBytes: number) => emit({ type: 'progress', doneBytes, totalBytes })
-      emit({ type: 'done', result: await api.fetch(input.ref, progress, signal) })
+      emit({ type: 'done', result: await api.fetch(input.ref, progress, signal, input.network) })
     },
   }),
   route({
@@ -219,4 +177,5 @@ export const routes: readonly Route[] = [
     reply: schemas.doctorResult,
     handle: (api, { signal }) => api.doctor(signal),
   }),
+  ...membershipRoutes,
 ]

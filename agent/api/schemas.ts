@@ -22,6 +22,7 @@ import type {
   UploadRequest,
   Warning,
 } from './contract.ts'
+import { networkView } from './membership-schemas.ts'
 
 /** As in protocols/artifact: what a record can hold. */
 const NAME_LENGTH_MAX = 128
@@ -36,6 +37,7 @@ const SEARCH_RESULTS_DEFAULT = 50
 const count = z.int().min(0)
 const ref = z.string().min(1).max(REF_LENGTH_MAX)
 const name = z.string().min(1).max(NAME_LENGTH_MAX)
+const network = z.string().min(1).max(NAME_LENGTH_MAX).exactOptional()
 const description = z.string().max(DESCRIPTION_LENGTH_MAX)
 const digest = z.string().regex(/^[0-9a-f]{64}$/, 'must be 64 hexadecimal digits')
 const artifactType = z.enum(['file', 'folder', 'nix'])
@@ -48,16 +50,19 @@ export const publishRequest: z.ZodType<PublishRequest> = z.object({
   storePath: z.string().startsWith('/').max(REF_LENGTH_MAX),
   name: name.exactOptional(),
   description: description.exactOptional(),
+  network,
 })
 export const uploadRequest: z.ZodType<UploadRequest> = z.object({
   type: z.enum(['file', 'folder']),
   name,
   description: description.exactOptional(),
+  network,
 })
-export const refRequest = z.object({ ref })
+export const refRequest = z.object({ ref, network })
 export const searchRequest = z.object({
   q: z.string().max(WORDS_LENGTH_MAX).default(''),
   limit: z.coerce.number().int().min(1).max(SEARCH_RESULTS_MAX).default(SEARCH_RESULTS_DEFAULT),
+  network,
 })
 export const digestRequest = z.object({ digest })
 export const keyRequest = z.object({ key: ref })
@@ -88,7 +93,7 @@ export const status: z.ZodType<Status> = z.object({
   uptimeSeconds: z.number().min(0),
   listen: z.array(z.string()),
   http: z.string().nullable(),
-  networks: z.array(z.object({ id: digest, name: z.string(), kind: z.enum(['open', 'closed']), nodes: count })),
+  networks: z.array(networkView),
   peers: z.array(peer),
   artifacts: z.object({ own: count, known: count }),
   content: z.object({
@@ -110,6 +115,7 @@ export const pingResult: z.ZodType<PingResult> = z.object({ ...node, address: z.
 
 const artifactFields = {
   cid: z.string(),
+  network: z.string(),
   name: z.string(),
   type: artifactType,
   description: z.string(),
@@ -138,6 +144,7 @@ const fetchResult: z.ZodType<FetchResult> = z.object({
     own: artifactFields.own.exactOptional(),
     issued: artifactFields.issued.exactOptional(),
     expires: artifactFields.expires.exactOptional(),
+    network: artifactFields.network.exactOptional(),
   }),
   parts: z.array(
     z.object({ digest, sizeBytes: count, kind: z.enum(['file', 'nar']), path: z.string().exactOptional() }),

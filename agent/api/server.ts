@@ -5,6 +5,7 @@
  * A request whose client hangs up is aborted. Errors are `{ error: { code, message, next } }`; one that is not an AgentError is a fault
  * of the agent, logged here with its stack.
  */
+import { once } from 'node:events'
 import { Readable } from 'node:stream'
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import { z } from 'zod'
@@ -14,7 +15,8 @@ import { SCHEMALESS } from '../schemaless.ts'
 import type { AgentApi, BlobReader } from './agent-api.ts'
 import { API_PREFIX, type ErrorBody, type FetchEvent } from './contract.ts'
 import { openApi } from './openapi.ts'
-import { type Call, type Route, routes } from './routes.ts'
+import type { Call, Route } from './route.ts'
+import { routes } from './routes.ts'
 import { SocketPlace } from './socket-place.ts'
 
 /** A JSON request is a few short strings. Uploads are not held to this: the blobs' quota bounds them. */
@@ -151,6 +153,7 @@ function makeApp(api: AgentApi, { log, work, explain }: Context): FastifyInstanc
     app.route({
       method: route.method,
       url: route.path,
+      ...(route.bodyBytesMax !== undefined && { bodyLimit: route.bodyBytesMax }),
       handler: (request, reply) =>
         work.run(answer(route, api, request, reply, { log, explain, stopping: work.stopping })),
     })
@@ -177,17 +180,19 @@ async function answer(
       return await route.handle(api, call)
     case 'bytes':
       return sendBytes(await route.handle(api, call), reply, signal)
-    case 'events': {
-      const events = new EventLines(reply)
+    case 'events':
+    case 'lines': {
+      const lines = new Lines(reply)
       try {
-        await route.handle(api, { ...call, emit: (event) => events.emit(event) })
+        if (route.answers === 'events') await route.handle(api, { ...call, emit: (event) => lines.event(event) })
+        else for await (const item of route.handle(api, call)) await lines.write(item, signal)
       } catch (error) {
-        if (!events.begun) throw error
+        if (!lines.begun) throw error
         const told = explain(error)
         logFault(told, request, log)
-        events.emit({ type: 'error', ...bodyOf(told) })
+        lines.event({ type: 'error', ...bodyOf(told) })
       }
-      events.end()
+      lines.end()
       return reply
     }
   }
@@ -224,7 +229,7 @@ function sendBytes(blob: BlobReader, reply: FastifyReply, signal: AbortSignal): 
 }
 
 /** Lines of JSON on a reply, which begins with the first: before it, an error can still be an ordinary one. */
-class EventLines {
+class Lines {
   readonly #reply: FastifyReply
   #progressAt = 0
   begun = false
@@ -234,24 +239,37 @@ class EventLines {
   }
 
   /** Progress is thinned out, and left out while the client does not read. */
-  emit(event: FetchEvent): void {
-    const { raw } = this.#reply
+  event(event: FetchEvent): void {
     if (event.type === 'progress') {
       const now = performance.now()
       const isLast = event.doneBytes >= event.totalBytes
-      if (raw.writableNeedDrain || (now - this.#progressAt < PROGRESS_MS_MIN && !isLast)) return
+      if (this.#reply.raw.writableNeedDrain || (now - this.#progressAt < PROGRESS_MS_MIN && !isLast)) return
       this.#progressAt = now
     }
-    if (!this.begun) {
-      this.begun = true
-      this.#reply.hijack()
-      raw.writeHead(200, { 'content-type': 'application/x-ndjson' })
-    }
-    raw.write(`${JSON.stringify(event)}\n`)
+    this.#send(event)
+  }
+
+  /** Waits while the client is slower than what it asked for. */
+  async write(item: unknown, signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted()
+    if (!this.#send(item)) await once(this.#reply.raw, 'drain', { signal })
   }
 
   end(): void {
+    this.#begin()
     this.#reply.raw.end()
+  }
+
+  #send(item: unknown): boolean {
+    this.#begin()
+    return this.#reply.raw.write(`${JSON.stringify(item)}\n`)
+  }
+
+  #begin(): void {
+    if (this.begun) return
+    this.begun = true
+    this.#reply.hijack()
+    this.#reply.raw.writeHead(200, { 'content-type': 'application/x-ndjson' })
   }
 }
 

@@ -19,7 +19,6 @@ import {
   LIFETIME_MS_MAX,
   labelMap,
   memberName,
-  NAME_GLOB_PATTERN,
   parseStatement,
   SKEW_MS_MAX,
   STATEMENT_BYTES_MAX,
@@ -28,6 +27,7 @@ import {
   sameBytes,
   timeMs,
 } from './statement.ts'
+import { NAME_GLOB_PATTERN } from './words.ts'
 
 /** A statement, its delegation, and what surrounds them. */
 export const CHAIN_BYTES_MAX = 2 * STATEMENT_BYTES_MAX + 16

@@ -13,19 +13,8 @@ import {
   endorsementFault,
   type Member,
 } from './certificate.ts'
-import {
-  bytes32,
-  encodeStatement,
-  type Form,
-  fitsName,
-  LABEL_KEY_PATTERN,
-  LABEL_VALUE_PATTERN,
-  NAME_GLOB_PATTERN,
-  NAME_PATTERN,
-  type StatementSigner,
-  sameBytes,
-  timeMs,
-} from './statement.ts'
+import { bytes32, encodeStatement, type Form, fitsName, type StatementSigner, sameBytes, timeMs } from './statement.ts'
+import { LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_GLOB_PATTERN, NAME_PATTERN } from './words.ts'
 
 /** With its delegation, and whatever carries it, a policy fits one record. */
 export const POLICY_BYTES_MAX = 48 * 1024

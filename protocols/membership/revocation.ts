@@ -24,13 +24,10 @@ import {
   sameBytes,
   timeMs,
 } from './statement.ts'
+import { reasonFault } from './words.ts'
 
-const REASON_BYTES_MAX = 200
 /** What one delegate can fill of every member's memory: some 10 MB. The root is not limited: it is the network. */
 export const REVOCATIONS_PER_DELEGATE_MAX = 16_384
-
-/** Control characters, line breaks, and what changes the direction of writing. */
-const UNPRINTABLE = /[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/u
 
 const revocationFields = z
   .strictObject({
@@ -45,8 +42,7 @@ const revocationFields = z
     /** For people; printable. */
     reason: z
       .string()
-      .refine((text) => Buffer.byteLength(text) <= REASON_BYTES_MAX, `over ${REASON_BYTES_MAX} bytes`)
-      .refine((text) => !UNPRINTABLE.test(text), 'not printable')
+      .refine((text) => reasonFault(text) === undefined, { error: ({ input }) => reasonFault(input as string) ?? '' })
       .optional(),
     issued: timeMs,
     issuer: bytes32,

@@ -9,6 +9,7 @@ import { createHash, createPublicKey, type KeyObject, verify } from 'node:crypto
 import { type ZodType, z } from 'zod'
 import { decodeCbor, encodeCbor } from '../cbor.ts'
 import { WireError } from '../error.ts'
+import { LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, LABELS_MAX, NAME_PATTERN } from './words.ts'
 
 /** Of a certificate, a delegation or a revocation. Room for sixteen labels; sixteen networks' proofs still make one small message. */
 export const STATEMENT_BYTES_MAX = 1_024
@@ -16,14 +17,6 @@ export const STATEMENT_BYTES_MAX = 1_024
 export const LIFETIME_MS_MAX = 10 * 366 * 24 * 3_600_000
 /** How far a reader's clock may be behind the writer's. There is no such mercy at the end of a lifetime. */
 export const SKEW_MS_MAX = 10 * 60_000
-const LABELS_MAX = 16
-
-/** A label of a DNS name: what a member is called, and so its name in DNS. */
-export const NAME_PATTERN = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/
-export const LABEL_KEY_PATTERN = /^[a-z0-9][a-z0-9.-]{0,31}$/
-export const LABEL_VALUE_PATTERN = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/
-/** A name, or the part of one on either side of a single `*`. */
-export const NAME_GLOB_PATTERN = /^(?=.{1,63}$)[a-z0-9-]*\*?[a-z0-9-]*$/
 
 const SIGNATURE_BYTES = 64
 /** Keys are kept parsed, since the same ones come again and again; making one costs a fifth of a verification. */

@@ -7,17 +7,14 @@ import { join } from 'node:path'
 import { setImmediate as turn } from 'node:timers/promises'
 import { pino } from 'pino'
 import { describe, expect, it, vi } from 'vitest'
-import { Client } from '../../../agent/api/client.ts'
 import type { FetchEvent, Status } from '../../../agent/api/contract.ts'
 import { openApi } from '../../../agent/api/openapi.ts'
 import { routes } from '../../../agent/api/routes.ts'
 import * as schemas from '../../../agent/api/schemas.ts'
 import { ApiServer } from '../../../agent/api/server.ts'
 import { AgentError } from '../../../agent/error.ts'
+import { clientOf, collect, failure, never } from './asking.ts'
 import { artifact, blobOf, digestOf, fakeAgent, notFound, serve, status } from './fake-agent.ts'
-
-const clientOf = (...sockets: string[]) => new Client(async () => sockets)
-const never = new AbortController().signal
 
 /** A request as any program may make it. */
 function raw(socket: string, method: string, path: string, headers: Record<string, string> = {}, body?: string) {
@@ -36,43 +33,47 @@ function raw(socket: string, method: string, path: string, headers: Record<strin
   })
 }
 
-async function failure(work: Promise<unknown>): Promise<AgentError> {
-  try {
-    await work
-  } catch (error) {
-    if (error instanceof AgentError) return error
-    throw error
-  }
-  throw new Error('it succeeded')
-}
-
-async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
-  const list: T[] = []
-  for await (const item of items) list.push(item)
-  return list
-}
-
 describe('the API', () => {
   it('answers every endpoint as its schema says', async () => {
     const bytes = Buffer.from('hello')
     await using agent = await serve({ blob: async () => blobOf(bytes) })
-    const inputs: Record<string, string> = {
-      ping: '{"peer":"pear"}',
-      publish: '{"storePath":"/nix/store/x"}',
-      unpublish: '{"ref":"hello"}',
-      fetch: '{"ref":"hello"}',
-      trust: '{"key":"a:b"}',
+    const bodies: Record<string, object> = {
+      'POST /v1/ping': { peer: 'pear' },
+      'POST /v1/publish': { storePath: '/nix/store/x', network: 'home' },
+      'POST /v1/unpublish': { ref: 'hello' },
+      'POST /v1/fetch': { ref: 'hello' },
+      'POST /v1/trust': { key: 'a:b' },
+      'POST /v1/networks': { name: 'home', as: 'apple' },
+      'POST /v1/networks/:network/root/export': { passphrase: 'correct horse' },
+      'POST /v1/networks/:network/root/import': { passphrase: 'correct horse', armored: 'age' },
+      'POST /v1/networks/:network/root/remove': {},
+      'POST /v1/networks/:network/delegate': { member: 'pear', may: ['issue'], labels: { zone: ['*'] }, days: 90 },
+      'POST /v1/invitations': { labels: { zone: 'a' }, uses: 1, expiresSeconds: 86_400 },
+      'POST /v1/join': { token: 'un1token' },
+      'POST /v1/members/:member/revoke': { reason: 'stolen', issuer: true, issuedAfter: '2026-01-01T00:00:00Z' },
+      'POST /v1/members/:member/labels': { labels: { zone: 'a', old: null } },
+      'PUT /v1/policy': { text: '', replaces: 1 },
+      'POST /v1/policy/check': { text: '' },
+      'POST /v1/policy/explain': { from: 'pear', to: 'apple', verb: 'content:fetch' },
     }
+    const queries: Record<string, string> = {
+      'POST /v1/upload': '?type=file&name=x',
+      'DELETE /v1/trust': '?key=a',
+      'DELETE /v1/networks/:network': '?force=true',
+    }
+    const values: Record<string, string> = { digest: digestOf(bytes), id: '0123abcd' }
     for (const route of routes) {
-      const path = route.path.replace(':ref', 'hello').replace(':digest', digestOf(bytes))
-      const noun = path.split('/')[2] as string
-      const query = { upload: '?type=file&name=x', trust: route.method === 'DELETE' ? '?key=a' : '' }[noun] ?? ''
+      const noun = `${route.method} ${route.path}`
+      const path = route.path.replace(/:([a-z]+)/, (_, name: string) => values[name] ?? 'hello') + (queries[noun] ?? '')
       const type = route.takes === 'json' ? 'application/json' : 'application/octet-stream'
-      const body = route.takes === 'json' ? inputs[noun] : route.takes === 'query' ? undefined : 'bytes'
+      const body = route.takes === 'json' ? JSON.stringify(bodies[noun]) : route.takes === 'query' ? undefined : 'bytes'
       const headers: Record<string, string> = body === undefined ? {} : { 'content-type': type }
-      const { status: code, text } = await raw(agent.socket, route.method, path + query, headers, body)
-      expect([path, code]).toEqual([path, 200])
+      const { status: code, text } = await raw(agent.socket, route.method, path, headers, body)
+      expect([noun, code, text]).toEqual([noun, 200, text])
       if (route.answers === 'bytes') expect(text).toBe('hello')
+      else if (route.answers === 'lines')
+        for (const line of text.trim().split('\n'))
+          expect(route.reply.parse(JSON.parse(line))).toEqual(JSON.parse(line))
       else route.reply.parse(JSON.parse(text))
     }
   })
@@ -88,12 +89,21 @@ describe('the API', () => {
     expect(described.sort()).toEqual(
       routes.map(({ method, path }) => `${method} ${path.replace(/:(\w+)/, '{$1}')}`).sort(),
     )
+    const ids = Object.values(document.paths as Record<string, Record<string, { operationId: string }>>).flatMap(
+      (methods) => Object.values(methods).map(({ operationId }) => operationId),
+    )
+    expect(new Set(ids).size).toBe(routes.length)
+    const delegate = document.paths['/v1/networks/{network}/delegate'].post
+    expect(delegate.parameters).toMatchObject([{ name: 'network', in: 'path' }])
+    expect(delegate.requestBody.content['application/json'].schema.required).toEqual(['member', 'may', 'days'])
     expect(document.paths['/v1/artifacts/{ref}'].get.parameters).toMatchObject([
       { name: 'ref', in: 'path', required: true },
+      { name: 'network', in: 'query', required: false },
     ])
     expect(document.paths['/v1/search'].get.parameters).toMatchObject([
       { name: 'q', required: false },
       { name: 'limit' },
+      { name: 'network' },
     ])
     expect(document.paths['/v1/publish'].post.requestBody.content['application/json'].schema.required).toEqual([
       'storePath',
@@ -123,6 +133,18 @@ describe('the API', () => {
       ['GET', '/v1/search?limit=100000', undefined, /limit: /],
       ['GET', '/v1/blobs/nothex', undefined, /digest: /],
       ['GET', '/v1/artifacts/%E0%A4%A', undefined, /./],
+      ['POST', '/v1/networks', '{"name":"My Network"}', /name: must be a name/],
+      ['DELETE', '/v1/networks/home?force=maybe', undefined, /force: /],
+      ['POST', '/v1/networks/home/root/export', '{"passphrase":"short"}', /passphrase: must have at least 8/],
+      ['POST', '/v1/invitations', '{"labels":{"Zone":"a"},"uses":1,"expiresSeconds":60}', /labels\.Zone: /],
+      ['POST', '/v1/invitations', '{"labels":{},"uses":1,"expiresSeconds":5}', /expiresSeconds: /],
+      ['POST', '/v1/invitations', '{"labels":{},"uses":1,"expiresSeconds":60,"name":"a*b*"}', /name: .*one \*/],
+      ['POST', '/v1/join', `{"token":"${'x'.repeat(9_000)}"}`, /token: /],
+      ['POST', '/v1/members/pear/revoke', '{"issuedAfter":"2026-01-01T00:00:00Z"}', /issuedAfter goes with issuer/],
+      ['POST', '/v1/members/pear/revoke', '{"reason":"a\u202eb"}', /reason: not printable/],
+      ['POST', '/v1/members/pear/labels', '{"labels":{"zone":"a b"}}', /labels\.zone: /],
+      ['DELETE', '/v1/invitations/XYZ', undefined, /id: /],
+      ['GET', '/v1/audit?limit=99999', undefined, /limit: /],
       ['GET', '/v2/status', undefined, /has no GET/],
       ['POST', '/v1/upload?type=file&name=x', '{}', /octet-stream/],
     ]

@@ -8,6 +8,7 @@ import type { AgentApi, BlobReader } from '../../../agent/api/agent-api.ts'
 import type { ArtifactDetail, ArtifactView, PeerView, Status } from '../../../agent/api/contract.ts'
 import { ApiServer } from '../../../agent/api/server.ts'
 import { AgentError } from '../../../agent/error.ts'
+import { fakeMembership } from './fake-membership.ts'
 
 const PEER_ID = '12D3KooWEZXjE41uU4EL2gpkAQeDXYok6wghN7wwNVPF5bwkaNfS'
 export const OTHER_PEER_ID = '12D3KooWJbJFaZ1dwpuu9tQY3ELCKCpWMJc1dSRVbcMwhiLiFq7q'
@@ -25,6 +26,7 @@ export const peer: PeerView = {
 
 export const artifact: ArtifactView = {
   cid: 'bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy',
+  network: 'open',
   name: 'hello',
   type: 'file',
   description: 'says hello',
@@ -76,6 +78,7 @@ export function blobOf(bytes: Buffer): BlobReader {
 export function fakeAgent(replaced: Partial<AgentApi> = {}): AgentApi {
   const detail: ArtifactDetail = { ...artifact, holders: [{ peerId: OTHER_PEER_ID, name: 'pear', connected: true }] }
   return {
+    membership: fakeMembership(),
     status: () => status,
     peers: () => [peer],
     ping: async () => ({ peerId: OTHER_PEER_ID, name: 'pear', address: peer.address, rttMs: 0.4 }),

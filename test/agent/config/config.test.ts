@@ -43,6 +43,8 @@ describe('loadConfig', () => {
       listen: ['/ip4/0.0.0.0/tcp/7477', '/ip6/::/tcp/7477'],
       bootstrap: [],
       mdns: true,
+      open: true,
+      joinFile: undefined,
       http: { host: '127.0.0.1', port: 7478 },
       state: join(home, '.local/state/undernet'),
       socket: join(home, '.local/state/undernet/agent.sock'),
@@ -95,8 +97,9 @@ describe('loadConfig', () => {
   })
 
   it('takes paths of a file relative to the file, and ~ as the home', () => {
-    writeConfig('state = "here"\nsocket = "~/s.sock"\n')
+    writeConfig('state = "here"\nsocket = "~/s.sock"\njoin_file = "tokens"\n')
     const { values } = loadConfig({ env })
+    expect(values.joinFile).toBe(join(home, '.config/undernet/tokens'))
     expect(values.state).toBe(join(home, '.config/undernet/here'))
     expect(values.socket).toMatch(/^\/.*\/s\.sock$/)
   })
@@ -151,6 +154,8 @@ describe('loadConfig', () => {
     [{ name: '\x1b[2J' }, /must be a name/],
     [{ trusted_keys: ['cache.example-1:short'] }, /must be a public key/],
     [{ mdns: 'maybe' }, /true or false/],
+    [{ open: 'closed' }, /true or false/],
+    [{ join_file: '' }, /must be a path/],
   ])('refuses %j', (flags, message) => {
     expect(mistake(() => loadConfig({ env, flags })).message).toMatch(message)
   })
@@ -159,6 +164,9 @@ describe('loadConfig', () => {
     [{ listen: ['/ip6/::1/tcp/0'] }, { listen: ['/ip6/::1/tcp/0'] }],
     [{ http: '[::1]:80' }, { http: { host: '::1', port: 80 } }],
     [{ quota: '1.5 GiB' }, { quotaBytes: 1.5 * 2 ** 30 }],
+    [{ open: false }, { open: false }],
+    [{ join_file: '/run/secrets/tokens' }, { joinFile: '/run/secrets/tokens' }],
+    [{ join_file: 'off' }, { joinFile: undefined }],
     [{ quota: '500MB' }, { quotaBytes: 5e8 }],
     [{ trusted_keys: [KEY] }, { trustedKeys: [KEY] }],
     [{ bootstrap: ['/dns/node.example/tcp/7477/p2p/12D3KooWEZXjE41uU4EL2gpkAQeDXYok6wghN7wwNVPF5bwkaNfS'] }, {}],
