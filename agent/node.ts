@@ -25,6 +25,7 @@ import { AgentError, reasonOf } from './error.ts'
 import { HttpServer } from './http/server.ts'
 import { loadOrMakeNodeKey } from './identity/node-key.ts'
 import { type Log, makeLog } from './log.ts'
+import { Gate } from './mesh/gate.ts'
 import { Topic } from './mesh/gossip.ts'
 import { Host } from './mesh/host.ts'
 import { Keeper } from './mesh/keeper.ts'
@@ -123,11 +124,16 @@ async function startNode(
   const faults = new PeerFaults()
   const misses = new Misses()
 
+  const unrevoked = { faultOf: () => undefined, isRevoked: () => false }
+  const party = { key, networks: () => [], isOpen: () => true, revocations: () => unrevoked, now: Date.now }
+  const gate = stack.use(new Gate({ party, log }))
   const host = stack.use(
     await Host.start({
       key,
       listen: values.listen,
       mdns: values.mdns,
+      gate,
+      open: true,
       maxPeers: values.maxPeers,
       version: VERSION,
       log,
@@ -242,7 +248,9 @@ async function startCatalog(
   const records = stack.use(makeRecords(db, signer, log))
   const nodes = stack.use(new Nodes(records))
   const artifacts = stack.use(new Artifacts({ db, records, nodes }))
-  const topic = stack.use(Topic.join(host.pubsub, `undernet/records/${Buffer.from(OPEN_NETWORK).toString('hex')}`, log))
+  const { pubsub } = host
+  if (pubsub === undefined) throw new Error('a host of the open network has gossip')
+  const topic = stack.use(Topic.join(pubsub, `undernet/records/${Buffer.from(OPEN_NETWORK).toString('hex')}`, log))
   const replicator = stack.use(await Replicator.start({ records, gossip: topic, peers: host, log }))
   return { records, nodes, artifacts, replicator }
 }

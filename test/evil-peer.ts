@@ -10,7 +10,7 @@ import { Replicator } from '../agent/catalog/replicator.ts'
 import { ephemeralNodeKey, type NodeKey } from '../agent/identity/node-key.ts'
 import type { Log } from '../agent/log.ts'
 import { parseAddress } from '../agent/mesh/addresses.ts'
-import { Topic } from '../agent/mesh/gossip.ts'
+import { type PubSub, Topic } from '../agent/mesh/gossip.ts'
 import { Host } from '../agent/mesh/host.ts'
 import { publishStorePath } from '../agent/nix/closure.ts'
 import { NixStore } from '../agent/nix/nix-store.ts'
@@ -30,6 +30,7 @@ import { layoutNar } from '../protocols/nar/write.ts'
 import { answerPieces, getRange, PIECES_PROTOCOL, type PieceHolder } from '../protocols/pieces/exchange.ts'
 import { HASH_BYTES, merkleRoot, PIECE_BYTES, PieceHasher } from '../protocols/pieces/tree.ts'
 import { OPEN_NETWORK } from '../protocols/records/record.ts'
+import { openGate } from './open-gate.ts'
 
 const LEASE_MS = 3_600_000 * 24
 const DIAL_MS_MAX = 10_000
@@ -49,6 +50,8 @@ export class EvilPeer implements AsyncDisposable {
   readonly key: NodeKey
   readonly cacheKey: CacheKey
   readonly host: Host
+  /** The open network's. */
+  readonly pubsub: PubSub
   readonly records: Records
   /** Of each blob that was asked for, how often. */
   readonly asked = new Map<Digest, number>()
@@ -57,11 +60,15 @@ export class EvilPeer implements AsyncDisposable {
   #generalLie: PieceHolder | undefined
   readonly #stack: AsyncDisposableStack
 
-  private constructor(key: NodeKey, cacheKey: CacheKey, host: Host, records: Records, stack: AsyncDisposableStack) {
-    this.key = key
-    this.cacheKey = cacheKey
-    this.host = host
-    this.records = records
+  private constructor(
+    parts: Pick<EvilPeer, 'key' | 'cacheKey' | 'host' | 'pubsub' | 'records'>,
+    stack: AsyncDisposableStack,
+  ) {
+    this.key = parts.key
+    this.cacheKey = parts.cacheKey
+    this.host = parts.host
+    this.pubsub = parts.pubsub
+    this.records = parts.records
     this.#stack = stack
   }
 
@@ -69,18 +76,23 @@ export class EvilPeer implements AsyncDisposable {
   static async start({ bootstrap, name = 'evil', cacheKey }: EvilOptions): Promise<EvilPeer> {
     await using stack = new AsyncDisposableStack()
     const key = ephemeralNodeKey()
-    const host = stack.use(await Host.start({ key, listen: ['/ip4/127.0.0.1/tcp/0'], mdns: false, log: silent }))
+    const gate = stack.use(openGate(key))
+    const listen = ['/ip4/127.0.0.1/tcp/0']
+    const host = stack.use(await Host.start({ key, gate, open: true, listen, mdns: false, log: silent }))
+    const { pubsub } = host
+    if (pubsub === undefined) throw new Error('a host of the open network has gossip')
     const records = stack.use(
       new Records(openDatabase(':memory:'), { network: OPEN_NETWORK, signer: key, log: silent }),
     )
     const topic = `undernet/records/${Buffer.from(OPEN_NETWORK).toString('hex')}`
-    const gossip = stack.use(Topic.join(host.pubsub, topic, silent))
+    const gossip = stack.use(Topic.join(pubsub, topic, silent))
     stack.use(await Replicator.start({ records, gossip, peers: host, log: silent }))
     const capabilities = { system: 'x86_64-linux', cpus: 1, memoryBytes: 0 }
     stack.use(
       Presence.start({ records, body: { name, version: '6.6.6', capabilities }, nodeCount: () => 1, log: silent }),
     )
-    const evil = new EvilPeer(key, cacheKey ?? CacheKey.ephemeral(name), host, records, stack.move())
+    const parts = { key, cacheKey: cacheKey ?? CacheKey.ephemeral(name), host, pubsub, records }
+    const evil = new EvilPeer(parts, stack.move())
     await host.handle(PIECES_PROTOCOL, (stream) => evil.#answer(stream), { maxInboundStreams: STREAMS_MAX })
     await host.dial([parseAddress(bootstrap)], AbortSignal.timeout(DIAL_MS_MAX))
     return evil

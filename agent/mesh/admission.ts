@@ -12,7 +12,8 @@
  *
  * "Replaces" means: the old one is aborted and everybody has been told before the new one opens.
  *
- * A proof of membership (hello) belongs in front of #judge, in the same two hooks.
+ * Who comes as far as this has said hello already (gate.ts, in the hooks before these): a stranger can neither replace anybody nor make
+ * us look whether somebody lives.
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Connection, ConnectionGater, MultiaddrConnection, PeerId } from '@libp2p/interface'

@@ -8,7 +8,6 @@
  * `connectionGater: gate.gater()` lets through only connections on which it was said. A transport with a secure channel of its own
  * (QUIC) comes by the second only, and is refused until it has the first.
  */
-import { setTimeout as delay } from 'node:timers/promises'
 import {
   type Connection,
   type ConnectionEncrypter,
@@ -42,12 +41,8 @@ import { hexOf, sameBytes } from '../../protocols/membership/statement.ts'
 import type { Token } from '../../protocols/membership/token.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
-import { Prelude } from './prelude.ts'
+import { firstWords, HELLO_MS_MAX } from './first-words.ts'
 
-/** Two round trips and some milliseconds of work. Who is slower than this holds a place that others wait for. */
-const HELLO_MS_MAX = 3_000
-/** How long a refused peer that knows a network has to read why, before the connection is cut. */
-const PARTING_MS_MAX = 250
 /** How often certificates are held against the clock. What is known at once, a revocation, cuts at once (`recheck`). */
 const CHECK_MS = 1_000
 
@@ -105,6 +100,7 @@ export class Gate implements Disposable {
   readonly #live = new Map<string, Live[]>()
   /** Tokens to show to their issuers, by key. */
   readonly #joining = new Map<string, Joining>()
+  readonly #listeners = new Set<(peerId: string) => void>()
   #connections: GateComponents['connectionManager'] | undefined
   #timer: NodeJS.Timeout | undefined
 
@@ -175,6 +171,15 @@ export class Gate implements Disposable {
   /** A connected peer as a member of the network; undefined when it is none, or not connected. */
   memberOf(network: Uint8Array, peerId: string): Member | undefined {
     return this.admitted(peerId)?.members.find((member) => sameBytes(member.network, network))
+  }
+
+  /**
+   * Calls the listener when what a peer proves is known or has changed, which may be before the connection can be used. Returns how to
+   * stop that.
+   */
+  onProven(listener: (peerId: string) => void): () => void {
+    this.#listeners.add(listener)
+    return () => void this.#listeners.delete(listener)
   }
 
   /** Connected members of the network. */
@@ -264,41 +269,15 @@ export class Gate implements Disposable {
     outer: AbortSignal | undefined,
   ): Promise<Outcome> {
     const peerId = peer.toString()
-    const within = new AbortController()
-    const timer = setTimeout(() => within.abort(new WireError('timeout', 'no hello in time')), HELLO_MS_MAX)
-    const onAbort = () => within.abort(outer?.reason)
-    outer?.addEventListener('abort', onAbort, { once: true })
-    const onClose = () => within.abort(new WireError('closed', 'the connection ended during the hello'))
-    channel.addEventListener('close', onClose, { once: true })
-    const prelude = new Prelude(channel)
-    const over = () => {
-      clearTimeout(timer)
-      outer?.removeEventListener('abort', onAbort)
-      channel.removeEventListener('close', onClose)
-      prelude.release()
-    }
-    try {
-      const options = this.#helloOptions(peer, prelude, within.signal)
-      if (direction === 'inbound') {
-        const greeting = await this.#answer(options)
-        over()
-        return { peerId, greeting }
-      }
-      const greeting = await this.#greet(options)
-      // Until the verdict is there, what the peer sends waits behind it; what we send goes out.
-      greeting.afterwards.then(over, (error: unknown) => {
-        over()
-        channel.abort(asError(error))
-      })
-      return { peerId, greeting }
-    } catch (cause) {
-      // Who was told a reason gets the time to read it: not whoever said nothing that we know.
-      const isTold = prelude.written > (direction === 'inbound' ? 0 : 1)
-      if (isTold && cause instanceof WireError && cause.code === 'refused' && channel.status === 'open')
-        await delay(PARTING_MS_MAX, undefined, { signal: within.signal }).catch(() => undefined)
-      over()
-      return { peerId, error: refusal(peerId, cause), why: reasonOf(cause) }
-    }
+    const said = await firstWords({
+      channel,
+      direction,
+      outer,
+      greet: async (frames, signal) => this.#greet(this.#helloOptions(peer, frames, signal)),
+      answer: async (frames, signal) => this.#answer(this.#helloOptions(peer, frames, signal)),
+    })
+    if ('greeting' in said) return { peerId, greeting: said.greeting }
+    return { peerId, error: refusal(peerId, said.cause), why: reasonOf(said.cause) }
   }
 
   /** The gater's question. Undefined when the connection is in. */
@@ -407,6 +386,7 @@ export class Gate implements Disposable {
     const networks = admission.members.length
     this.#log.debug({ peerId, direction, networks, open: admission.open }, 'hello.admitted')
     this.#options.onAdmitted?.(peerId, admission, direction)
+    for (const listener of this.#listeners) listener(peerId)
   }
 
   #tellRefused(refusal: Refusal): void {

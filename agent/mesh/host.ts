@@ -3,7 +3,7 @@
  * What it is made of, and why each setting is as it is, is in stack.ts; who it keeps connected is the keeper's business.
  *
  * Peers are known by peer id strings here, and nothing of libp2p but its streams goes out to other folders. A peer that `onPeer`
- * reports has proven its id (Noise) and told its protocols (identify).
+ * reports has proven its id (Noise), said hello (the gate) and told its protocols (identify).
  */
 import { once } from 'node:events'
 import type { Connection, IdentifyResult, Libp2p, PeerId, Stream } from '@libp2p/interface'
@@ -14,6 +14,7 @@ import type { NodeKey } from '../identity/node-key.ts'
 import type { Log } from '../log.ts'
 import { parseAddress, peerIdIn } from './addresses.ts'
 import { Admission, duplicateOf } from './admission.ts'
+import type { Gate } from './gate.ts'
 import type { PubSub } from './gossip.ts'
 import { Lan } from './lan.ts'
 import { Liveness, saidGoodbye } from './liveness.ts'
@@ -35,6 +36,10 @@ export type HostOptions = {
   /** Multiaddrs to listen on; none makes a node that only dials. */
   listen: readonly string[]
   mdns: boolean
+  /** Lets peers in; whose it is disposes it. */
+  gate: Pick<Gate, 'secure' | 'gater' | 'service'>
+  /** Whether to take part in the open network. Otherwise there is neither a DHT nor gossip here. */
+  open: boolean
   log: Log
   maxPeers?: number
   /** Shown to peers, as `undernet/<version>`. */
@@ -97,7 +102,9 @@ export class Host implements AsyncDisposable {
       listen: options.listen,
       maxPeers: options.maxPeers ?? PEERS_MAX_DEFAULT,
       userAgent: `undernet/${options.version ?? '0'}`,
-      gater: admission.gater(),
+      gater: { ...admission.gater(), ...options.gate.gater() },
+      gate: options.gate,
+      open: options.open,
     })
     admission.guard({
       connections: (peer) => node.getConnections(peer),
@@ -123,12 +130,12 @@ export class Host implements AsyncDisposable {
     return host
   }
 
-  /** For Topic.join. */
-  get pubsub(): PubSub {
+  /** For Topic.join: gossip of the open network; undefined when this node takes no part in that. */
+  get pubsub(): PubSub | undefined {
     return this.#node.services.pubsub
   }
 
-  /** For Providers. */
+  /** For Providers; undefined when this node takes no part in the open network. */
   get dht(): Services['dht'] {
     return this.#node.services.dht
   }
@@ -253,12 +260,12 @@ export class Host implements AsyncDisposable {
     await this.#node.hangUp(peerIdFromString(peerId), { signal: AbortSignal.timeout(STOP_MS_MAX) })
   }
 
-  /** Asks a few connected peers whom they know; `onFound` is told of those who are new to us. Connects to nobody. */
+  /** Asks a few connected peers whom they know; `onFound` is told of those who are new to us. Connects to nobody. Only in the open network. */
   async askPeers(signal: AbortSignal): Promise<void> {
     await askPeers(this.#node, signal)
   }
 
-  /** Connects to the peers that are closest to this node in the DHT. */
+  /** Connects to the peers that are closest to this node in the DHT. Only in the open network. */
   async findNeighbours(signal: AbortSignal): Promise<void> {
     await findNeighbours(this.#node, signal)
   }
@@ -330,6 +337,7 @@ export class Host implements AsyncDisposable {
 
   /** The addresses that the DHT knows, for a peer that moved. */
   async #dialByDht(peer: PeerId, signal: AbortSignal): Promise<Connection | undefined> {
+    if (this.dht === undefined) return undefined
     const limited = within(DIAL_MS_MAX, signal)
     try {
       const { multiaddrs } = await this.#node.peerRouting.findPeer(peer, { signal: limited, useCache: false })
@@ -348,9 +356,9 @@ export class Host implements AsyncDisposable {
   }
 }
 
-/** Streams that every connection has, or that come and go by themselves. */
+/** Streams that every connection has, or that come and go by themselves; those of a network are named behind its own protocol. */
 function isBackground(protocol: string): boolean {
-  return /^\/(meshsub|ipfs)\//.test(protocol) || protocol.startsWith('/undernet/kad/')
+  return /^(\/undernet\/network\/1)?\/(meshsub|ipfs)\//.test(protocol) || protocol.startsWith('/undernet/kad/')
 }
 
 /** Whether a stream could not be opened because the connection is going; if so, it is gone when this resolves. */

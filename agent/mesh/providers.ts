@@ -21,7 +21,8 @@ const ROUNDS_MS = [1_500, 60_000, 10 * 60_000, 60 * 60_000]
 const ROUND_EVERY_MS = 12 * 60 * 60_000
 
 export type ProvidersOptions = {
-  dht: Pick<KadDHT, 'provide' | 'findProviders' | 'cancelReprovide'>
+  /** Undefined where this node takes no part in the open network: then nothing is announced, and nobody found. */
+  dht: Pick<KadDHT, 'provide' | 'findProviders' | 'cancelReprovide'> | undefined
   host: { readonly peerId: string; connected(): string[]; onPeer(listener: () => void): () => void }
   log: Log
 }
@@ -68,7 +69,7 @@ export class Providers implements AsyncDisposable {
     const parsed = this.#provided.get(cid)
     this.#provided.delete(cid)
     this.#queue.delete(cid)
-    if (parsed === undefined) return
+    if (parsed === undefined || this.#dht === undefined) return
     this.#dht.cancelReprovide(parsed).catch((error: unknown) => {
       this.#log.debug({ cid, reason: reasonOf(error) }, 'provider.failed')
     })
@@ -78,7 +79,7 @@ export class Providers implements AsyncDisposable {
   async *find(cid: string, signal: AbortSignal): AsyncGenerator<string> {
     const seen = new Set([this.#host.peerId])
     try {
-      for await (const event of this.#dht.findProviders(parse(cid), { signal })) {
+      for await (const event of this.#dht?.findProviders(parse(cid), { signal }) ?? []) {
         if (event.name !== 'PROVIDER') continue
         for (const { id } of event.providers) {
           const peerId = id.toString()
@@ -138,7 +139,7 @@ export class Providers implements AsyncDisposable {
   async #announce(cid: CID): Promise<void> {
     const signal = AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(ANNOUNCE_MS_MAX)])
     try {
-      for await (const _ of this.#dht.provide(cid, { signal })) {
+      for await (const _ of this.#dht?.provide(cid, { signal }) ?? []) {
         // Its events tell of progress that nobody watches.
       }
     } catch (error) {

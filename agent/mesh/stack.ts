@@ -19,6 +19,7 @@ import type { Multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { announced, byReach, isLoopback } from './addresses.ts'
 import { BoundedDatastore } from './datastore.ts'
+import type { Gate } from './gate.ts'
 import { makeGossip } from './gossip.ts'
 import { noiseCrypto } from './noise-cipher.ts'
 
@@ -68,8 +69,10 @@ export type Services = {
   identify: Identify
   identifyPush: IdentifyPush
   ping: Ping
-  dht: KadDHT
-  pubsub: GossipSub
+  /** Of the open network; not there when that is off. */
+  dht?: KadDHT
+  /** Likewise. */
+  pubsub?: GossipSub
 }
 
 export type StackOptions = {
@@ -78,6 +81,9 @@ export type StackOptions = {
   maxPeers: number
   userAgent: string
   gater: ConnectionGater
+  gate: Pick<Gate, 'secure' | 'service'>
+  /** Whether to take part in the open network: its DHT and its gossip. */
+  open: boolean
 }
 
 /** Builds the host, not started yet. */
@@ -99,7 +105,7 @@ export async function makeStack(options: StackOptions): Promise<Libp2p<Services>
         outboundSocketInactivityTimeout: SOCKET_IDLE_MS,
       }),
     ],
-    connectionEncrypters: [noise({ crypto: noiseCrypto })],
+    connectionEncrypters: [options.gate.secure(noise({ crypto: noiseCrypto }))],
     streamMuxers: [
       yamux({
         enableKeepAlive: false,
@@ -129,13 +135,13 @@ export async function makeStack(options: StackOptions): Promise<Libp2p<Services>
     },
     connectionMonitor: { enabled: false },
     services: {
+      hello: options.gate.service,
       identify: identify(),
       // Protocols and addresses change while connected (a network is joined, a laptop moves).
       identifyPush: identifyPush(),
       // Each open for one round trip: the DHT, `agent ping` and its impatient user at once.
       ping: ping({ maxInboundStreams: 8, maxOutboundStreams: 8 }),
-      dht: makeDht,
-      pubsub: makeGossip,
+      ...(options.open && { dht: makeDht, pubsub: makeGossip }),
     },
   })) as unknown as Libp2p<Services>
   return node
@@ -166,15 +172,17 @@ export async function refreshAddresses(node: Libp2p<Services>): Promise<void> {
 
 /**
  * Asks up to ASKED_MAX connected peers whom they know: who is near this node, and who is near some random place. Connects to nobody; what
- * the answers name is told as `peer:discovery`.
+ * the answers name is told as `peer:discovery`. Without a DHT this does nothing.
  */
 export async function askPeers(node: Libp2p<Services>, signal: AbortSignal): Promise<void> {
+  const { dht } = node.services
+  if (dht === undefined) return
   const asked = node
     .getPeers()
     .map((peer) => ({ peer, rank: Math.random() }))
     .sort((a, b) => a.rank - b.rank)
     .slice(0, ASKED_MAX)
-  const { network } = node.services.dht as unknown as { network: KadNetwork }
+  const { network } = dht as unknown as { network: KadNetwork }
   const path = { index: 0, queued: 0, running: 0, total: 0 }
   await Promise.all(
     asked.map(async ({ peer }, index) => {
@@ -188,10 +196,12 @@ export async function askPeers(node: Libp2p<Services>, signal: AbortSignal): Pro
 
 /**
  * Takes this node's place in the DHT: connects to the peers closest to it, wherever they are, so that they know each other. Needed for
- * what is provided to be found in large networks.
+ * what is provided to be found in large networks. Without a DHT this does nothing.
  */
 export async function findNeighbours(node: Libp2p<Services>, signal: AbortSignal): Promise<void> {
-  for await (const _ of node.services.dht.getClosestPeers(node.peerId.toMultihash().bytes, { signal })) {
+  const { dht } = node.services
+  if (dht === undefined) return
+  for await (const _ of dht.getClosestPeers(node.peerId.toMultihash().bytes, { signal })) {
     // They are in the routing table now.
   }
 }

@@ -130,10 +130,10 @@ describe('a record of a gigabyte', () => {
     await using c = await start('c', [await b.address()])
     await using evil = await EvilPeer.start({ bootstrap: await b.address() })
     const topic = `undernet/records/${Buffer.from(OPEN_NETWORK).toString('hex')}`
-    await until(() => evil.host.pubsub.getSubscribers(topic).length > 0, { what: 'they gossip' })
+    await until(() => evil.pubsub.getSubscribers(topic).length > 0, { what: 'they gossip' })
     await attack(b, 'gossip of 1 MiB each', async () => {
       for (let nth = 0; nth < 50; nth++) {
-        await evil.host.pubsub.publish(topic, randomBytes(MIB)).catch(() => undefined)
+        await evil.pubsub.publish(topic, randomBytes(MIB)).catch(() => undefined)
         await new Promise((resolve) => setImmediate(resolve))
       }
     })
@@ -205,9 +205,9 @@ describe('10,000 records from one publisher', () => {
     await attack(b, '10,000 records offered three times more', again, GROWTH_BYTES_MAX)
     const gossip = async () => {
       const topic = `undernet/records/${Buffer.from(OPEN_NETWORK).toString('hex')}`
-      await until(() => evil.host.pubsub.getSubscribers(topic).length > 0, { what: 'they gossip' })
+      await until(() => evil.pubsub.getSubscribers(topic).length > 0, { what: 'they gossip' })
       for (const [nth, bytes] of records.entries()) {
-        await evil.host.pubsub.publish(topic, bytes).catch(() => undefined)
+        await evil.pubsub.publish(topic, bytes).catch(() => undefined)
         if (nth % 50 === 0) await new Promise((resolve) => setImmediate(resolve))
       }
     }

@@ -9,6 +9,7 @@ import { Host } from '../../agent/mesh/host.ts'
 import { Keeper } from '../../agent/mesh/keeper.ts'
 import { PeerBook } from '../../agent/mesh/peer-book.ts'
 import { openDatabase } from '../../agent/state/database.ts'
+import { openGate } from '../open-gate.ts'
 
 const { values } = parseArgs({
   options: {
@@ -19,7 +20,9 @@ const { values } = parseArgs({
 })
 
 const log = pino({ level: 'silent' })
-const host = await Host.start({ key: ephemeralNodeKey(), listen: [values.listen], mdns: values.mdns, log })
+const key = ephemeralNodeKey()
+const { listen, mdns } = values
+const host = await Host.start({ key, gate: openGate(key), open: true, listen: [listen], mdns, log })
 host.onPeer((peerId) => print({ event: 'peer', peerId }))
 host.onPeerGone((peerId) => print({ event: 'gone', peerId }))
 const keeper = Keeper.start({

@@ -5,7 +5,7 @@ import { Topic } from '../../../agent/mesh/gossip.ts'
 import type { Host } from '../../../agent/mesh/host.ts'
 import { Frames } from '../../../protocols/frame.ts'
 import { RECORDS_PROTOCOL, RecordsAsker } from '../../../protocols/records/exchange.ts'
-import { join, quiet, startHost } from '../mesh/nodes.ts'
+import { join, pubsubOf, quiet, startHost } from '../mesh/nodes.ts'
 import { clockAt, DAY_MS, makeStore, recordBy, type Store, stateOf, until } from './catalog.ts'
 
 type Node = Store & { host: Host }
@@ -15,7 +15,7 @@ async function startNode(): Promise<Node> {
   const host = await startHost({ key: store.key })
   const replicator = await Replicator.start({
     records: store.records,
-    gossip: Topic.join(host.pubsub, '/test/records', quiet),
+    gossip: Topic.join(pubsubOf(host), '/test/records', quiet),
     peers: host,
     log: quiet,
   })

@@ -4,7 +4,7 @@ import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { expect, test } from 'vitest'
 import { Topic } from '../../../agent/mesh/gossip.ts'
 import { Turns } from '../../../agent/mesh/gossip-intake.ts'
-import { join, quiet, startHost, until } from './nodes.ts'
+import { join, pubsubOf, quiet, startHost, until } from './nodes.ts'
 
 const MESSAGES = 3_000
 /** Of work on each message. */
@@ -16,7 +16,7 @@ function work(): void {
 
 test('a flood of messages is worked on, and the event loop has its turns', async () => {
   const [a, b] = [await startHost(), await startHost()]
-  const [from, to] = [Topic.join(a.pubsub, 't', quiet), Topic.join(b.pubsub, 't', quiet)]
+  const [from, to] = [Topic.join(pubsubOf(a), 't', quiet), Topic.join(pubsubOf(b), 't', quiet)]
   let taken = 0
   to.subscribe(() => {
     taken++
@@ -35,7 +35,7 @@ test('a flood of messages is worked on, and the event loop has its turns', async
 
 test('a stream that claims a message of a gigabyte is reset, and the rest of the connection stays', async () => {
   const [a, b] = [await startHost(), await startHost()]
-  const topics = [Topic.join(a.pubsub, 't', quiet), Topic.join(b.pubsub, 't', quiet)]
+  const topics = [Topic.join(pubsubOf(a), 't', quiet), Topic.join(pubsubOf(b), 't', quiet)]
   await join(a, b)
   await until('they gossip', () => topics.every((topic) => topic.subscribers().length === 1))
   const stream = await a.openStream(b.peerId, '/meshsub/1.2.0', AbortSignal.timeout(5_000))

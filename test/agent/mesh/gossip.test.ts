@@ -3,10 +3,10 @@ import { randomBytes } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import { MESSAGE_BYTES_MAX, Topic, type Validate } from '../../../agent/mesh/gossip.ts'
 import type { Host } from '../../../agent/mesh/host.ts'
-import { join, quiet, startHost, until } from './nodes.ts'
+import { join, pubsubOf, quiet, startHost, until } from './nodes.ts'
 
 function take(host: Host, validate: Validate = () => 'accept') {
-  const topic = Topic.join(host.pubsub, '/test/topic', quiet)
+  const topic = Topic.join(pubsubOf(host), '/test/topic', quiet)
   const got: { bytes: Uint8Array; from: string }[] = []
   topic.subscribe((bytes, from) => {
     got.push({ bytes: Uint8Array.from(bytes), from })

@@ -7,9 +7,9 @@ import type { Stream } from '@libp2p/interface'
 import { multiaddr } from '@multiformats/multiaddr'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { ephemeralNodeKey } from '../../../agent/identity/node-key.ts'
-import { Host } from '../../../agent/mesh/host.ts'
+import type { Host } from '../../../agent/mesh/host.ts'
 import { Frames } from '../../../protocols/frame.ts'
-import { addressesOf, join, LOOPBACK, lay, quiet, startHost, until } from './nodes.ts'
+import { addressesOf, join, LOOPBACK, lay, startHost, until } from './nodes.ts'
 
 function portOf(host: Host): number {
   return Number(addressesOf(host)[0]?.toString().split('/')[4])
@@ -225,8 +225,7 @@ describe('strangers', () => {
   })
 
   test('a loopback address told by a stranger is not kept by a node that has a real one', async () => {
-    const host = await Host.start({ key: ephemeralNodeKey(), listen: ['/ip4/0.0.0.0/tcp/0'], mdns: false, log: quiet })
-    onTestFinished(() => host[Symbol.asyncDispose]())
+    const host = await startHost({ listen: ['/ip4/0.0.0.0/tcp/0'] })
     if (host.addresses().every((address) => address.includes('/127.'))) return
     const stranger = await startHost({ listen: [LOOPBACK] })
     const told = Promise.withResolvers<void>()
@@ -234,5 +233,20 @@ describe('strangers', () => {
     await join(stranger, host)
     await told.promise
     expect(await host.addressesOf(stranger.peerId)).toEqual([])
+  })
+})
+
+describe('with the open network off', () => {
+  test('there is neither a DHT nor gossip, and what would use them does nothing', async () => {
+    const [a, b] = [await startHost({ open: false }), await startHost()]
+    await join(a, b)
+    expect([a.dht, a.pubsub]).toEqual([undefined, undefined])
+    await a.askPeers(soon())
+    await a.findNeighbours(soon())
+    for (const protocol of ['/undernet/kad/1', '/meshsub/1.2.0'])
+      await expect(b.openStream(a.peerId, protocol, soon())).rejects.toThrow()
+    await expect(a.openStream(ephemeralNodeKey().peerId, '/undernet/kad/1', soon())).rejects.toMatchObject({
+      code: 'failed',
+    })
   })
 })

@@ -9,18 +9,25 @@ import { type Multiaddr, multiaddr } from '@multiformats/multiaddr'
 import { pino } from 'pino'
 import { onTestFinished } from 'vitest'
 import { ephemeralNodeKey, type NodeKey } from '../../../agent/identity/node-key.ts'
+import type { PubSub } from '../../../agent/mesh/gossip.ts'
 import { Host, type HostOptions } from '../../../agent/mesh/host.ts'
 import { Keeper } from '../../../agent/mesh/keeper.ts'
 import { PeerBook } from '../../../agent/mesh/peer-book.ts'
 import type { Database } from '../../../agent/state/database.ts'
+import { openGate } from '../../open-gate.ts'
 
 export const quiet = pino({ level: 'silent' })
 export const LOOPBACK = '/ip4/127.0.0.1/tcp/0'
 
-export async function startHost(options: Partial<HostOptions> = {}): Promise<Host> {
-  const host = await Host.start({ key: ephemeralNodeKey(), listen: [LOOPBACK], mdns: false, log: quiet, ...options })
+/** On loopback, behind a gate of the open network. */
+export async function startHost(options: Partial<HostOptions> & { key?: NodeKey } = {}): Promise<Host> {
+  const host = await Host.start(hostOptions(options))
   onTestFinished(() => host[Symbol.asyncDispose]())
   return host
+}
+
+function hostOptions({ key = ephemeralNodeKey(), ...rest }: Partial<HostOptions> & { key?: NodeKey }): HostOptions {
+  return { key, gate: openGate(key), open: true, listen: [LOOPBACK], mdns: false, log: quiet, ...rest }
 }
 
 export type Node = { host: Host; keeper: Keeper; book: PeerBook; stop(): Promise<void> }
@@ -34,14 +41,7 @@ export type NodeOptions = Partial<HostOptions> & {
 /** A host with its keeper. */
 export async function startNode(options: NodeOptions = {}): Promise<Node> {
   const { bootstrap = [], maxPeers = 24, db = memoryDatabase(), ...rest } = options
-  const host = await Host.start({
-    key: ephemeralNodeKey(),
-    listen: [LOOPBACK],
-    mdns: false,
-    log: quiet,
-    ...rest,
-    maxPeers,
-  })
+  const host = await Host.start(hostOptions({ ...rest, maxPeers }))
   const book = new PeerBook(db)
   const keeper = Keeper.start({ host, book, bootstrap, maxPeers, log: quiet })
   let stopped: Promise<void> | undefined
@@ -51,6 +51,12 @@ export async function startNode(options: NodeOptions = {}): Promise<Node> {
   }
   onTestFinished(stop)
   return { host, keeper, book, stop }
+}
+
+/** Gossip of a host's open network. */
+export function pubsubOf({ pubsub }: Host): PubSub {
+  if (pubsub === undefined) throw new Error('this host takes no part in the open network')
+  return pubsub
 }
 
 export function addressesOf(host: Host): Multiaddr[] {
