@@ -3,7 +3,7 @@
  * artifacts and their manifests, NARs. Both sides of a protocol are here: an asker parses what a hostile answerer says.
  */
 import { createHash, createPrivateKey, sign } from 'node:crypto'
-import { rawPublicKey } from '../agent/identity/node-key.ts'
+import { rawPublicKey } from '../agent/identity/key-file.ts'
 import {
   artifactBody,
   type ClosureManifest,

@@ -14,7 +14,7 @@ import { describe, expect, it } from 'vitest'
 const ARROWS: Record<string, readonly string[]> = {
   state: [],
   service: [],
-  identity: [],
+  identity: ['state'],
   http: [],
   api: [],
   cli: ['api', 'service'],

@@ -195,6 +195,20 @@ export function decodeDelegation(bytes: Uint8Array): Delegation {
   return parseStatement(DELEGATION, bytes)
 }
 
+/**
+ * Reads a delegation and checks that the root of this network gave it. Whether it is in its time is not looked at.
+ *
+ * @throws {WireError} `too-large`, `malformed`, `bad-signature`, `refused`
+ */
+export function verifyDelegation(bytes: Uint8Array, network: Uint8Array): Delegation {
+  const delegation = decodeDelegation(bytes)
+  if (!sameBytes(delegation.network, network) || !sameBytes(networkOf(delegation.issuer), network))
+    throw new WireError('refused', 'the delegation is not by the root key of this network')
+  if (!isSigned(DELEGATION, delegation, delegation.issuer))
+    throw new WireError('bad-signature', 'the signature of a delegation does not fit')
+  return delegation
+}
+
 /** Whether the chain makes its subject a member now, and if not, why. Depends on nothing but its arguments. */
 export function judgeChain(chain: Chain, by: JudgedBy): Verdict {
   const { statement: certificate, delegation } = chain

@@ -14,7 +14,7 @@ import { bytes32, timeMs } from './statement.ts'
 
 const TOKEN_PREFIX = 'un1'
 export const TOKEN_ID_BYTES = 8
-const TOKEN_SECRET_BYTES = 16
+export const TOKEN_SECRET_BYTES = 16
 const TOKEN_ADDRESSES_MAX = 8
 /** A DNS name of full length, and a port. */
 const TOKEN_ADDRESS_BYTES_MAX = 272
