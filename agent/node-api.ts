@@ -2,7 +2,6 @@
  * What the local API does: each method puts together what the parts know, in the words of the contract (agent/api/contract.ts).
  */
 import { randomUUID } from 'node:crypto'
-import type { CID } from 'multiformats/cid'
 import { type ArtifactBody, PATH_PREFIX_BYTES } from '../protocols/artifact/artifact.ts'
 import { OPEN_NETWORK } from '../protocols/records/record.ts'
 import type { AgentApi, BlobReader } from './api/agent-api.ts'
@@ -34,6 +33,7 @@ import type { LoadedConfig } from './config.ts'
 import type { Blobs } from './content/blobs.ts'
 import { type BlobHolder, TEMPORARY_PIN } from './content/content.ts'
 import type { Fetcher } from './content/fetcher.ts'
+import { OPEN_NETWORK_ID } from './content/publication-key.ts'
 import type { PieceServer } from './content/server.ts'
 import { AgentError, reasonOf } from './error.ts'
 import type { Log } from './log.ts'
@@ -72,7 +72,7 @@ export type Parts = {
   /** `http://127.0.0.1:7478`; undefined when off. */
   httpUrl: string | undefined
   /** Peers that may hold an artifact, the publishers first. */
-  sources: (cid: CID, signal: AbortSignal) => AsyncIterable<string>
+  sources: BringDeps['sources']
   warnings: () => Warning[]
   startedMs: number
   log: Log
@@ -223,7 +223,8 @@ export class NodeApi implements AgentApi {
 
   async #fetch(ref: string, onProgress: BringDeps['onProgress'], signal: AbortSignal): Promise<FetchResult> {
     const { artifacts, blobs, holdings, fetcher, sources, substituter } = this.#parts
-    const deps = { blobs, holdings, fetcher, sources, onProgress }
+    const network = OPEN_NETWORK_ID
+    const deps = { blobs, holdings, fetcher, network, sources, onProgress }
     const cid = cidIn(ref)
     // Content named by its hash needs nobody's word for it: neither a record, nor a signature.
     if (cid !== undefined && artifacts.holders(cid.toString()).length === 0) {
@@ -233,7 +234,7 @@ export class NodeApi implements AgentApi {
       return { artifact: { ...said, ...(root !== undefined && { root, pathCount: parts.length }) }, parts }
     }
     const entry = artifacts.resolve(ref)
-    if (cid === undefined && entry.body.type === 'nix' && !entry.isOwn) await substituter.vouch(entry.body, signal)
+    if (cid === undefined && entry.body.type === 'nix' && !entry.isOwn) await substituter.vouch(entry.body, network, signal)
     const { parts } = await bringArtifact(entry.body.cid, deps, signal)
     return { artifact: this.#view(entry), parts }
   }

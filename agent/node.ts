@@ -20,6 +20,7 @@ import { Blobs } from './content/blobs.ts'
 import { Fetcher } from './content/fetcher.ts'
 import { Holdings } from './content/holdings.ts'
 import { PieceLists } from './content/piece-lists.ts'
+import { OPEN_NETWORK_ID } from './content/publication-key.ts'
 import { PieceServer } from './content/server.ts'
 import { AgentError, reasonOf } from './error.ts'
 import { HttpServer } from './http/server.ts'
@@ -147,7 +148,7 @@ async function startNode(
   const store = NixStore.ofMachine()
   const published = new NarSource({ db, store, log })
   const holdings = new Holdings([published, blobs])
-  const pieces = stack.use(await PieceServer.start({ streams: host, holdings, lists, log }))
+  const pieces = stack.use(await PieceServer.start({ streams: host, holdings, lists, mayFetch: () => true, log }))
   const fetcher = stack.use(
     new Fetcher({
       blobs,
@@ -159,8 +160,9 @@ async function startNode(
   )
 
   const providers = stack.use(Providers.start({ dht: host.dht, host, log }))
-  const publications = new Publications({ artifacts, pins: blobs, paths: published, providers })
-  const sources = (cid: CID, signal: AbortSignal) => sourcesOf(cid, artifacts, providers, host.peerId, signal)
+  const publications = new Publications({ network: OPEN_NETWORK_ID, artifacts, pins: blobs, paths: published, providers })
+  const sources = (cid: CID, _network: string, signal: AbortSignal) =>
+    sourcesOf(cid, artifacts, providers, host.peerId, signal)
 
   const trust = new TrustedKeys(db, cacheKey.publicKey, values.trustedKeys)
   const closures = stack.use(new Closures({ blobs, fetcher }))
@@ -173,8 +175,12 @@ async function startNode(
       trust,
       blobs,
       fetcher,
-      candidates: (hashPart) => artifacts.candidates(hashPart).filter(({ peerId }) => peerId !== host.peerId),
-      holders: (cid) => providers.find(cid.toString(), AbortSignal.timeout(PROVIDERS_MS_MAX)),
+      candidates: (hashPart) =>
+        artifacts
+          .candidates(hashPart)
+          .filter(({ peerId }) => peerId !== host.peerId)
+          .map((candidate) => ({ ...candidate, network: OPEN_NETWORK_ID })),
+      sources,
       onFault: ({ peerId, path, reason, next }) => faults.add({ peerId, about: path, reason, next }),
       onFetched: (path, failure) => misses.note(path, failure),
       log,

@@ -172,7 +172,7 @@ export class EvilPeer implements AsyncDisposable {
     }
     const absent = { error: 'absent' } as const
     const holder: PieceHolder = {
-      have: async (digest, signal) => (await holderOf(digest)?.have(digest, signal)) ?? null,
+      have: async (digest, ...rest) => (await holderOf(digest)?.have(digest, ...rest)) ?? null,
       hashes: async (digest, ...rest) => (await holderOf(digest)?.hashes(digest, ...rest)) ?? absent,
       get: async (digest, ...rest) => (await holderOf(digest)?.get(digest, ...rest)) ?? absent,
     }

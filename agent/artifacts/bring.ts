@@ -1,5 +1,5 @@
 /**
- * Brings an artifact, whatever its type, to this node: its manifest first, where it has one, then every blob that the manifest names.
+ * Brings an artifact, whatever its type, from peers of one network to this node: its manifest first, where it has one, then every blob that the manifest names.
  * What is already here (fetched before, or in the Nix store) is not fetched again, so an interrupted `get` goes on where it was.
  */
 import { randomUUID } from 'node:crypto'
@@ -26,11 +26,13 @@ export type Brought = { type: 'file' | 'folder' | 'nix'; root?: string; parts: B
 type Wanted = { digest: Digest; sizeBytes?: number; sizeBytesMax?: number }
 
 export type BringDeps = {
-  blobs: Pick<BlobStore, 'open' | 'unpin' | 'sizeOf'>
-  holdings: BlobHolder
+  blobs: Pick<BlobStore, 'unpin' | 'sizeOf'>
+  holdings: Pick<BlobHolder, 'open'>
   fetcher: Pick<BlobFetcher, 'fetch'>
-  /** Peers that may have an artifact and its parts, best first. */
-  sources: (cid: CID, signal: AbortSignal) => AsyncIterable<string>
+  /** The network that it is brought from, by its id in hex. */
+  network: string
+  /** Peers of a network that may have an artifact and its parts, best first. */
+  sources: (cid: CID, network: string, signal: AbortSignal) => AsyncIterable<string>
   onProgress: (doneBytes: number, totalBytes: number) => void
 }
 
@@ -49,7 +51,9 @@ export async function bringArtifact(cid: CID, deps: BringDeps, signal: AbortSign
   const fetch = async ({ digest: wanted, ...size }: Wanted, onProgress: BringDeps['onProgress']) => {
     if (await isHere(deps.holdings, wanted)) return
     pinned.add(wanted)
-    await deps.fetcher.fetch(wanted, { ...size, sources: deps.sources(cid, both), signal: both, pin, onProgress })
+    const { network } = deps
+    const sources = deps.sources(cid, network, both)
+    await deps.fetcher.fetch(wanted, { ...size, network, sources, signal: both, pin, onProgress })
   }
   try {
     if (!isManifest) {
@@ -91,7 +95,7 @@ function partsOf(manifest: Manifest): BringPart[] {
 }
 
 /** @throws {AgentError} `corrupt` when the blob is no manifest: then whoever made the artifact made it wrong. */
-async function readManifest(holder: BlobHolder, digest: Digest, signal: AbortSignal): Promise<Manifest> {
+async function readManifest(holder: Pick<BlobHolder, 'open'>, digest: Digest, signal: AbortSignal): Promise<Manifest> {
   const source = await holder.open(digest)
   if (source === undefined) throw new AgentError('not-found', `the manifest ${digest} is not on this node`)
   try {
@@ -144,7 +148,7 @@ class Progress {
   }
 }
 
-async function isHere(holder: BlobHolder, digest: Digest): Promise<boolean> {
+async function isHere(holder: Pick<BlobHolder, 'open'>, digest: Digest): Promise<boolean> {
   const source = await holder.open(digest)
   await source?.close?.()
   return source !== undefined

@@ -1,11 +1,14 @@
 /**
- * What the state database knows of blobs: which are on disk, who wants them kept, which are half fetched. Rows only; files are the
- * business of `Blobs`. A blob's row is written after its file is in place and deleted before the file is, so a row never promises
- * a file that a crash could have lost, and files without a row are rubbish.
+ * What the state database knows of blobs: which are on disk, who wants them kept, in which networks they may be given out, which are half
+ * fetched. Rows only; files are the business of `Blobs`. A blob's row is written after its file is in place and deleted before the file
+ * is, so a row never promises a file that a crash could have lost, and files without a row are rubbish.
+ *
+ * A blob may be given out in the networks that it was published in here (its pins say so), and in those from whose peers it was fetched.
  */
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { type Database, migrate, transaction } from '../state/database.ts'
 import { TEMPORARY_PIN } from './content.ts'
+import { networkOfPin, OPEN_NETWORK_ID, PUBLICATION_PIN } from './publication-key.ts'
 
 const SCHEMA = [
   `
@@ -20,10 +23,24 @@ const SCHEMA = [
     digest TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL, used_ms INTEGER NOT NULL
   ) STRICT, WITHOUT ROWID;
   `,
+  // What was kept for no reason, or half fetched, before there were closed networks was fetched in the open one.
+  `
+  CREATE TABLE content_fetched (
+    digest TEXT NOT NULL REFERENCES content_blobs (digest) ON DELETE CASCADE, network TEXT NOT NULL,
+    PRIMARY KEY (digest, network)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX content_fetched_network ON content_fetched (network);
+  INSERT INTO content_fetched
+    SELECT digest, '${OPEN_NETWORK_ID}' FROM content_blobs WHERE digest NOT IN (SELECT digest FROM content_pins);
+  ALTER TABLE content_partials ADD COLUMN network TEXT NOT NULL DEFAULT '${OPEN_NETWORK_ID}';
+  `,
 ]
 
 export type BlobRow = { digest: Digest; sizeBytes: number; usedMs: number }
-export type Evictable = { digest: Digest; sizeBytes: number; partial: boolean }
+/** A half-fetched blob, and the network that it is fetched for. */
+export type PartialRow = { digest: Digest; sizeBytes: number; network: string }
+/** `partialOf` is the network of a half-fetched blob; undefined when it is whole. */
+export type Evictable = { digest: Digest; sizeBytes: number; partialOf: string | undefined }
 
 export class BlobIndex {
   readonly #db: Database
@@ -51,14 +68,20 @@ export class BlobIndex {
         'SELECT coalesce(sum(size_bytes), 0) AS bytes FROM content_blobs WHERE digest IN (SELECT digest FROM content_pins)',
       ),
       evictable: db.prepare(`
-        SELECT digest, size_bytes AS sizeBytes, 0 AS partial, used_ms FROM content_blobs AS b
+        SELECT digest, size_bytes AS sizeBytes, NULL AS network, used_ms FROM content_blobs AS b
           WHERE NOT EXISTS (SELECT 1 FROM content_pins AS p WHERE p.digest = b.digest)
-        UNION ALL SELECT digest, size_bytes, 1, used_ms FROM content_partials ORDER BY used_ms`),
-      partial: db.prepare('SELECT size_bytes AS sizeBytes FROM content_partials WHERE digest = ?'),
-      putPartial: db.prepare(`INSERT INTO content_partials VALUES (?, ?, ?)
-        ON CONFLICT DO UPDATE SET size_bytes = excluded.size_bytes, used_ms = excluded.used_ms`),
+        UNION ALL SELECT digest, size_bytes, network, used_ms FROM content_partials ORDER BY used_ms`),
+      fetchedIn: db.prepare('SELECT network FROM content_fetched WHERE digest = ?'),
+      addFetched: db.prepare('INSERT OR IGNORE INTO content_fetched VALUES (?, ?)'),
+      dropFetched: db.prepare('DELETE FROM content_fetched WHERE digest = ? AND network = ?'),
+      dropFetchedIn: db.prepare('DELETE FROM content_fetched WHERE network = ? RETURNING digest'),
+      networks: db.prepare('SELECT DISTINCT network FROM content_fetched UNION SELECT network FROM content_partials'),
+      partial: db.prepare('SELECT digest, size_bytes AS sizeBytes, network FROM content_partials WHERE digest = ?'),
+      putPartial: db.prepare(`INSERT INTO content_partials (digest, size_bytes, used_ms, network) VALUES (?, ?, ?, ?)
+        ON CONFLICT DO UPDATE SET
+          size_bytes = excluded.size_bytes, used_ms = excluded.used_ms, network = excluded.network`),
       dropPartial: db.prepare('DELETE FROM content_partials WHERE digest = ?'),
-      allPartials: db.prepare('SELECT digest FROM content_partials'),
+      allPartials: db.prepare('SELECT digest, size_bytes AS sizeBytes, network FROM content_partials'),
       partialBytes: db.prepare('SELECT coalesce(sum(size_bytes), 0) AS bytes FROM content_partials'),
     }
   }
@@ -67,12 +90,34 @@ export class BlobIndex {
     return this.#sql.get.get(digest) as BlobRow | undefined
   }
 
-  /** The blob is in its place; what was half fetched of it is no longer needed. */
-  put(row: BlobRow, pin?: string): void {
+  /** The blob is in its place, fetched for `network` if that is given; what was half fetched of it is no longer needed. */
+  put(row: BlobRow, { pin, network }: { pin?: string | undefined; network?: string } = {}): void {
     transaction(this.#db, () => {
       this.#sql.put.run(row.digest, row.sizeBytes, row.usedMs)
       this.#sql.dropPartial.run(row.digest)
+      if (network !== undefined) this.#sql.addFetched.run(row.digest, network)
       if (pin !== undefined) this.#sql.pin.run(row.digest, pin)
+    })
+  }
+
+  /** The networks in which it was published here, and those from whose peers it came. */
+  networksOf(digest: Digest): Set<string> {
+    const published = this.pins(digest).flatMap((reason) => networkOfPin(reason) ?? [])
+    return new Set([...published, ...networksIn(this.#sql.fetchedIn.all(digest))])
+  }
+
+  /** Every network that something here is of. */
+  networks(): Set<string> {
+    const published = this.pinReasons(PUBLICATION_PIN).flatMap((reason) => networkOfPin(reason) ?? [])
+    return new Set([...published, ...networksIn(this.#sql.networks.all())])
+  }
+
+  /** Takes away a network's reasons to keep blobs and to give them out; gives back the rows that it drops: nothing needs those now. */
+  forgetNetwork(network: string): BlobRow[] {
+    return transaction(this.#db, () => {
+      const reasons = this.pinReasons(PUBLICATION_PIN).filter((reason) => networkOfPin(reason) === network)
+      const published = reasons.flatMap((reason) => this.#sql.unpinAll.all(reason))
+      return this.#dropUnneeded(digestsOf([...published, ...this.#sql.dropFetchedIn.all(network)]))
     })
   }
 
@@ -105,15 +150,27 @@ export class BlobIndex {
     this.#sql.unpinTemporary.run(TEMPORARY_PIN.length, TEMPORARY_PIN)
   }
 
-  /** Keeps these blobs for a reason, and no others for the same reason; gives back the rows that it drops, which nobody keeps now. */
+  /**
+   * Keeps these blobs for a reason, and no others for the same reason; gives back the rows that it drops: nothing needs those now. What is
+   * no longer published in a network is not given out there for having been fetched there once, either.
+   */
   setPins(reason: string, digests: readonly Digest[]): BlobRow[] {
+    const network = networkOfPin(reason)
     return transaction(this.#db, () => {
       const before = digestsOf(this.#sql.unpinAll.all(reason))
       for (const digest of digests) this.#sql.pin.run(digest, reason)
-      const left = [...before].filter((digest) => this.pins(digest).length === 0).flatMap((one) => this.get(one) ?? [])
-      for (const { digest } of left) this.drop(digest)
-      return left
+      for (const digest of digests) before.delete(digest)
+      if (network !== undefined) for (const digest of before) this.#sql.dropFetched.run(digest, network)
+      return this.#dropUnneeded(before)
     })
+  }
+
+  /** In a transaction. */
+  #dropUnneeded(digests: ReadonlySet<Digest>): BlobRow[] {
+    const isNeeded = (digest: Digest) => this.pins(digest).length > 0 || this.#sql.fetchedIn.get(digest) !== undefined
+    const rows = [...digests].filter((digest) => !isNeeded(digest)).flatMap((digest) => this.get(digest) ?? [])
+    for (const { digest } of rows) this.drop(digest)
+    return rows
   }
 
   pinReasons(prefix: string): string[] {
@@ -132,31 +189,35 @@ export class BlobIndex {
   /** What may go to make room, the longest unused first. */
   *evictable(): Iterable<Evictable> {
     for (const row of this.#sql.evictable.iterate()) {
-      const { digest, sizeBytes, partial } = row as { digest: string; sizeBytes: number; partial: number }
-      yield { digest, sizeBytes, partial: partial === 1 }
+      const { digest, sizeBytes, network } = row as { digest: string; sizeBytes: number; network: string | null }
+      yield { digest, sizeBytes, partialOf: network ?? undefined }
     }
   }
 
-  /** The size of a half-fetched blob when it is whole, for which there is room. */
-  partialSize(digest: Digest): number | undefined {
-    return (this.#sql.partial.get(digest) as { sizeBytes: number } | undefined)?.sizeBytes
+  /** A half-fetched blob; its size is that of the whole, for which there is room. */
+  partial(digest: Digest): PartialRow | undefined {
+    return this.#sql.partial.get(digest) as PartialRow | undefined
   }
 
-  putPartial(digest: Digest, sizeBytes: number, usedMs: number): void {
-    this.#sql.putPartial.run(digest, sizeBytes, usedMs)
+  putPartial({ digest, sizeBytes, network }: PartialRow, usedMs: number): void {
+    this.#sql.putPartial.run(digest, sizeBytes, usedMs, network)
   }
 
   dropPartial(digest: Digest): void {
     this.#sql.dropPartial.run(digest)
   }
 
-  partialDigests(): Set<Digest> {
-    return digestsOf(this.#sql.allPartials.all())
+  partials(): PartialRow[] {
+    return this.#sql.allPartials.all() as PartialRow[]
   }
 
   partialBytes(): number {
     return (this.#sql.partialBytes.get() as { bytes: number }).bytes
   }
+}
+
+function networksIn(rows: unknown[]): string[] {
+  return (rows as { network: string }[]).map(({ network }) => network)
 }
 
 function digestsOf(rows: unknown[]): Set<Digest> {

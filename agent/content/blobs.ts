@@ -2,11 +2,14 @@
  * The blob directory: bytes named by their SHA-256, within a quota.
  *
  *   <directory>/ab/abcd...   a blob; its row in the state database says that it is whole
- *   <directory>/partial/     blobs being fetched, by digest; they survive a restart
+ *   <directory>/partial/     blobs being fetched, by digest and network; they survive a restart
  *   <directory>/incoming/    blobs being written; removed at start
  *
  * A blob is whole on disk (written, synced, renamed) before its row is. When room is needed, what was not used for longest goes; what
  * is pinned, open or being fetched stays. Sizes are counted, not measured: the quota is about content, not about file system blocks.
+ *
+ * To whom a blob may be given is asked of it by `networksOf`. Nothing but publishing a blob here, or having fetched it from peers of a
+ * network, adds one: that a blob is here, and somebody asks for it, is no reason to let others of his network have it.
  */
 import { mkdirSync, readdirSync, rmSync } from 'node:fs'
 import { type FileHandle, open, rename } from 'node:fs/promises'
@@ -20,10 +23,14 @@ import { BlobFile } from './blob-file.ts'
 import type { BlobIndex, Evictable } from './blob-index.ts'
 import type { BlobSource, BlobStore, WriteOptions } from './content.ts'
 import type { PieceLists } from './piece-lists.ts'
+import { OPEN_NETWORK_ID } from './publication-key.ts'
 
 /** Last use is for eviction only: it is written down this coarsely, so that reading costs no write. */
 const USED_MS_STEP = 10 * 60_000
 const DIGEST_PATTERN = /^[0-9a-f]{64}$/
+
+/** A blob that is being fetched, and for which network. */
+export type Fetching = { digest: Digest; network: string }
 
 export type BlobsInit = {
   directory: string
@@ -86,6 +93,10 @@ export class Blobs implements BlobStore {
     return this.index.get(digest)?.sizeBytes
   }
 
+  networksOf(digest: Digest): Set<string> {
+    return this.index.networksOf(digest)
+  }
+
   async open(digest: Digest): Promise<BlobSource | undefined> {
     const row = this.index.get(digest)
     if (!row) return undefined
@@ -135,7 +146,7 @@ export class Blobs implements BlobStore {
         throw new AgentError('corrupt', `the bytes have the hash ${digest}, not ${expected} as they should`)
       await file.datasync()
       this.lists.put(digest, sizeBytes, hashes)
-      await this.adopt(path, digest, sizeBytes, options.pin)
+      await this.adopt(path, { digest, sizeBytes }, options)
       return { digest, sizeBytes }
     } catch (cause) {
       rmSync(path, { force: true })
@@ -155,11 +166,17 @@ export class Blobs implements BlobStore {
   }
 
   /**
-   * Keeps these blobs for a reason, and no others for the same reason. A blob that loses its last reason so is removed, not left to be
-   * evicted: what somebody withdrew must not be given out any more.
+   * Keeps these blobs for a reason, and no others for the same reason. A blob that loses so the last reason to be kept, and that was fetched
+   * for no network, is removed, not left to be evicted.
    */
   setPins(reason: string, digests: readonly Digest[]): void {
     for (const { digest, sizeBytes } of this.index.setPins(reason, digests)) this.#remove(digest, sizeBytes)
+  }
+
+  /** This node left the network: what is here only because of it goes. To be called when no fetch for the network runs any more. */
+  forgetNetwork(network: string): void {
+    for (const one of this.index.partials()) if (one.network === network) this.dropPartial(one)
+    for (const { digest, sizeBytes } of this.index.forgetNetwork(network)) this.#remove(digest, sizeBytes)
   }
 
   pinReasons(prefix: string): string[] {
@@ -170,19 +187,23 @@ export class Blobs implements BlobStore {
     return join(this.#directory, digest.slice(0, 2), digest)
   }
 
-  partialPathOf(digest: Digest): string {
-    return join(this.#directory, 'partial', digest)
+  partialPathOf({ digest, network }: Fetching): string {
+    return join(this.#directory, 'partial', partialName({ digest, network }))
   }
 
-  /** Moves a whole, synced file to its place. The row comes last. */
-  async adopt(path: string, digest: Digest, sizeBytes: number, pin?: string): Promise<void> {
+  /** Moves a whole, synced file to its place; `network` is the one from whose peers all of it came. The row comes last. */
+  async adopt(
+    path: string,
+    { digest, sizeBytes }: { digest: Digest; sizeBytes: number },
+    why: { pin?: string; network?: string },
+  ): Promise<void> {
     const place = this.pathOf(digest)
     mkdirSync(dirname(place), { recursive: true, mode: 0o700 })
     await rename(path, place)
     await syncDirectory(dirname(place))
     const isNew = !this.has(digest)
-    const partialBytes = this.index.partialSize(digest) ?? 0
-    this.index.put({ digest, sizeBytes, usedMs: this.#now() }, pin)
+    const partialBytes = this.index.partial(digest)?.sizeBytes ?? 0
+    this.index.put({ digest, sizeBytes, usedMs: this.#now() }, why)
     this.#partialBytes -= partialBytes
     if (!isNew) return
     this.#blobs++
@@ -194,11 +215,17 @@ export class Blobs implements BlobStore {
     this.#fetching.add(digest)
   }
 
-  /** Takes the room for a blob that is being fetched, all of it, until it is adopted, dropped or evicted. */
-  keepPartial(digest: Digest, sizeBytes: number): void {
-    const heldBytes = this.index.partialSize(digest) ?? 0
+  /**
+   * Takes the room for a blob that is being fetched, all of it, until it is adopted, dropped or evicted. What was fetched of it for another
+   * network is thrown away: a peer can state a blob's list without having its pieces, so a blob made of pieces from two networks could be
+   * given out in neither. File names say the network, too, since after a power cut a row may be older than the file.
+   */
+  keepPartial({ digest, network }: Fetching, sizeBytes: number): void {
+    const before = this.index.partial(digest)
+    if (before !== undefined && before.network !== network) this.dropPartial(before)
+    const heldBytes = this.index.partial(digest)?.sizeBytes ?? 0
     this.makeRoom(sizeBytes - heldBytes, sizeBytes)
-    this.index.putPartial(digest, sizeBytes, this.#now())
+    this.index.putPartial({ digest, sizeBytes, network }, this.#now())
     this.#partialBytes += sizeBytes - heldBytes
   }
 
@@ -207,10 +234,10 @@ export class Blobs implements BlobStore {
     this.#fetching.delete(digest)
   }
 
-  dropPartial(digest: Digest): void {
-    this.#partialBytes -= this.index.partialSize(digest) ?? 0
+  dropPartial({ digest, network }: Fetching): void {
+    this.#partialBytes -= this.index.partial(digest)?.sizeBytes ?? 0
     this.index.dropPartial(digest)
-    rmSync(this.partialPathOf(digest), { force: true })
+    rmSync(this.partialPathOf({ digest, network }), { force: true })
   }
 
   /**
@@ -224,16 +251,16 @@ export class Blobs implements BlobStore {
     if (excess <= 0 || bytes <= 0) return
     const leaving: Evictable[] = []
     for (const one of this.index.evictable()) {
-      if (one.partial ? this.#fetching.has(one.digest) : this.#openCounts.has(one.digest)) continue
+      if (one.partialOf === undefined ? this.#openCounts.has(one.digest) : this.#fetching.has(one.digest)) continue
       leaving.push(one)
       excess -= one.sizeBytes
       if (excess <= 0) break
     }
     if (excess > 0) throw this.#noRoom(blobBytes)
-    for (const { digest, sizeBytes, partial } of leaving) {
-      if (partial) this.dropPartial(digest)
-      else this.#remove(digest, sizeBytes)
-      this.#log.debug({ digest, sizeBytes, partial }, 'blob.evicted')
+    for (const { digest, sizeBytes, partialOf } of leaving) {
+      if (partialOf === undefined) this.#remove(digest, sizeBytes)
+      else this.dropPartial({ digest, network: partialOf })
+      this.#log.debug({ digest, sizeBytes, partial: partialOf !== undefined }, 'blob.evicted')
     }
   }
 
@@ -291,23 +318,30 @@ export class Blobs implements BlobStore {
         missing.delete(name)
         if (rows.has(name) || !DIGEST_PATTERN.test(name)) continue
         // Only whole, verified files are moved here: one that was fetched needs just its row. One that was written was never acknowledged.
-        const sizeBytes = this.index.partialSize(name)
+        // After a power cut the row of the partial may be older than this file, so it does not say for which network it was fetched: it
+        // is given to nobody.
+        const sizeBytes = this.index.partial(name)?.sizeBytes
         if (sizeBytes !== undefined) this.index.put({ digest: name, sizeBytes, usedMs: this.#now() })
         else rubbish.push(join(prefix, name))
       }
     }
-    const partials = this.index.partialDigests()
+    const partials = new Map(this.index.partials().map((one) => [partialName(one), one.digest]))
     for (const name of readdirSync(join(this.#directory, 'partial'))) {
       if (!partials.delete(name)) rubbish.push(join('partial', name))
     }
     for (const name of rubbish) rmSync(join(this.#directory, name), { force: true })
-    for (const digest of partials) this.index.dropPartial(digest)
+    for (const digest of partials.values()) this.index.dropPartial(digest)
     for (const digest of missing) {
       this.#log.warn({ digest, reason: 'its file is gone', pins: this.index.pins(digest) }, 'blob.lost')
       this.index.drop(digest)
     }
     if (rubbish.length > 0) this.#log.info({ files: rubbish.length }, 'blobs.recovered')
   }
+}
+
+/** In the open network the digest alone, as it was before there were others. */
+function partialName({ digest, network }: Fetching): string {
+  return network === OPEN_NETWORK_ID ? digest : `${digest}.${network}`
 }
 
 async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {

@@ -22,6 +22,11 @@ export type BlobSource = {
 export type BlobHolder = {
   /** The blob, or undefined when it is not here. The caller closes it. */
   open(digest: Digest): Promise<BlobSource | undefined>
+  /**
+   * The networks, by their ids in hex, in which the blob may be given to peers: it was published there from here, or came from peers there.
+   * None for what is not here, nor for what nobody was meant to get.
+   */
+  networksOf(digest: Digest): Iterable<string>
 }
 
 export type WriteOptions = {
@@ -53,7 +58,9 @@ export type BlobStore = BlobHolder & {
 export type Fault = { peerId: string; digest: Digest; reason: string }
 
 export type FetchOptions = {
-  /** Peers that may have it, best first; pulled one by one as they are needed. */
+  /** For which network it is fetched, by its id in hex: in that one it may be given on. */
+  network: string
+  /** Peers of the network that may have it, best first; pulled one by one as they are needed. */
   sources: Iterable<string> | AsyncIterable<string>
   signal: AbortSignal
   /** Known from a signed statement: a source that says another size is not asked. */
@@ -68,7 +75,8 @@ export type FetchOptions = {
 
 export type BlobFetcher = {
   /**
-   * Brings the blob into the blob directory; returns at once when it is there. Concurrent fetches of one digest are one.
+   * Brings the blob into the blob directory; returns at once when it is there. Concurrent fetches of one digest for one network are one;
+   * those for other networks wait.
    *
    * @throws {AgentError} `corrupt` naming peers and reasons when a source lied and none was honest, `not-found` when no source has it,
    *   `limit` when there is no room, `cancelled` when the signal fires.

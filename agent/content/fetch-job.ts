@@ -1,5 +1,5 @@
 /**
- * The fetching of one blob, for everybody who waits for it. See fetcher.ts for who is to blame for what.
+ * The fetching of one blob for one network, for everybody who waits for it. See fetcher.ts for who is to blame for what.
  */
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { WireError } from '../../protocols/error.ts'
@@ -37,6 +37,7 @@ export type JobLimits = {
 
 export type FetchJobInit = {
   digest: Digest
+  network: string
   sizeBytes: number | undefined
   sizeBytesMax: number | undefined
   hasteMs: number | undefined
@@ -61,6 +62,7 @@ type Outcome = { reason: string; lied: boolean }
 
 export class FetchJob {
   readonly digest: Digest
+  readonly network: string
   readonly sizeBytes: number | undefined
   readonly sizeBytesMax: number | undefined
   /** Resolves, however it ended, when nothing of the job runs any more. */
@@ -82,6 +84,7 @@ export class FetchJob {
   constructor(init: FetchJobInit) {
     this.#init = init
     this.digest = init.digest
+    this.network = init.network
     this.sizeBytes = init.sizeBytes
     this.sizeBytesMax = init.sizeBytesMax
     this.#sources = new SourceOrder({
@@ -220,7 +223,7 @@ export class FetchJob {
   async #session(peerId: string, signal: AbortSignal, how?: { fresh: boolean }): Promise<PieceSession> {
     using deadline = new Deadline(this.#init.limits.openMs, signal)
     try {
-      return await this.#init.sessions.take(peerId, deadline.signal, how)
+      return await this.#init.sessions.take({ peerId, network: this.network }, deadline.signal, how)
     } catch (error) {
       // Not silence: more patience would not help.
       if (error instanceof WireError && error.code === 'timeout') throw new WireError('closed', 'it cannot be reached')
@@ -261,7 +264,7 @@ export class FetchJob {
     const claimants = this.#claims.get(key) ?? new Set()
     this.#claims.set(key, claimants.add(peerId))
     if (!this.#partial) {
-      this.#partial = await PartialBlob.open(this.#init.blobs, this.digest, list, signal)
+      this.#partial = await PartialBlob.open(this.#init.blobs, this, list, signal)
       this.#started.resolve(this.#partial)
     } else if (key !== listKey(this.#partial.list)) {
       const isVouchedFor = this.#claims.has(listKey(this.#partial.list))

@@ -4,6 +4,10 @@
  * Every source states a piece list of its own before it is asked for pieces, so a wrong piece is its own fault; a list is judged by the
  * whole hash, so when that is wrong everybody who stated the list lied, and when it is right everybody who stated another one did.
  * Whoever lied about a blob is not asked for it again for a while. Fetches of one digest are one job, which ends when nobody waits.
+ *
+ * A job is for one network, all its bytes come from peers of that, and it is the only one in which they may be given on. Who wants the same
+ * blob for another network waits for the job, and begins his own if it fails. When it does not, or the blob was here before, he has it, but
+ * his network has no part in it: else any member could name a hash, and have this node hand what is private to one network to another.
  */
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { AgentError } from '../error.ts'
@@ -107,6 +111,13 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
     }
   }
 
+  /** Ends the fetches for a network that this node left. Resolves when none runs any more. */
+  async forgetNetwork(network: string): Promise<void> {
+    const jobs = [...this.#jobs.values()].filter((job) => job.network === network)
+    for (const job of jobs) job.cancel(new AgentError('cancelled', 'this node left the network'))
+    await Promise.all(jobs.map((job) => job.ended))
+  }
+
   /** Ends every fetch; what came so far is kept for the next start. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isStopped = true
@@ -124,17 +135,20 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
       if (this.#isStopped) throw stopping()
       const running = this.#jobs.get(digest)
       const job = running ?? this.#begin(digest, options)
-      const isSame = job.sizeBytes === options.sizeBytes && job.sizeBytesMax === options.sizeBytesMax
+      const isSize = job.sizeBytes === options.sizeBytes && job.sizeBytesMax === options.sizeBytesMax
+      const isSame = isSize && job.network === options.network
       if (isSame && !job.isStopping) return { job, leave: job.join(options) }
-      // It is ending, or was told another size of the same digest: somebody is wrong there, and must not make this one fail.
+      // It is ending, or for another network, or was told another size of the same digest: somebody is wrong there, and must not make this
+      // one fail.
       await Promise.race([job.ended, aborted(options.signal)])
     }
   }
 
-  #begin(digest: Digest, { sizeBytes, sizeBytesMax, hasteMs }: FetchOptions): FetchJob {
+  #begin(digest: Digest, { network, sizeBytes, sizeBytesMax, hasteMs }: FetchOptions): FetchJob {
     const { blobs, log } = this.#init
     const job = new FetchJob({
       digest,
+      network,
       sizeBytes,
       sizeBytesMax,
       hasteMs,

@@ -18,4 +18,8 @@ export class Holdings implements BlobHolder {
     }
     return undefined
   }
+
+  *networksOf(digest: Digest): Iterable<string> {
+    for (const holder of this.#holders) yield* holder.networksOf(digest)
+  }
 }

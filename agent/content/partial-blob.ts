@@ -13,11 +13,12 @@ import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { isPiece, PIECE_BYTES, pieceBytes, pieceCount, pieceHash } from '../../protocols/pieces/tree.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import { diskError } from '../state/disk.ts'
-import type { Blobs } from './blobs.ts'
+import type { Blobs, Fetching } from './blobs.ts'
 import type { PieceList } from './piece-lists.ts'
 
 export class PartialBlob {
   readonly digest: Digest
+  readonly network: string
   readonly #blobs: Blobs
   readonly #file: FileHandle
   #list: PieceList
@@ -31,24 +32,25 @@ export class PartialBlob {
   #users = 1
 
   /** Takes the room, opens or makes the file, and checks what an earlier run left in it. */
-  static async open(blobs: Blobs, digest: Digest, list: PieceList, signal: AbortSignal): Promise<PartialBlob> {
-    blobs.beginPartial(digest)
+  static async open(blobs: Blobs, fetching: Fetching, list: PieceList, signal: AbortSignal): Promise<PartialBlob> {
+    blobs.beginPartial(fetching.digest)
     let file: FileHandle | undefined
     try {
-      blobs.keepPartial(digest, list.sizeBytes)
-      file = await open(blobs.partialPathOf(digest), constants.O_RDWR | constants.O_CREAT, 0o600)
-      const partial = new PartialBlob(blobs, digest, list, file)
+      blobs.keepPartial(fetching, list.sizeBytes)
+      file = await open(blobs.partialPathOf(fetching), constants.O_RDWR | constants.O_CREAT, 0o600)
+      const partial = new PartialBlob(blobs, fetching, list, file)
       await partial.#resume(signal)
       return partial
     } catch (error) {
       await file?.close()
-      blobs.endPartial(digest)
-      throw ours(error, blobs.partialPathOf(digest))
+      blobs.endPartial(fetching.digest)
+      throw ours(error, blobs.partialPathOf(fetching))
     }
   }
 
-  private constructor(blobs: Blobs, digest: Digest, list: PieceList, file: FileHandle) {
+  private constructor(blobs: Blobs, { digest, network }: Fetching, list: PieceList, file: FileHandle) {
     this.digest = digest
+    this.network = network
     this.#blobs = blobs
     this.#list = list
     this.#file = file
@@ -127,7 +129,7 @@ export class PartialBlob {
     }
     this.#whole = createHash('sha256')
     this.#hashedCount = 0
-    this.#blobs.keepPartial(this.digest, list.sizeBytes)
+    this.#blobs.keepPartial(this, list.sizeBytes)
   }
 
   /**
@@ -148,7 +150,8 @@ export class PartialBlob {
       await this.#file.truncate(this.#list.sizeBytes)
       await this.#file.datasync()
       this.#blobs.lists.put(this.digest, this.#list.sizeBytes, this.#list.hashes)
-      await this.#blobs.adopt(this.#blobs.partialPathOf(this.digest), this.digest, this.#list.sizeBytes)
+      const blob = { digest: this.digest, sizeBytes: this.#list.sizeBytes }
+      await this.#blobs.adopt(this.#blobs.partialPathOf(this), blob, { network: this.network })
       return 'whole'
     } catch (error) {
       throw this.#ours(error)
@@ -158,7 +161,7 @@ export class PartialBlob {
   /** Ends the fetching, for now: what is there stays for the next time. */
   async leave(): Promise<void> {
     try {
-      if (this.#doneBytes === 0 && !this.#blobs.has(this.digest)) this.#blobs.dropPartial(this.digest)
+      if (this.#doneBytes === 0 && !this.#blobs.has(this.digest)) this.#blobs.dropPartial(this)
     } finally {
       this.#blobs.endPartial(this.digest)
       await this.release()
@@ -201,7 +204,7 @@ export class PartialBlob {
   }
 
   #ours(error: unknown): AgentError {
-    return ours(error, this.#blobs.partialPathOf(this.digest))
+    return ours(error, this.#blobs.partialPathOf(this))
   }
 
   #mark(index: number, length: number): void {

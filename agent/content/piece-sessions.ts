@@ -7,10 +7,12 @@ import { WireError } from '../../protocols/error.ts'
 import { Frames } from '../../protocols/frame.ts'
 import { PIECES_PROTOCOL, PieceAsker } from '../../protocols/pieces/exchange.ts'
 import { reasonOf } from '../error.ts'
+import { fromHex } from './piece-lists.ts'
+import { OPEN_NETWORK_ID } from './publication-key.ts'
 
 /** Far below the time after which a server gives up a quiet stream. */
 const IDLE_MS_MAX = 5_000
-/** Of one peer. */
+/** Of one peer in one network. */
 const IDLE_MAX = 4
 /** A peer that does not end its side when we ended ours is reset. */
 const CLOSE_MS_MAX = 2_000
@@ -21,12 +23,16 @@ export type OpenStreams = {
 
 export type PieceSession = {
   readonly peerId: string
+  /** In which the asker asks. */
+  readonly network: string
   readonly asker: PieceAsker
   readonly frames: Frames
   /** Kept from an earlier blob: the peer may have closed it meanwhile. */
   readonly isUsed: boolean
 }
 
+/** Who is asked, and in which network. */
+type Asked = Pick<PieceSession, 'peerId' | 'network'>
 type Idle = PieceSession & { readonly stream: Stream; readonly timer: NodeJS.Timeout }
 
 export class PieceSessions implements AsyncDisposable {
@@ -40,8 +46,9 @@ export class PieceSessions implements AsyncDisposable {
   }
 
   /** @throws {WireError} `closed` when the peer cannot be reached. */
-  async take(peerId: string, signal: AbortSignal, { fresh = false } = {}): Promise<PieceSession> {
-    for (let idle = fresh ? undefined : this.#pop(peerId); idle; idle = this.#pop(peerId)) {
+  async take(of: Asked, signal: AbortSignal, { fresh = false } = {}): Promise<PieceSession> {
+    const { peerId, network } = of
+    for (let idle = fresh ? undefined : this.#pop(of); idle; idle = this.#pop(of)) {
       clearTimeout(idle.timer)
       if (idle.stream.status === 'open') return idle
     }
@@ -53,7 +60,8 @@ export class PieceSessions implements AsyncDisposable {
       throw new WireError('closed', `it cannot be reached (${reasonOf(cause)})`, { cause })
     }
     const frames = new Frames(stream)
-    const session = { peerId, frames, asker: new PieceAsker(frames), isUsed: false }
+    const asker = network === OPEN_NETWORK_ID ? new PieceAsker(frames) : new PieceAsker(frames, fromHex(network))
+    const session = { peerId, network, frames, asker, isUsed: false }
     this.#streamOf.set(session, stream)
     return session
   }
@@ -62,7 +70,7 @@ export class PieceSessions implements AsyncDisposable {
   give(session: PieceSession): void {
     const stream = this.#streamOf.get(session)
     if (!stream) return
-    const list = this.#idle.get(session.peerId) ?? []
+    const list = this.#idle.get(keyOf(session)) ?? []
     if (list.length >= IDLE_MAX || stream.status !== 'open') {
       this.#close(session.frames)
       return
@@ -73,7 +81,7 @@ export class PieceSessions implements AsyncDisposable {
     }, IDLE_MS_MAX)
     const idle = { ...session, isUsed: true, stream, timer }
     this.#streamOf.set(idle, stream)
-    this.#idle.set(session.peerId, [...list, idle])
+    this.#idle.set(keyOf(session), [...list, idle])
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -85,22 +93,26 @@ export class PieceSessions implements AsyncDisposable {
     await Promise.all(this.#closing)
   }
 
-  #pop(peerId: string): Idle | undefined {
-    const idle = this.#idle.get(peerId)?.at(-1)
+  #pop(of: Asked): Idle | undefined {
+    const idle = this.#idle.get(keyOf(of))?.at(-1)
     if (idle) this.#remove(idle)
     return idle
   }
 
   #remove(idle: Idle): void {
-    const rest = (this.#idle.get(idle.peerId) ?? []).filter((one) => one !== idle)
-    if (rest.length > 0) this.#idle.set(idle.peerId, rest)
-    else this.#idle.delete(idle.peerId)
+    const rest = (this.#idle.get(keyOf(idle)) ?? []).filter((one) => one !== idle)
+    if (rest.length > 0) this.#idle.set(keyOf(idle), rest)
+    else this.#idle.delete(keyOf(idle))
   }
 
   #close(frames: Frames): void {
     const closing = close(frames).finally(() => this.#closing.delete(closing))
     this.#closing.add(closing)
   }
+}
+
+function keyOf({ peerId, network }: Asked): string {
+  return `${peerId} ${network}`
 }
 
 /** Ends our side and waits for the peer's end. */

@@ -1,8 +1,9 @@
 /**
  * Answers peers that ask for blobs, from start() until disposed. Wire format and limits: protocols/pieces/spec.md.
  *
- * Every piece is held against the blob's list before it leaves: a disk that rots makes this node lose the blob, not its good name. A
- * peer's fault resets its own stream and is logged at debug; it never reaches the caller of start().
+ * A peer is given what may be given out in the network that it asks in, and told that everything else is absent; every request is judged
+ * anew. Every piece is held against the blob's list before it leaves: a disk that rots makes this node lose the blob, not its good name. A peer's
+ * fault resets its own stream and is logged at debug; it never reaches the caller of start().
  */
 import type { Stream } from '@libp2p/interface'
 import type { Digest } from '../../protocols/artifact/artifact.ts'
@@ -23,6 +24,7 @@ import type { Log } from '../log.ts'
 import type { BlobHolder, BlobSource } from './content.ts'
 import { Deadline } from './deadline.ts'
 import type { PieceList, PieceLists } from './piece-lists.ts'
+import { OPEN_NETWORK_ID } from './publication-key.ts'
 
 /** A stream on which nothing moves for so long is given up. Askers keep one open between blobs for a few seconds only. */
 const QUIET_MS_MAX = 60_000
@@ -44,6 +46,8 @@ export type PieceServerInit = {
   streams: ServerStreams
   holdings: BlobHolder
   lists: PieceLists
+  /** Whether a peer may be given what this node gives out in a network, named by its id in hex. */
+  mayFetch(peerId: string, network: string): boolean
   log: Log
   quietMsMax?: number
 }
@@ -96,11 +100,18 @@ export class PieceServer implements AsyncDisposable {
     await serving
   }
 
+  /** Takes as long for what is not here. */
+  #mayGet(peerId: string, digest: Digest, network: string): boolean {
+    if (!this.#init.mayFetch(peerId, network)) return false
+    return new Set(this.#init.holdings.networksOf(digest)).has(network)
+  }
+
   async #serve(stream: Stream, peerId: string): Promise<void> {
     const { holdings, lists, log, quietMsMax = QUIET_MS_MAX } = this.#init
     const frames = new Frames(stream)
     using deadline = new Deadline(quietMsMax, this.#stopping.signal)
-    await using shelf = new Shelf(holdings, lists, deadline)
+    const mayGet: ShelfInit['mayGet'] = (digest, network) => this.#mayGet(peerId, digest, network)
+    await using shelf = new Shelf({ holdings, lists, deadline, mayGet })
     try {
       await answerPieces(frames, shelf, deadline.signal, (writtenBytes) => {
         this.#servedBytes += writtenBytes
@@ -115,26 +126,38 @@ export class PieceServer implements AsyncDisposable {
   }
 }
 
+/** As a request has it. */
+type Network = Uint8Array | undefined
+
+type ShelfInit = {
+  holdings: BlobHolder
+  lists: PieceLists
+  deadline: Deadline
+  mayGet: (digest: Digest, network: string) => boolean
+}
+
 /** What one stream asks about: the blob it asked for last stays open, since the next question is most likely about it. */
 class Shelf implements PieceHolder, AsyncDisposable {
-  readonly #holdings: BlobHolder
-  readonly #lists: PieceLists
-  readonly #deadline: Deadline
+  readonly #init: ShelfInit
   #open: { digest: Digest; source: BlobSource; list?: PieceList } | undefined
 
-  constructor(holdings: BlobHolder, lists: PieceLists, deadline: Deadline) {
-    this.#holdings = holdings
-    this.#lists = lists
-    this.#deadline = deadline
+  constructor(init: ShelfInit) {
+    this.#init = init
   }
 
-  async have(digest: Uint8Array): Promise<Holding | null> {
-    const open = await this.#take(digest)
+  async have(digest: Uint8Array, _signal: AbortSignal, network: Network): Promise<Holding | null> {
+    const open = await this.#take(digest, network)
     return open ? { sizeBytes: open.source.sizeBytes, pieces: 'all' } : null
   }
 
-  async hashes(digest: Uint8Array, from: number, count: number, signal: AbortSignal): Promise<PieceHashes | Refused> {
-    const listed = await this.#takeListed(digest, signal)
+  async hashes(
+    digest: Uint8Array,
+    from: number,
+    count: number,
+    signal: AbortSignal,
+    network: Network,
+  ): Promise<PieceHashes | Refused> {
+    const listed = await this.#takeListed(digest, network, signal)
     if ('error' in listed) return listed
     const { sizeBytes, root, hashes } = listed.list
     return { sizeBytes, root, hashes: hashes.subarray(from * HASH_BYTES, (from + count) * HASH_BYTES) }
@@ -145,8 +168,9 @@ class Shelf implements PieceHolder, AsyncDisposable {
     from: number,
     count: number,
     signal: AbortSignal,
+    network: Network,
   ): Promise<{ lengthBytes: number; chunks: AsyncIterable<Uint8Array> } | Refused> {
-    const listed = await this.#takeListed(digest, signal)
+    const listed = await this.#takeListed(digest, network, signal)
     if ('error' in listed) return listed
     const range = getRange(listed.list.sizeBytes, from, count)
     if (!range) return { error: 'range' }
@@ -161,19 +185,27 @@ class Shelf implements PieceHolder, AsyncDisposable {
 
   async #takeListed(
     digest: Uint8Array,
+    network: Network,
     signal: AbortSignal,
   ): Promise<{ source: BlobSource; list: PieceList } | Refused> {
-    const open = await this.#take(digest)
+    const open = await this.#take(digest, network)
     if (!open) return { error: 'absent' }
-    open.list ??= await this.#deadline.hold(this.#lists.of(open.digest, open.source, signal))
+    const { lists, deadline } = this.#init
+    open.list ??= await deadline.hold(lists.of(open.digest, open.source, signal))
     return { source: open.source, list: open.list }
   }
 
-  async #take(bytes: Uint8Array): Promise<{ digest: Digest; source: BlobSource; list?: PieceList } | undefined> {
-    const digest = Buffer.from(bytes).toString('hex')
-    if (this.#open?.digest === digest) return this.#open
+  async #take(
+    bytes: Uint8Array,
+    network: Network,
+  ): Promise<{ digest: Digest; source: BlobSource; list?: PieceList } | undefined> {
+    const digest = hex(bytes)
+    // Before anything is opened: how long that takes would tell that it is here.
+    const mayGet = this.#init.mayGet(digest, network === undefined ? OPEN_NETWORK_ID : hex(network))
+    if (mayGet && this.#open?.digest === digest) return this.#open
     await this[Symbol.asyncDispose]()
-    const source = await this.#holdings.open(digest)
+    if (!mayGet) return undefined
+    const source = await this.#init.holdings.open(digest)
     if (source) this.#open = { digest, source }
     return this.#open
   }
@@ -211,4 +243,8 @@ async function* soundPieces(
       bytes = 0
     }
   }
+}
+
+function hex(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('hex')
 }

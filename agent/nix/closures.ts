@@ -2,7 +2,8 @@
  * Closures that peers publish: brings an artifact's manifest and signatures here, and keeps the decoded ones in memory, bounded.
  *
  * A peer that is slow or lies costs little, however many paths are asked for: each pair is fetched once at a time, whoever waits has a
- * deadline of his own, and what failed is not tried again for a while.
+ * deadline of his own, and what failed is not tried again for a while. Each network is tried by itself, so that a failure in one says nothing
+ * of another; what is decoded is shared, since it is what its CIDs say whoever gave it.
  */
 import {
   blobOf,
@@ -15,7 +16,7 @@ import {
   type NixArtifactBody,
 } from '../../protocols/artifact/artifact.ts'
 import { WireError } from '../../protocols/error.ts'
-import type { BlobFetcher, BlobHolder, FetchOptions } from '../content/content.ts'
+import type { BlobFetcher, BlobHolder } from '../content/content.ts'
 import { AgentError } from '../error.ts'
 import { isSignature, type SignedFacts } from './signing.ts'
 
@@ -72,8 +73,10 @@ export class PublishedClosure {
 
 export type Wanted = {
   body: Pick<NixArtifactBody, 'cid' | 'signatures'>
-  /** Peers that may have the manifest, best first; called once for each blob. */
-  sources: () => Iterable<string> | AsyncIterable<string>
+  /** The network in which it is published, by its id in hex. */
+  network: string
+  /** Peers of the network that may have the manifest, best first; called once for each blob. */
+  sources: (signal: AbortSignal) => Iterable<string> | AsyncIterable<string>
 }
 
 type Pending = { loading: Promise<PublishedClosure>; since: number; failedAt: number | undefined }
@@ -90,6 +93,7 @@ export class Closures implements AsyncDisposable {
   /** By both CIDs, the one used last at the end. */
   readonly #loaded = new Map<string, PublishedClosure>()
   #pathsInMemory = 0
+  /** By network and both CIDs. */
   readonly #pending = new Map<string, Pending>()
 
   constructor(deps: Deps) {
@@ -112,8 +116,8 @@ export class Closures implements AsyncDisposable {
    * How long the load of this closure has been under way; Infinity when it failed a short while ago; 0 when it has not begun. Whoever
    * answers under a deadline does not wait for one that has had its time.
    */
-  delayMs(body: Wanted['body']): number {
-    const pending = this.#pending.get(keyOf(body))
+  delayMs(wanted: Pick<Wanted, 'body' | 'network'>): number {
+    const pending = this.#pending.get(pendingKeyOf(wanted))
     if (!pending) return 0
     if (pending.failedAt === undefined) return this.#now() - pending.since
     return this.#now() - pending.failedAt < RETRY_MS ? Number.POSITIVE_INFINITY : 0
@@ -128,12 +132,11 @@ export class Closures implements AsyncDisposable {
     signal.throwIfAborted()
     const known = this.peek(wanted.body)
     if (known) return known
-    const key = keyOf(wanted.body)
-    const pending = this.#pending.get(key)
+    const pending = this.#pending.get(pendingKeyOf(wanted))
     if (pending && (pending.failedAt === undefined || this.#now() - pending.failedAt < RETRY_MS)) {
       return until(pending.loading, signal)
     }
-    return until(this.#start(key, wanted), signal)
+    return until(this.#start(wanted), signal)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -141,7 +144,8 @@ export class Closures implements AsyncDisposable {
     await Promise.allSettled([...this.#pending.values()].map(({ loading }) => loading))
   }
 
-  #start(key: string, wanted: Wanted): Promise<PublishedClosure> {
+  #start(wanted: Wanted): Promise<PublishedClosure> {
+    const key = pendingKeyOf(wanted)
     this.#makeRoom()
     const loading = this.#fetch(wanted)
     const entry: Pending = { loading, since: this.#now(), failedAt: undefined }
@@ -149,7 +153,7 @@ export class Closures implements AsyncDisposable {
     loading.then(
       (closure) => {
         this.#pending.delete(key)
-        this.#keep(key, closure)
+        this.#keep(keyOf(wanted.body), closure)
       },
       () => {
         entry.failedAt = this.#now()
@@ -169,11 +173,12 @@ export class Closures implements AsyncDisposable {
     throw new AgentError('limit', `${PENDING_MAX} manifests are being fetched already`)
   }
 
-  async #fetch({ body, sources }: Wanted): Promise<PublishedClosure> {
+  async #fetch(wanted: Wanted): Promise<PublishedClosure> {
+    const { body } = wanted
     const signal = AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(LOAD_MS_MAX)])
     const [manifestBytes, signatureBytes] = await Promise.all([
-      this.#blob(blobOf(body.cid).digest, sources(), signal),
-      this.#blob(blobOf(body.signatures).digest, sources(), signal),
+      this.#blob(blobOf(body.cid).digest, wanted, signal),
+      this.#blob(blobOf(body.signatures).digest, wanted, signal),
     ])
     const manifest = decodeManifest(manifestBytes)
     if (manifest.type !== 'closure') throw new WireError('malformed', 'the manifest is not one of a closure')
@@ -184,8 +189,9 @@ export class Closures implements AsyncDisposable {
     return new PublishedClosure(manifest, signatures)
   }
 
-  async #blob(digest: Digest, sources: FetchOptions['sources'], signal: AbortSignal): Promise<Uint8Array> {
-    await this.#deps.fetcher.fetch(digest, { sources, signal, sizeBytesMax: MANIFEST_BYTES_MAX, hasteMs: HASTE_MS })
+  async #blob(digest: Digest, { network, sources }: Wanted, signal: AbortSignal): Promise<Uint8Array> {
+    const limits = { sizeBytesMax: MANIFEST_BYTES_MAX, hasteMs: HASTE_MS }
+    await this.#deps.fetcher.fetch(digest, { network, sources: sources(signal), signal, ...limits })
     const source = await this.#deps.blobs.open(digest)
     if (!source) throw new AgentError('not-found', `the manifest ${digest} is gone already`)
     try {
@@ -200,6 +206,8 @@ export class Closures implements AsyncDisposable {
   }
 
   #keep(key: string, closure: PublishedClosure): void {
+    // Two networks may have been asked at the same time.
+    if (this.#loaded.has(key)) return
     this.#loaded.set(key, closure)
     this.#pathsInMemory += closure.pathCount
     for (const [oldest, { pathCount }] of this.#loaded) {
@@ -212,6 +220,10 @@ export class Closures implements AsyncDisposable {
 
 function keyOf({ cid, signatures }: Wanted['body']): string {
   return `${cid.toString()} ${signatures.toString()}`
+}
+
+function pendingKeyOf({ body, network }: Pick<Wanted, 'body' | 'network'>): string {
+  return `${network} ${keyOf(body)}`
 }
 
 /** The 32 characters before a store path's name. */

@@ -6,6 +6,7 @@ import { lstat } from 'node:fs/promises'
 import { type ClosureManifest, type Digest, PATHS_MAX } from '../../protocols/artifact/artifact.ts'
 import { layoutNar, type NarLayout } from '../../protocols/nar/write.ts'
 import type { BlobHolder, BlobSource } from '../content/content.ts'
+import { publicationOf } from '../content/publication-key.ts'
 import { reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
 import { type Database, migrate, transaction } from '../state/database.ts'
@@ -26,6 +27,7 @@ const SCHEMA = [
   `ALTER TABLE nix_published ADD COLUMN is_root INTEGER NOT NULL DEFAULT 0;`,
 ]
 
+/** The column `artifact` holds publications' keys. */
 type Row = { path: string; digest: string; size_bytes: number }
 type Deps = { db: Database; store: Pick<NixStore, 'info' | 'directory'>; log: Log }
 
@@ -46,22 +48,38 @@ export class NarSource implements BlobHolder {
     this.#log = log
   }
 
-  /** Shares the paths of a closure under an artifact's name; whatever it shared before under this name, no longer. */
-  publish(artifact: string, { root, paths }: Pick<ClosureManifest, 'root' | 'paths'>): void {
+  /** Shares the paths of a closure under a publication's key; whatever it shared before under this key, no longer. */
+  publish(key: string, { root, paths }: Pick<ClosureManifest, 'root' | 'paths'>): void {
     transaction(this.#db, () => {
-      this.#db.prepare('DELETE FROM nix_published WHERE artifact = ?').run(artifact)
+      this.#db.prepare('DELETE FROM nix_published WHERE artifact = ?').run(key)
       const insert = this.#db.prepare(
         'INSERT INTO nix_published (artifact, path, digest, size_bytes, is_root) VALUES (?, ?, ?, ?, ?)',
       )
       for (const [at, { path, nar, sizeBytes }] of paths.entries())
-        insert.run(artifact, path, Buffer.from(nar).toString('hex'), sizeBytes, Number(at === root))
+        insert.run(key, path, Buffer.from(nar).toString('hex'), sizeBytes, Number(at === root))
     })
     this.#missing.clear()
   }
 
-  /** Shares them no longer, except those that another artifact has too. */
-  withdraw(artifact: string): void {
-    this.#db.prepare('DELETE FROM nix_published WHERE artifact = ?').run(artifact)
+  /** Shares them no longer, except those that another publication has too. */
+  withdraw(key: string): void {
+    this.#db.prepare('DELETE FROM nix_published WHERE artifact = ?').run(key)
+  }
+
+  /** The networks in which the path of a NAR is published. */
+  networksOf(digest: Digest): Set<string> {
+    return networksIn(this.#db.prepare('SELECT DISTINCT artifact FROM nix_published WHERE digest = ?').all(digest))
+  }
+
+  /** Every network in which a path is published. */
+  networks(): Set<string> {
+    return networksIn(this.#db.prepare('SELECT DISTINCT artifact FROM nix_published').all())
+  }
+
+  /** This node left the network: what it published there is not shared there any more. */
+  forgetNetwork(network: string): void {
+    const rows = this.#db.prepare('SELECT DISTINCT artifact FROM nix_published').all() as { artifact: string }[]
+    for (const { artifact: key } of rows) if (publicationOf(key).network === network) this.withdraw(key)
   }
 
   /** How many paths are shared. */
@@ -174,4 +192,8 @@ export class NarSource implements BlobHolder {
     this.#layoutBytes -= this.#layouts.get(digest)?.memoryBytes ?? 0
     this.#layouts.delete(digest)
   }
+}
+
+function networksIn(rows: unknown[]): Set<string> {
+  return new Set((rows as { artifact: string }[]).map(({ artifact: key }) => publicationOf(key).network))
 }

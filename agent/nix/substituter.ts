@@ -6,12 +6,15 @@
  * contents. It is then signed with the agent's own key, the one that nix.conf has to trust. Who publishes something else is told of by
  * `onFault`, and the next publisher is asked.
  *
+ * What is asked of peers is asked in the network whose record named them. Where a path is published in several, each is tried by itself,
+ * and what was fetched for one is not given on in another: see fetcher.ts. The local Nix may read everything that is here.
+ *
  * Nix fails a whole command when a narinfo stalls, so `narinfo` answers within ANSWER_MS_MAX whatever the peers do.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Digest, NixArtifactBody } from '../../protocols/artifact/artifact.ts'
 import { WireError } from '../../protocols/error.ts'
-import type { BlobFetcher, BlobHolder, BlobSource } from '../content/content.ts'
+import type { BlobFetcher, BlobHolder, BlobSource, FetchOptions } from '../content/content.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
 import { checkedSource } from './checked-source.ts'
@@ -25,7 +28,7 @@ import type { TrustedKeys, Verdict } from './trust.ts'
 
 /** Of the 2 s that the local Nix may have to wait, what the peers get. */
 const ANSWER_MS_MAX = 1_500
-/** Publishers asked about one path: the more there are, the likelier it is that one of the first will do. */
+/** Publishers asked about one path in one network: the more there are, the likelier it is that one of the first will do. */
 const CANDIDATES_MAX = 16
 /** A NAR up to this size is verified as a whole before its first byte is handed out; a larger one as it arrives, all but the last piece. */
 const WHOLE_BYTES_MAX = 256 * 1024 * 1024
@@ -37,8 +40,8 @@ const JUDGED_AT_ONCE = 32
 const FAULT_MS = 60_000
 const FAULTS_MAX = 1_000
 
-/** An artifact that may have the path in question, by its prefix. */
-export type Candidate = { peerId: string; name: string; body: NixArtifactBody }
+/** An artifact that may have the path in question, by its prefix, and the network that it is published in, by its id in hex. */
+export type Candidate = { peerId: string; name: string; body: NixArtifactBody; network: string }
 
 /** Why a path that a peer publishes is not handed to the local Nix. */
 export type PathFault = {
@@ -59,12 +62,12 @@ type Deps = {
   closures: Pick<Closures, 'peek' | 'load' | 'delayMs'>
   key: Pick<CacheKey, 'sign'>
   trust: Pick<TrustedKeys, 'judge' | 'has'>
-  blobs: BlobHolder
+  blobs: Pick<BlobHolder, 'open'>
   fetcher: BlobFetcher
   /** Artifacts of other nodes whose prefixes have this hash part. In memory: called for every path that Nix asks for. */
   candidates(hashPart: string): readonly Candidate[]
-  /** Peers that may hold an artifact beside those who publish it. */
-  holders(cid: NixArtifactBody['cid']): Iterable<string> | AsyncIterable<string>
+  /** Peers of a network that may hold an artifact; those who publish it may be among them. */
+  sources(cid: NixArtifactBody['cid'], network: string, signal: AbortSignal): Iterable<string> | AsyncIterable<string>
   onFault(fault: PathFault): void
   /** What became of a NAR that the local Nix asked for and peers had to give; the reason names them. */
   onFetched(path: string, failure: string | undefined): void
@@ -77,7 +80,7 @@ type Deps = {
 /** A narinfo, or why there is none: reasons that name a peer each, none when nobody publishes the path. */
 export type Answer = { narinfo: Narinfo; refusals?: undefined } | { narinfo?: undefined; refusals: readonly string[] }
 
-type Answered = { path: string; sizeBytes: number; hashPart: string }
+type Answered = { path: string; sizeBytes: number; hashPart: string; network: string }
 
 export class Substituter implements AsyncDisposable {
   readonly #deps: Deps
@@ -134,10 +137,12 @@ export class Substituter implements AsyncDisposable {
     if (!answered) return undefined
     const { path, sizeBytes } = answered
     // Paths of different names may have the same NAR, and other publishers.
-    const options = { sources: this.#narSources(hashPart ?? answered.hashPart), signal, sizeBytes }
+    const wanted = { ...answered, hashPart: hashPart ?? answered.hashPart }
+    const { fetcher } = this.#deps
     try {
-      if (sizeBytes > this.#wholeBytesMax) return await this.#deps.fetcher.open(digest, options)
-      const fetching = this.#deps.fetcher.fetch(digest, options)
+      if (sizeBytes > this.#wholeBytesMax)
+        return await this.#inEachNetwork(wanted, signal, (options) => fetcher.open(digest, options))
+      const fetching = this.#inEachNetwork(wanted, signal, (options) => fetcher.fetch(digest, options))
       this.#prefetch.claim(digest)
       await fetching
       this.#deps.onFetched(path, undefined)
@@ -152,13 +157,16 @@ export class Substituter implements AsyncDisposable {
   }
 
   /**
-   * Resolves when some publisher of this closure has it signed, every path of it, so that it is to be believed here. For whoever names an
-   * artifact by the name that a publisher gave it: a CID would say itself what it names.
+   * Resolves when some publisher of this closure in the network has it signed, every path of it, so that it is to be believed here. For
+   * whoever names an artifact by the name that a publisher gave it: a CID would say itself what it names.
    *
    * @throws {AgentError} `not-allowed` (nobody who is trusted signed it), `corrupt` (forged), or `not-found`; the message names publishers.
    */
-  async vouch(body: Pick<NixArtifactBody, 'cid' | 'root'>, signal: AbortSignal): Promise<void> {
-    const all = this.#ranked(hashPartOf(body.root)).filter((candidate) => candidate.body.cid.equals(body.cid))
+  async vouch(body: Pick<NixArtifactBody, 'cid' | 'root'>, network: string, signal: AbortSignal): Promise<void> {
+    const all = this.#ranked(
+      hashPartOf(body.root),
+      (candidate) => candidate.network === network && candidate.body.cid.equals(body.cid),
+    )
     const refusals: string[] = []
     const faults: Fault[] = []
     for (const candidate of all) {
@@ -222,7 +230,7 @@ export class Substituter implements AsyncDisposable {
       if (!narinfo) throw new AgentError('not-found', 'not from this one')
       return narinfo
     }
-    const worthIt = candidates.filter(({ body }) => this.#deps.closures.delayMs(body) < ANSWER_MS_MAX)
+    const worthIt = candidates.filter((candidate) => this.#deps.closures.delayMs(candidate) < ANSWER_MS_MAX)
     const narinfo = await Promise.any(worthIt.map(ask)).catch(() => undefined)
     signal.throwIfAborted()
     return narinfo
@@ -234,11 +242,11 @@ export class Substituter implements AsyncDisposable {
     signal: AbortSignal,
     refusals: string[],
   ): Promise<PublishedClosure | undefined> {
-    const { peerId, body } = candidate
-    const same = others.filter((other) => other.body.cid.equals(body.cid)).map((other) => other.peerId)
-    const sources = () => this.#peers([peerId, ...same], [body.cid])
+    const { peerId, body, network } = candidate
+    const same = others.filter((other) => other.network === network && other.body.cid.equals(body.cid))
+    const sources = (loading: AbortSignal) => this.#peers([candidate, ...same], loading)
     try {
-      return await this.#deps.closures.load({ body, sources }, signal)
+      return await this.#deps.closures.load({ body, network, sources }, signal)
     } catch (error) {
       if (error instanceof WireError) {
         this.#refuse(
@@ -264,7 +272,7 @@ export class Substituter implements AsyncDisposable {
       this.#refuse(candidate, faultOf(candidate, entry, verdict), refusals)
       return undefined
     }
-    this.#remember(entry, hashPart)
+    this.#remember(entry, hashPart, candidate.network)
     const signatures = verdict.by === 'signature' ? this.#signaturesOf(entry, entry.signatures) : entry.signatures
     return { ...entry, signatures, ca: verdict.ca }
   }
@@ -289,20 +297,26 @@ export class Substituter implements AsyncDisposable {
   }
 
   /** Those likeliest to be believed come first: decoded already, or made by a builder whose key is trusted. */
-  #ranked(hashPart: string): Candidate[] {
+  #ranked(hashPart: string, isMeant = (_candidate: Candidate) => true): Candidate[] {
     const rank = ({ body }: Candidate) =>
       this.#deps.closures.peek(body) ? 0 : this.#deps.trust.has(body.signer) ? 1 : 2
+    const counts = new Map<string, number>()
     return this.#deps
       .candidates(hashPart)
+      .filter(isMeant)
       .map((candidate) => ({ candidate, rank: rank(candidate) }))
       .sort((one, other) => one.rank - other.rank)
-      .slice(0, CANDIDATES_MAX)
       .map(({ candidate }) => candidate)
+      .filter(({ network }) => {
+        const count = (counts.get(network) ?? 0) + 1
+        counts.set(network, count)
+        return count <= CANDIDATES_MAX
+      })
   }
 
-  #remember({ path, narHash, narSize }: PublishedPath, hashPart: string): void {
+  #remember({ path, narHash, narSize }: PublishedPath, hashPart: string, network: string): void {
     this.#answered.delete(narHash)
-    this.#answered.set(narHash, { path, sizeBytes: narSize, hashPart })
+    this.#answered.set(narHash, { path, sizeBytes: narSize, hashPart, network })
     if (this.#answered.size > ANSWERED_MAX) {
       for (const oldest of this.#answered.keys()) {
         this.#answered.delete(oldest)
@@ -323,28 +337,40 @@ export class Substituter implements AsyncDisposable {
   async #fetchAhead(digest: Digest, signal: AbortSignal): Promise<void> {
     const answered = this.#answered.get(digest)
     if (!answered) return
-    await this.#deps.fetcher.fetch(digest, {
-      sources: this.#narSources(answered.hashPart),
-      signal,
-      sizeBytes: answered.sizeBytes,
-    })
+    await this.#inEachNetwork(answered, signal, (options) => this.#deps.fetcher.fetch(digest, options))
   }
 
-  #narSources(hashPart: string): AsyncIterable<string> {
+  /**
+   * Tries to get a NAR in each network where its path is published, first in the one that it was answered for.
+   *
+   * @throws {AgentError} what the last of them failed with.
+   */
+  async #inEachNetwork<T>(
+    { hashPart, network: first, sizeBytes }: Answered,
+    signal: AbortSignal,
+    fetch: (options: FetchOptions) => Promise<T>,
+  ): Promise<T> {
     const candidates = this.#ranked(hashPart)
-    return this.#peers(
-      candidates.map(({ peerId }) => peerId),
-      candidates.map(({ body }) => body.cid),
-    )
+    let failure: unknown
+    for (const network of new Set([first, ...candidates.map((candidate) => candidate.network)])) {
+      const publishers = candidates.filter((candidate) => candidate.network === network)
+      try {
+        return await fetch({ network, sources: this.#peers(publishers, signal), signal, sizeBytes })
+      } catch (error) {
+        failure = error
+        if (signal.aborted) break
+      }
+    }
+    throw failure
   }
 
-  /** The publishers, then whoever else holds these artifacts; each peer once. */
-  async *#peers(publishers: readonly string[], cids: readonly NixArtifactBody['cid'][]): AsyncGenerator<string> {
-    const seen = new Set(publishers)
+  /** The publishers, who are of one network, then whoever else holds these artifacts; each peer once. */
+  async *#peers(candidates: readonly Candidate[], signal: AbortSignal): AsyncGenerator<string> {
+    const seen = new Set(candidates.map(({ peerId }) => peerId))
     yield* seen
-    const distinct = new Map(cids.map((cid) => [cid.toString(), cid]))
-    for (const cid of distinct.values()) {
-      for await (const peerId of this.#deps.holders(cid)) {
+    const distinct = new Map(candidates.map(({ body, network }) => [body.cid.toString(), { cid: body.cid, network }]))
+    for (const { cid, network } of distinct.values()) {
+      for await (const peerId of this.#deps.sources(cid, network, signal)) {
         if (seen.has(peerId)) continue
         seen.add(peerId)
         yield peerId

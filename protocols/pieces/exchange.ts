@@ -17,7 +17,7 @@ const HAVE_DIGESTS_MAX = 64
 export const HASHES_MAX = 8_192
 /** Pieces in one answer: 4 MiB, after which an asker that changed its mind has been heard. */
 export const GET_PIECES_MAX = 16
-/** The largest request is 64 digests of 34 bytes. */
+/** The largest request is 64 digests of 34 bytes, and a network. */
 const REQUEST_BYTES_MAX = 4 * 1024
 
 const bytesUpTo = (bytesMax: number) =>
@@ -29,10 +29,24 @@ const bytes32 = z.custom<Uint8Array>(
 const index = z.int().min(0).max(pieceCount(BLOB_BYTES_MAX))
 const sizeBytes = z.int().min(0).max(BLOB_BYTES_MAX)
 
+/** In which network the asker asks; the open one when it says none. */
+const inNetwork = bytes32.exactOptional()
 const requestSchema = z.discriminatedUnion('op', [
-  z.object({ op: z.literal('have'), digests: z.array(bytes32).min(1).max(HAVE_DIGESTS_MAX) }),
-  z.object({ op: z.literal('hashes'), digest: bytes32, from: index, count: z.int().min(0).max(HASHES_MAX) }),
-  z.object({ op: z.literal('get'), digest: bytes32, from: index, count: z.int().min(1).max(GET_PIECES_MAX) }),
+  z.object({ op: z.literal('have'), digests: z.array(bytes32).min(1).max(HAVE_DIGESTS_MAX), network: inNetwork }),
+  z.object({
+    op: z.literal('hashes'),
+    digest: bytes32,
+    from: index,
+    count: z.int().min(0).max(HASHES_MAX),
+    network: inNetwork,
+  }),
+  z.object({
+    op: z.literal('get'),
+    digest: bytes32,
+    from: index,
+    count: z.int().min(1).max(GET_PIECES_MAX),
+    network: inNetwork,
+  }),
 ])
 /** Any request, known here or not: a later version may ask more. */
 const anyRequest = z.looseObject({ op: z.string().max(32) })
@@ -78,9 +92,12 @@ export function decodeRequest(bytes: Uint8Array): PieceRequest | 'unknown' {
 
 export class PieceAsker {
   readonly #frames: Frames
+  readonly #network: { network?: Uint8Array }
 
-  constructor(frames: Frames) {
+  /** Asks in a closed network, if one is given. */
+  constructor(frames: Frames, network?: Uint8Array) {
     this.#frames = frames
+    this.#network = network === undefined ? {} : { network }
   }
 
   /** One entry for each digest: null where the peer has nothing of it. */
@@ -150,7 +167,7 @@ export class PieceAsker {
   }
 
   async #ask(request: PieceRequest, signal: AbortSignal): Promise<void> {
-    await this.#frames.write(encodeRequest(request), signal)
+    await this.#frames.write(encodeRequest({ ...request, ...this.#network }), signal)
   }
 
   async #answer<T extends object>(schema: z.ZodType<T>, signal: AbortSignal): Promise<T> {
@@ -164,15 +181,25 @@ export class PieceAsker {
   }
 }
 
-/** What an answerer must be able to do. Pieces come in any chunks, `lengthBytes` in all. */
+/**
+ * What an answerer must be able to do. Pieces come in any chunks, `lengthBytes` in all. `network` is the closed network that the request
+ * names; undefined is the open one.
+ */
 export type PieceHolder = {
-  have(digest: Uint8Array, signal: AbortSignal): Promise<Holding | null>
-  hashes(digest: Uint8Array, from: number, count: number, signal: AbortSignal): Promise<PieceHashes | Refused>
+  have(digest: Uint8Array, signal: AbortSignal, network: Uint8Array | undefined): Promise<Holding | null>
+  hashes(
+    digest: Uint8Array,
+    from: number,
+    count: number,
+    signal: AbortSignal,
+    network: Uint8Array | undefined,
+  ): Promise<PieceHashes | Refused>
   get(
     digest: Uint8Array,
     from: number,
     count: number,
     signal: AbortSignal,
+    network: Uint8Array | undefined,
   ): Promise<{ lengthBytes: number; chunks: AsyncIterable<Uint8Array> } | Refused>
 }
 
@@ -197,11 +224,13 @@ export async function answerPieces(
     if (request === 'unknown') {
       await frames.write(encodeCbor({ error: 'unknown' }), signal)
     } else if (request.op === 'have') {
-      await frames.write(encodeCbor({ have: await haveAll(request.digests, holder, signal) }), signal)
+      await frames.write(encodeCbor({ have: await haveAll(request, holder, signal) }), signal)
     } else if (request.op === 'hashes') {
-      await frames.write(encodeCbor(await holder.hashes(request.digest, request.from, request.count, signal)), signal)
+      const { digest, from, count, network } = request
+      await frames.write(encodeCbor(await holder.hashes(digest, from, count, signal, network)), signal)
     } else {
-      const answer = await holder.get(request.digest, request.from, request.count, signal)
+      const { digest, from, count, network } = request
+      const answer = await holder.get(digest, from, count, signal, network)
       if ('error' in answer) {
         await frames.write(encodeCbor(answer), signal)
         continue
@@ -216,11 +245,15 @@ export async function answerPieces(
 }
 
 /** Bitmaps of large blobs could fill more than a frame: what no longer fits is answered null, and is to be asked for alone. */
-async function haveAll(digests: Uint8Array[], holder: PieceHolder, signal: AbortSignal): Promise<(Holding | null)[]> {
+async function haveAll(
+  { digests, network }: Extract<PieceRequest, { op: 'have' }>,
+  holder: PieceHolder,
+  signal: AbortSignal,
+): Promise<(Holding | null)[]> {
   const answers: (Holding | null)[] = []
   let roomBytes = FRAME_BYTES_MAX - HAVE_DIGESTS_MAX * 64
   for (const digest of digests) {
-    const one = await holder.have(digest, signal)
+    const one = await holder.have(digest, signal, network)
     if (one && one.pieces !== 'all') roomBytes -= one.pieces.byteLength
     answers.push(roomBytes < 0 ? null : one)
   }

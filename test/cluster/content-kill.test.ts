@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { PIECE_BYTES } from '../../protocols/pieces/tree.ts'
-import { ContentNode, never, Store } from '../agent/content/peers.ts'
+import { ContentNode, Store } from '../agent/content/peers.ts'
 import { pattern } from '../protocols/pieces/pattern.ts'
 
 const KILLS = 20
@@ -16,7 +16,7 @@ test(`killed ${KILLS} times at random, a fetch ends with the right bytes each ti
   timeout: 300_000,
 }, async () => {
   await using honest = await ContentNode.start(new Map())
-  const { digest } = await honest.store.blobs.write(undefined, [BLOB], never)
+  const { digest } = await honest.store.publish(BLOB)
   const address = String(honest.peer.node.getMultiaddrs()[0])
   let directory = freshDirectory()
   let ends = 0
@@ -28,7 +28,7 @@ test(`killed ${KILLS} times at random, a fetch ends with the right bytes each ti
     })
     if (!ended) kills++
     using store = new Store({ directory })
-    const row = store.index.partialSize(digest)
+    const row = store.index.partial(digest)
     const bytes = await store.contents(digest)
     if (ended) expect(bytes).toBeDefined()
     if (bytes) {

@@ -4,6 +4,7 @@ import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { OPEN_NETWORK_ID } from '../../agent/content/publication-key.ts'
 import { ContentNode, never } from '../agent/content/peers.ts'
 import { pattern } from '../protocols/pieces/pattern.ts'
 
@@ -41,8 +42,8 @@ describe.skipIf(!isRoot)('on a full disk', () => {
     await using honest = await ContentNode.start(known)
     await using node = await ContentNode.start(known, { directory })
     const blob = pattern(4 * MIB, 5)
-    const { digest } = await honest.store.blobs.write(undefined, [blob], never)
-    const options = { sources: [honest.peerId], signal: never }
+    const { digest } = await honest.store.publish(blob)
+    const options = { network: OPEN_NETWORK_ID, sources: [honest.peerId], signal: never }
     writeFileSync(filler, Buffer.alloc(4 * MIB))
     await expect(node.fetcher.fetch(digest, options)).rejects.toMatchObject(full)
     expect(node.faults).toEqual([])

@@ -17,6 +17,7 @@ import { Blobs } from '../../../agent/content/blobs.ts'
 import { type BlobFetcher, TEMPORARY_PIN } from '../../../agent/content/content.ts'
 import { Holdings } from '../../../agent/content/holdings.ts'
 import { PieceLists } from '../../../agent/content/piece-lists.ts'
+import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
 import { AgentError } from '../../../agent/error.ts'
 import { ephemeralNodeKey } from '../../../agent/identity/node-key.ts'
 import { type Database, openDatabase } from '../../../agent/state/database.ts'
@@ -54,6 +55,7 @@ function start() {
   const provided = new Set<string>()
   const shared = new Map<string, number>()
   const deps: PublicationsDeps = {
+    network: OPEN_NETWORK_ID,
     artifacts,
     pins: blobs,
     paths: {
@@ -194,6 +196,7 @@ describe('bringing an artifact', () => {
       blobs,
       holdings: new Holdings([blobs]),
       fetcher: fetcherOf(blobs, remote, fetched),
+      network: OPEN_NETWORK_ID,
       sources: async function* () {},
       onProgress: (done: number, total: number) => void progress.push([done, total]),
     }

@@ -1,6 +1,7 @@
 /** Reading a blob while it arrives: in time, and never to the end before the whole is known to be right. */
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import type { BlobSource } from '../../../agent/content/content.ts'
+import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
 import { PIECE_BYTES } from '../../../protocols/pieces/tree.ts'
 import { pattern } from '../../protocols/pieces/pattern.ts'
 import { altered, until as honestUntil, liar, serve } from './hostile.ts'
@@ -14,7 +15,7 @@ let honest: ContentNode
 
 beforeAll(async () => {
   honest = await ContentNode.start(known)
-  await honest.store.blobs.write(DIGEST, [BLOB], never)
+  await honest.store.publish(BLOB)
 })
 afterAll(async () => {
   await honest[Symbol.asyncDispose]()
@@ -49,7 +50,7 @@ async function readAll(source: BlobSource, offset = 0, length = source.sizeBytes
 describe('a blob that is read while it arrives', () => {
   test('gives the first pieces before the rest is there, then the rest', async () => {
     const [node, source] = [await fetching(), await pausing(BLOB)]
-    const blob = await node.fetcher.open(DIGEST, { sources: [source.peerId], signal: never })
+    const blob = await node.fetcher.open(DIGEST, { network: OPEN_NETWORK_ID, sources: [source.peerId], signal: never })
     expect(blob.sizeBytes).toBe(BLOB.byteLength)
     const head = await readAll(blob, 10, 2 * PIECE_BYTES)
     expect(Buffer.compare(head, BLOB.subarray(10, 10 + 2 * PIECE_BYTES))).toBe(0)
@@ -63,7 +64,7 @@ describe('a blob that is read while it arrives', () => {
   test('is opened from disk when it is there already', async () => {
     const node = await fetching()
     await node.store.blobs.write(undefined, [BLOB], never)
-    const blob = await node.fetcher.open(DIGEST, { sources: [], signal: never })
+    const blob = await node.fetcher.open(DIGEST, { network: OPEN_NETWORK_ID, sources: [], signal: never })
     expect(Buffer.compare(await readAll(blob), BLOB)).toBe(0)
     await blob.close?.()
   })
@@ -71,7 +72,7 @@ describe('a blob that is read while it arrives', () => {
   test('is never read to the end when its list is a lie', async () => {
     const lie = altered(BLOB, 9)
     const [node, source] = [await fetching(), await pausing(lie, digestOf(lie).hashes)]
-    const blob = await node.fetcher.open(DIGEST, { sources: [source.peerId], signal: never })
+    const blob = await node.fetcher.open(DIGEST, { network: OPEN_NETWORK_ID, sources: [source.peerId], signal: never })
     const reading = readAll(blob)
     const refused = expect(reading).rejects.toMatchObject({
       code: 'corrupt',
@@ -86,23 +87,35 @@ describe('a blob that is read while it arrives', () => {
   test('fails its reader when what was read turns out to be wrong, although the fetch succeeds', async () => {
     const lie = altered(BLOB, 0)
     const [node, source] = [await fetching(), await pausing(lie, digestOf(lie).hashes)]
-    const blob = await node.fetcher.open(DIGEST, { sources: [source.peerId, honest.peerId], signal: never })
+    const blob = await node.fetcher.open(DIGEST, {
+      network: OPEN_NETWORK_ID,
+      sources: [source.peerId, honest.peerId],
+      signal: never,
+    })
     expect((await readAll(blob, 0, PIECE_BYTES)).byteLength).toBe(PIECE_BYTES)
     const rest = expect(readAll(blob, PIECE_BYTES)).rejects.toMatchObject({ code: 'corrupt' })
     source.go()
     await rest
     await blob.close?.()
-    await node.fetcher.fetch(DIGEST, { sources: [honest.peerId], signal: never })
+    await node.fetcher.fetch(DIGEST, { network: OPEN_NETWORK_ID, sources: [honest.peerId], signal: never })
     expect(Buffer.compare((await node.store.contents(DIGEST)) ?? Buffer.of(), BLOB)).toBe(0)
   })
 
   test('ends the fetch when its only reader closes it, or is gone', async () => {
     const [node, source] = [await fetching(), await pausing(BLOB)]
-    const closed = await node.fetcher.open(DIGEST, { sources: [source.peerId], signal: never })
+    const closed = await node.fetcher.open(DIGEST, {
+      network: OPEN_NETWORK_ID,
+      sources: [source.peerId],
+      signal: never,
+    })
     await readAll(closed, 0, 100)
     await closed.close?.()
     const gone = new AbortController()
-    const blob = await node.fetcher.open(DIGEST, { sources: [honest.peerId], signal: gone.signal })
+    const blob = await node.fetcher.open(DIGEST, {
+      network: OPEN_NETWORK_ID,
+      sources: [honest.peerId],
+      signal: gone.signal,
+    })
     gone.abort()
     await expect(readAll(blob)).rejects.toMatchObject({ code: 'cancelled' })
     await blob.close?.()
@@ -110,8 +123,8 @@ describe('a blob that is read while it arrives', () => {
 
   test('can still be read when it was evicted', async () => {
     const node = await fetching()
-    const blob = await node.fetcher.open(DIGEST, { sources: [honest.peerId], signal: never })
-    await node.fetcher.fetch(DIGEST, { sources: [honest.peerId], signal: never })
+    const blob = await node.fetcher.open(DIGEST, { network: OPEN_NETWORK_ID, sources: [honest.peerId], signal: never })
+    await node.fetcher.fetch(DIGEST, { network: OPEN_NETWORK_ID, sources: [honest.peerId], signal: never })
     node.store.blobs.setQuota(PIECE_BYTES)
     await node.store.blobs.write(undefined, [pattern(PIECE_BYTES)], never)
     expect(node.store.blobs.has(DIGEST)).toBe(false)
@@ -121,6 +134,8 @@ describe('a blob that is read while it arrives', () => {
 
   test('that nobody has is an error at once', async () => {
     const node = await fetching()
-    await expect(node.fetcher.open(DIGEST, { sources: [], signal: never })).rejects.toMatchObject({ code: 'not-found' })
+    await expect(
+      node.fetcher.open(DIGEST, { network: OPEN_NETWORK_ID, sources: [], signal: never }),
+    ).rejects.toMatchObject({ code: 'not-found' })
   })
 })

@@ -3,6 +3,7 @@ import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import type { FetchOptions } from '../../../agent/content/content.ts'
+import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
 import { encodeCbor } from '../../../protocols/cbor.ts'
 import { encodeFrame, Frames } from '../../../protocols/frame.ts'
 import { answerPieces } from '../../../protocols/pieces/exchange.ts'
@@ -21,7 +22,7 @@ let honest: ContentNode
 
 beforeAll(async () => {
   honest = await ContentNode.start(known)
-  await honest.store.blobs.write(DIGEST, [BLOB], never)
+  await honest.store.publish(BLOB)
 })
 afterAll(async () => {
   await honest[Symbol.asyncDispose]()
@@ -39,13 +40,13 @@ async function stranger(): Promise<Peer> {
   return peer
 }
 
-const from = (...sources: string[]): FetchOptions => ({ sources, signal: never })
+const from = (...sources: string[]): FetchOptions => ({ network: OPEN_NETWORK_ID, sources, signal: never })
 
 describe('from an honest peer', () => {
   const sizes = [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 4 * PIECE_BYTES, 37 * PIECE_BYTES + 5]
   test.each(sizes)('a blob of %i bytes arrives, its size known or not', async (sizeBytes) => {
     const bytes = pattern(sizeBytes, 3)
-    const { digest } = await honest.store.blobs.write(undefined, [bytes], never)
+    const { digest } = await honest.store.publish(bytes)
     for (const size of [{ sizeBytes }, {}]) {
       const node = await fetching()
       const progress: [number, number][] = []
@@ -80,7 +81,7 @@ describe('from an honest peer', () => {
   test('many blobs at once arrive, over few streams', async () => {
     const node = await fetching()
     const bytes = Array.from({ length: 60 }, (_, seed) => pattern(1_000 + seed * 7_000, seed))
-    const written = await Promise.all(bytes.map((one) => honest.store.blobs.write(undefined, [one], never)))
+    const written = await Promise.all(bytes.map((one) => honest.store.publish(one)))
     await Promise.all(
       written.map(({ digest, sizeBytes }) => node.fetcher.fetch(digest, { ...from(honest.peerId), sizeBytes })),
     )
@@ -310,7 +311,7 @@ describe('a peer that fails', () => {
       yield 'QmNobody'
       throw new Error('the search failed')
     })()
-    await expect(node.fetcher.fetch(DIGEST, { sources: searching, signal: never })).rejects.toMatchObject({
+    await expect(node.fetcher.fetch(DIGEST, { ...from(), sources: searching })).rejects.toMatchObject({
       code: 'not-found',
     })
   })
@@ -352,7 +353,7 @@ describe('several who wait', () => {
   test('know different peers: the one who can help helps all', async () => {
     const node = await fetching()
     const searching = { [Symbol.asyncIterator]: () => ({ next: () => new Promise<never>(() => undefined) }) }
-    const first = node.fetcher.fetch(DIGEST, { sources: searching, signal: never })
+    const first = node.fetcher.fetch(DIGEST, { ...from(), sources: searching })
     await node.fetcher.fetch(DIGEST, from(honest.peerId))
     await first
   })

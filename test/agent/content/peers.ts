@@ -16,7 +16,8 @@ import type { JobLimits } from '../../../agent/content/fetch-job.ts'
 import { Fetcher } from '../../../agent/content/fetcher.ts'
 import { Holdings } from '../../../agent/content/holdings.ts'
 import { PieceLists } from '../../../agent/content/piece-lists.ts'
-import { PieceServer } from '../../../agent/content/server.ts'
+import { OPEN_NETWORK_ID, PUBLICATION_PIN, publicationKey } from '../../../agent/content/publication-key.ts'
+import { PieceServer, type PieceServerInit } from '../../../agent/content/server.ts'
 import type { Log } from '../../../agent/log.ts'
 import { type Database, openDatabase } from '../../../agent/state/database.ts'
 import { PieceHasher } from '../../../protocols/pieces/tree.ts'
@@ -118,6 +119,16 @@ export class Store implements Disposable {
     return after
   }
 
+  /** Writes the bytes, and keeps them as something that is published in the network. */
+  async publish(
+    bytes: Uint8Array,
+    network = OPEN_NETWORK_ID,
+    name = digestOf(bytes).digest,
+  ): Promise<{ digest: string; sizeBytes: number }> {
+    const pin = `${PUBLICATION_PIN}${publicationKey(network, name)}`
+    return await this.blobs.write(undefined, [bytes], never, { pin })
+  }
+
   async contents(digest: string): Promise<Buffer | undefined> {
     const source = await this.blobs.open(digest)
     if (!source) return undefined
@@ -157,7 +168,11 @@ export class ContentNode implements AsyncDisposable {
 
   static async start(
     known: Map<string, Multiaddr[]>,
-    { limits = {}, ...options }: StoreOptions & { limits?: Partial<JobLimits> } = {},
+    {
+      limits = {},
+      mayFetch = () => true,
+      ...options
+    }: StoreOptions & { limits?: Partial<JobLimits>; mayFetch?: PieceServerInit['mayFetch'] } = {},
   ): Promise<ContentNode> {
     const peer = await Peer.start(known)
     const store = new Store(options)
@@ -165,6 +180,7 @@ export class ContentNode implements AsyncDisposable {
       streams: peer.streams,
       holdings: new Holdings([store.blobs]),
       lists: store.lists,
+      mayFetch,
       log: store.log,
     })
     return new ContentNode(peer, store, server, limits)

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { Fetcher } from '../../../agent/content/fetcher.ts'
 import { PartialBlob } from '../../../agent/content/partial-blob.ts'
 import { listOf } from '../../../agent/content/piece-lists.ts'
+import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
 import { PIECE_BYTES, pieceBytes, pieceCount } from '../../../protocols/pieces/tree.ts'
 import { pattern } from '../../protocols/pieces/pattern.ts'
 import { altered } from './hostile.ts'
@@ -14,6 +15,7 @@ const BLOB = pattern(11 * PIECE_BYTES + 99)
 const COUNT = pieceCount(BLOB.byteLength)
 const { digest: DIGEST, hashes: HASHES } = digestOf(BLOB)
 const LIST = listOf(BLOB.byteLength, HASHES)
+const FETCHING = { digest: DIGEST, network: OPEN_NETWORK_ID }
 
 const known = new Map()
 let honest: ContentNode
@@ -22,7 +24,7 @@ let peer: Peer
 beforeAll(async () => {
   honest = await ContentNode.start(known)
   peer = await Peer.start(known)
-  await honest.store.blobs.write(DIGEST, [BLOB], never)
+  await honest.store.publish(BLOB)
 })
 afterAll(async () => {
   await Promise.all([honest[Symbol.asyncDispose](), peer[Symbol.asyncDispose]()])
@@ -33,14 +35,14 @@ const piece = (bytes: Uint8Array, index: number) =>
 
 /** Pieces that an earlier run had fetched when it was killed. */
 async function leave(store: Store, pieces: Iterable<number>): Promise<void> {
-  const partial = await PartialBlob.open(store.blobs, DIGEST, LIST, never)
+  const partial = await PartialBlob.open(store.blobs, FETCHING, LIST, never)
   for (const index of pieces) await partial.write(index, piece(BLOB, index))
   await partial.leave()
 }
 
 async function fetchWith(store: Store): Promise<number> {
   await using fetcher = new Fetcher({ blobs: store.blobs, streams: peer.streams, log: store.log })
-  await fetcher.fetch(DIGEST, { sources: [honest.peerId], signal: never })
+  await fetcher.fetch(DIGEST, { network: OPEN_NETWORK_ID, sources: [honest.peerId], signal: never })
   return fetcher.fetchedBytes
 }
 
@@ -74,7 +76,7 @@ describe('after a restart', () => {
   ])('when %s, that much more is fetched, and the bytes are right', async (_what, spoil, extraBytes) => {
     using before = new Store()
     await leave(before, [0, 1, 2, 3])
-    spoil(before.blobs.partialPathOf(DIGEST))
+    spoil(before.blobs.partialPathOf(FETCHING))
     using after = before.reopened()
     expect(await fetchWith(after)).toBe(BLOB.byteLength - 4 * PIECE_BYTES + extraBytes)
     expect(Buffer.compare((await after.contents(DIGEST)) ?? Buffer.of(), BLOB)).toBe(0)
@@ -83,7 +85,7 @@ describe('after a restart', () => {
   test('a list that was a lie costs the pieces that differ, and no more', async () => {
     using before = new Store()
     const lie = altered(BLOB, 3)
-    const partial = await PartialBlob.open(before.blobs, DIGEST, listOf(lie.byteLength, digestOf(lie).hashes), never)
+    const partial = await PartialBlob.open(before.blobs, FETCHING, listOf(lie.byteLength, digestOf(lie).hashes), never)
     for (const index of [0, 1, 2, 3, 4]) await partial.write(index, piece(lie, index))
     await partial.leave()
     using after = before.reopened()
@@ -98,7 +100,7 @@ describe('a partial blob', () => {
     await fc.assert(
       fc.asyncProperty(order, async (pieces) => {
         using store = new Store()
-        const partial = await PartialBlob.open(store.blobs, DIGEST, LIST, never)
+        const partial = await PartialBlob.open(store.blobs, FETCHING, LIST, never)
         for (const index of pieces) {
           expect(partial.isFull).toBe(false)
           await partial.write(index, piece(BLOB, index))
@@ -113,10 +115,10 @@ describe('a partial blob', () => {
 
   test('notices a disk that does not keep what it is given', async () => {
     using store = new Store()
-    const partial = await PartialBlob.open(store.blobs, DIGEST, LIST, never)
+    const partial = await PartialBlob.open(store.blobs, FETCHING, LIST, never)
     // Out of order, so that the bytes have to be read back for the whole hash.
     for (let index = COUNT - 1; index >= 0; index--) await partial.write(index, piece(BLOB, index))
-    spoilAt(store.blobs.partialPathOf(DIGEST), 5 * PIECE_BYTES)
+    spoilAt(store.blobs.partialPathOf(FETCHING), 5 * PIECE_BYTES)
     expect(await partial.finish(never)).toBe('hole')
     expect(partial.nextMissing(0, 100)).toEqual({ from: 5, count: 1 })
     await partial.write(5, piece(BLOB, 5))
@@ -126,7 +128,7 @@ describe('a partial blob', () => {
 
   test('names the runs of pieces that are missing', async () => {
     using store = new Store()
-    const partial = await PartialBlob.open(store.blobs, DIGEST, LIST, never)
+    const partial = await PartialBlob.open(store.blobs, FETCHING, LIST, never)
     for (const index of [2, 3, 7]) await partial.write(index, piece(BLOB, index))
     const runs: unknown[] = []
     for (let run = partial.nextMissing(0, 3); run; run = partial.nextMissing(run.from + run.count, 3)) runs.push(run)

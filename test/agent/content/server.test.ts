@@ -2,8 +2,9 @@
 import { writeFileSync } from 'node:fs'
 import type { Stream } from '@libp2p/interface'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
-import type { BlobSource } from '../../../agent/content/content.ts'
+import type { BlobHolder, BlobSource } from '../../../agent/content/content.ts'
 import { Holdings } from '../../../agent/content/holdings.ts'
+import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
 import { PieceServer } from '../../../agent/content/server.ts'
 import { Frames } from '../../../protocols/frame.ts'
 import { PIECES_PROTOCOL, PieceAsker } from '../../../protocols/pieces/exchange.ts'
@@ -28,7 +29,7 @@ afterAll(async () => {
 async function serving(): Promise<ContentNode> {
   const node = await ContentNode.start(known)
   onTestFinished(() => node[Symbol.asyncDispose]())
-  await node.store.blobs.write(DIGEST, [BLOB], never)
+  await node.store.publish(BLOB)
   return node
 }
 
@@ -85,11 +86,15 @@ describe('a server', () => {
           yield BLOB.subarray(at, Math.min(at + 70_001, offset + length))
       },
     }
-    const holder = { open: async (digest: string) => (digest === DIGEST ? source : undefined) }
+    const holder: BlobHolder = {
+      open: async (digest) => (digest === DIGEST ? source : undefined),
+      networksOf: (digest) => (digest === DIGEST ? [OPEN_NETWORK_ID] : []),
+    }
     await using server = await PieceServer.start({
       streams: peer.streams,
       holdings: new Holdings([store.blobs, holder]),
       lists: store.lists,
+      mayFetch: () => true,
       log: store.log,
     })
     const both = await Promise.all([ask(peer), ask(peer)])
@@ -136,11 +141,12 @@ describe('a server', () => {
   test('gives up a stream on which nothing moves, asked or reading', async () => {
     using store = new Store()
     await using peer = await Peer.start(known)
-    await store.blobs.write(DIGEST, [BLOB], never)
+    await store.publish(BLOB)
     await using _server = await PieceServer.start({
       streams: peer.streams,
       holdings: store.blobs,
       lists: store.lists,
+      mayFetch: () => true,
       log: store.log,
       quietMsMax: 300,
     })
@@ -158,6 +164,7 @@ describe('a server', () => {
       streams: peer.streams,
       holdings: store.blobs,
       lists: store.lists,
+      mayFetch: () => true,
       log: store.log,
     })
     const { asker, frames } = await ask(peer)

@@ -1,6 +1,7 @@
 /** Peers that take a question and do not answer it: others are asked soon, they themselves when nobody else is left. */
 import { setTimeout as delay } from 'node:timers/promises'
 import { expect, onTestFinished, test } from 'vitest'
+import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
 import type { PieceHolder } from '../../../protocols/pieces/exchange.ts'
 import { PIECE_BYTES } from '../../../protocols/pieces/tree.ts'
 import { pattern } from '../../protocols/pieces/pattern.ts'
@@ -19,7 +20,7 @@ async function network() {
   onTestFinished(async () => {
     for (const one of [node, honest, peer]) await one[Symbol.asyncDispose]()
   })
-  for (const bytes of BLOBS) await honest.store.blobs.write(undefined, [bytes], never)
+  for (const bytes of BLOBS) await honest.store.publish(bytes)
   return { node, honest, peer }
 }
 
@@ -33,7 +34,7 @@ test('who says nothing gives way to the next soon, and is not asked first again'
   await serve(peer, { have: wait, hashes: wait, get: wait })
   const startMs = performance.now()
   for (const digest of DIGESTS)
-    await node.fetcher.fetch(digest, { sources: [peer.peerId, honest.peerId], signal: never })
+    await node.fetcher.fetch(digest, { network: OPEN_NETWORK_ID, sources: [peer.peerId, honest.peerId], signal: never })
   expect(performance.now() - startMs).toBeLessThan(LIMITS.pieceMs)
   expect(asked).toBe(1)
   expect(node.faults).toEqual([])
@@ -51,7 +52,7 @@ test('who is slow, and the only one, is waited for', async () => {
     },
   }
   await serve(peer, slow)
-  await node.fetcher.fetch(digest, { sources: [peer.peerId], signal: never })
+  await node.fetcher.fetch(digest, { network: OPEN_NETWORK_ID, sources: [peer.peerId], signal: never })
   expect(Buffer.compare((await node.store.contents(digest)) ?? Buffer.of(), bytes)).toBe(0)
 })
 
@@ -75,11 +76,11 @@ test.each([
       await delay(searchMs)
       isSearched = true
     }
-    const first = node.fetcher.fetch(digest, { sources: sources(), signal: never })
+    const first = node.fetcher.fetch(digest, { network: OPEN_NETWORK_ID, sources: sources(), signal: never })
     // The second time is the patient one.
     await until(() => asked === 2 && isSearched)
     const startMs = performance.now()
-    await node.fetcher.fetch(digest, { sources: [peer.peerId, honest.peerId], signal: never })
+    await node.fetcher.fetch(digest, { network: OPEN_NETWORK_ID, sources: [peer.peerId, honest.peerId], signal: never })
     await first
     expect(performance.now() - startMs).toBeLessThan(LIMITS.pieceMs / 2)
   },
@@ -104,6 +105,6 @@ test('who is slow is not kept waiting for a search that takes long', async () =>
     yield peer.peerId
     await searching.promise
   }
-  await node.fetcher.fetch(digest, { sources: sources(), signal: never })
+  await node.fetcher.fetch(digest, { network: OPEN_NETWORK_ID, sources: sources(), signal: never })
   searching.resolve()
 })

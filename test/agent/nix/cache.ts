@@ -1,6 +1,7 @@
 /** A publisher and a receiver of store paths, wired as the composition root does, with peers in memory between them. */
 import { type FastifyInstance, fastify } from 'fastify'
 import { Holdings } from '../../../agent/content/holdings.ts'
+import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
 import { publishStorePath } from '../../../agent/nix/closure.ts'
 import { Closures } from '../../../agent/nix/closures.ts'
 import { NarSource } from '../../../agent/nix/nar-source.ts'
@@ -23,12 +24,18 @@ import { MemoryBlobs, MemoryPeers, memoryLog } from './peers.ts'
 const signal = new AbortController().signal
 
 /** Another node, which published `root` from its store. */
-export async function publisher(peerId: string, store: NixStore, root: string, key = CacheKey.ephemeral(peerId)) {
+export async function publisher(
+  peerId: string,
+  store: NixStore,
+  root: string,
+  key = CacheKey.ephemeral(peerId),
+  network = OPEN_NETWORK_ID,
+) {
   const blobs = new MemoryBlobs()
   const source = new NarSource({ db: openDatabase(':memory:'), store, log: memoryLog() })
   const { name, body, manifest } = await publishStorePath(root, { pin: 'test', signal }, { store, key, blobs })
   source.publish(name, manifest)
-  const candidate: Candidate = { peerId, name, body }
+  const candidate: Candidate = { peerId, name, body, network }
   return { peerId, key, candidate, manifest, blobs, source, holds: new Holdings([blobs, source]) }
 }
 export type Publisher = Awaited<ReturnType<typeof publisher>>
@@ -83,7 +90,7 @@ export class Receiver implements AsyncDisposable {
       blobs: this.blobs,
       fetcher: this.peers,
       candidates: (hashPart) => this.candidates.filter(({ body }) => hasPrefix(body.paths, hashPart)),
-      holders: () => [],
+      sources: () => [],
       onFault: (fault) => this.faults.push(fault),
       onFetched: (path, failure) => void this.fetched.push({ path, failure }),
       log: this.log,

@@ -1,5 +1,6 @@
 /** Manifests of peers: fetched once, kept while there is room, and not asked for again and again when it fails. */
 import { expect, it, vi } from 'vitest'
+import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
 import { Closures } from '../../../agent/nix/closures.ts'
 import {
   encodeManifest,
@@ -34,7 +35,7 @@ function network(now?: () => number) {
   return { blobs, peers, closures, publish, theirs }
 }
 
-const from = (body: Body, ...sources: string[]) => ({ body, sources: () => sources })
+const from = (body: Body, ...sources: string[]) => ({ body, network: OPEN_NETWORK_ID, sources: () => sources })
 
 it('are fetched once for all who ask, and answered from memory after', async () => {
   const { closures, peers, publish } = network()
@@ -44,7 +45,7 @@ it('are fetched once for all who ask, and answered from memory after', async () 
   expect([...(all[0]?.paths() ?? [])]).toHaveLength(3)
   expect(peers.asked).toHaveLength(2)
   expect(closures.peek(body)).toBe(all[0])
-  expect(closures.delayMs(body)).toBe(0)
+  expect(closures.delayMs({ body, network: OPEN_NETWORK_ID })).toBe(0)
 })
 
 it('that failed are not asked for again at once, but later', async () => {
@@ -55,12 +56,12 @@ it('that failed are not asked for again at once, but later', async () => {
   theirs.blobs.clear()
   await expect(closures.load(from(body, 'peer'), never)).rejects.toMatchObject({ code: 'not-found' })
   const asked = peers.asked.length
-  expect(closures.delayMs(body)).toBe(Number.POSITIVE_INFINITY)
+  expect(closures.delayMs({ body, network: OPEN_NETWORK_ID })).toBe(Number.POSITIVE_INFINITY)
   await expect(closures.load(from(body, 'peer'), never)).rejects.toMatchObject({ code: 'not-found' })
   expect(peers.asked).toHaveLength(asked)
   for (const [digest, bytes] of held) theirs.blobs.set(digest, bytes)
   now = 60_000
-  expect(closures.delayMs(body)).toBe(0)
+  expect(closures.delayMs({ body, network: OPEN_NETWORK_ID })).toBe(0)
   expect((await closures.load(from(body, 'peer'), never)).pathCount).toBe(1)
 })
 
@@ -78,7 +79,7 @@ it('go on loading when who asked has no more time, for whoever asks next', async
   deadline.abort()
   await expect(waiting).rejects.toThrow(/abort/)
   now = 5_000
-  expect(closures.delayMs(body)).toBe(5_000)
+  expect(closures.delayMs({ body, network: OPEN_NETWORK_ID })).toBe(5_000)
   release()
   await vi.waitFor(() => expect(closures.peek(body)).toBeDefined())
 })

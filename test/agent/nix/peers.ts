@@ -33,6 +33,9 @@ export class MemoryBlobs implements BlobStore {
     if (!bytes) return Promise.resolve(undefined)
     return Promise.resolve({ ...sourceOf(bytes), reportCorrupt: () => void this.blobs.delete(digest) })
   }
+  networksOf(): string[] {
+    return []
+  }
   has(digest: Digest): boolean {
     return this.blobs.has(digest)
   }
@@ -63,7 +66,7 @@ export class MemoryBlobs implements BlobStore {
 }
 
 export type Peer = {
-  holds: BlobHolder
+  holds: Pick<BlobHolder, 'open'>
   /** Sends other bytes than it should. */
   lies?: (digest: Digest) => boolean
   /** Never answers. */
@@ -74,7 +77,7 @@ export class MemoryPeers implements BlobFetcher {
   readonly peers = new Map<string, Peer>()
   readonly faults: Fault[] = []
   /** Every request that reached a peer. */
-  readonly asked: { peerId: string; digest: Digest }[] = []
+  readonly asked: { peerId: string; digest: Digest; network: string }[] = []
   /** Fetches whose signal fired. */
   cancelled = 0
   readonly #blobs: MemoryBlobs
@@ -83,12 +86,12 @@ export class MemoryPeers implements BlobFetcher {
     this.#blobs = blobs
   }
 
-  async fetch(digest: Digest, { sources, signal }: FetchOptions): Promise<void> {
+  async fetch(digest: Digest, { network, sources, signal }: FetchOptions): Promise<void> {
     if (this.#blobs.has(digest)) return
     const lies: string[] = []
     for await (const peerId of sources) {
       const peer = this.peers.get(peerId)
-      this.asked.push({ peerId, digest })
+      this.asked.push({ peerId, digest, network })
       if (peer?.hangs) await this.#hang(signal)
       const source = await peer?.holds.open(digest)
       if (!source) continue

@@ -1,5 +1,6 @@
 /** What the local Nix is answered: own paths, paths of peers, and nothing else; and whom a refusal names. */
 import { expect, it, vi } from 'vitest'
+import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
 import { isSignedBy } from '../../../agent/nix/signing.ts'
 import { publisher, Receiver, restate } from './cache.ts'
 import { FakeNix, hashPartOf } from './nix-database.ts'
@@ -233,9 +234,9 @@ it('vouches for a whole closure, or says of each publisher why not', async () =>
   const signal = AbortSignal.timeout(10_000)
   const stranger = await publisher('peer-stranger', nix.store, root)
   const { body } = stranger.candidate
-  await expect(here.substituter.vouch(body, signal)).rejects.toMatchObject({ code: 'not-found' })
+  await expect(here.substituter.vouch(body, OPEN_NETWORK_ID, signal)).rejects.toMatchObject({ code: 'not-found' })
   here.meet(stranger)
-  await expect(here.substituter.vouch(body, signal)).rejects.toMatchObject({
+  await expect(here.substituter.vouch(body, OPEN_NETWORK_ID, signal)).rejects.toMatchObject({
     code: 'not-allowed',
     message: expect.stringMatching(/peer-stranger: .*does not trust/),
     next: expect.stringContaining(`agent trust add ${stranger.key.publicKey.text}`),
@@ -244,7 +245,7 @@ it('vouches for a whole closure, or says of each publisher why not', async () =>
   const friend = await publisher('peer-friend', nix.store, root)
   here.meet(friend)
   here.trust.add(friend.key.publicKey.text)
-  await here.substituter.vouch(body, signal)
+  await here.substituter.vouch(body, OPEN_NETWORK_ID, signal)
 
   // One path of the closure forged, and not the one that it is named after.
   await using other = new Receiver(nix.store)
@@ -256,7 +257,7 @@ it('vouches for a whole closure, or says of each publisher why not', async () =>
   other.meet(liar)
   other.trust.add(liar.key.publicKey.text)
   const forged = { code: 'corrupt', message: expect.stringMatching(/peer-liar: .*leaf: its signature/) }
-  await expect(other.substituter.vouch(liar.candidate.body, signal)).rejects.toMatchObject(forged)
+  await expect(other.substituter.vouch(liar.candidate.body, OPEN_NETWORK_ID, signal)).rejects.toMatchObject(forged)
   expect(other.faults).toMatchObject([{ peerId: 'peer-liar', code: 'forged' }])
 })
 

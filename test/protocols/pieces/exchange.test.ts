@@ -24,10 +24,11 @@ const never = new AbortController().signal
 const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex')
 const digestBytes = fc.uint8Array({ minLength: 32, maxLength: 32 })
 
-type VectorRequest = { op: string; digest?: string; digests?: string[] }
-const fromVector = ({ digest, digests, ...rest }: VectorRequest) =>
+type VectorRequest = { op: string; digest?: string; digests?: string[]; network?: string }
+const fromVector = ({ digest, digests, network, ...rest }: VectorRequest) =>
   ({
     ...rest,
+    ...(network ? { network: Buffer.from(network, 'hex') } : {}),
     ...(digest ? { digest: Buffer.from(digest, 'hex') } : {}),
     ...(digests ? { digests: digests.map((one) => Buffer.from(one, 'hex')) } : {}),
   }) as PieceRequest
@@ -54,9 +55,11 @@ describe('requests', () => {
       }),
     ) as fc.Arbitrary<PieceRequest>
     fc.assert(
-      fc.property(request, (one) => {
-        const encoded = encodeRequest(one)
-        expect(hex(encodeRequest(decodeRequest(encoded) as PieceRequest))).toBe(hex(encoded))
+      fc.property(request, fc.option(digestBytes, { nil: undefined }), (one, network) => {
+        const encoded = encodeRequest(network ? { ...one, network } : one)
+        const decoded = decodeRequest(encoded) as PieceRequest
+        expect(decoded.network && hex(decoded.network)).toBe(network && hex(network))
+        expect(hex(encodeRequest(decoded))).toBe(hex(encoded))
       }),
     )
   })
@@ -168,6 +171,36 @@ describe('an answerer', () => {
     await expect(asker.readGet(never)).rejects.toMatchObject({ code: 'refused' })
     await asker.askGet(new Uint8Array(32), 0, 1, never)
     await expect(asker.readGet(never)).rejects.toMatchObject({ code: 'absent' })
+  })
+
+  test.each([
+    ['a closed network', new Uint8Array(32).fill(7)],
+    ['the open one', undefined],
+  ])('is told with every question that it is asked in %s', async (_where, network) => {
+    const told: (Uint8Array | undefined)[] = []
+    const [ours, theirs] = duplexPair()
+    const holder: PieceHolder = {
+      have: async (_digest, _signal, ...rest) => {
+        told.push(...rest)
+        return null
+      },
+      hashes: async (_digest, _from, _count, _signal, ...rest) => {
+        told.push(...rest)
+        return { error: 'absent' }
+      },
+      get: async (_digest, _from, _count, _signal, ...rest) => {
+        told.push(...rest)
+        return { error: 'absent' }
+      },
+    }
+    answerPieces(new Frames(theirs), holder, never, () => undefined).catch((error: Error) => theirs.abort(error))
+    const asker = new PieceAsker(new Frames(ours), network)
+    const name = new Uint8Array(32)
+    await asker.have([name, name], never)
+    await expect(asker.hashes(name, { sizeBytesMax: 1 }, never)).rejects.toMatchObject({ code: 'absent' })
+    await asker.askGet(name, 0, 1, never)
+    await expect(asker.readGet(never)).rejects.toMatchObject({ code: 'absent' })
+    expect(told.map((one) => one && hex(one))).toEqual(Array.from({ length: 4 }, () => network && hex(network)))
   })
 
   test('says so when it does not know a question, and goes on', async () => {
