@@ -1,17 +1,32 @@
 /**
- * Who is there: a view of the presence records, kept in memory. A node whose presence expired, or who said goodbye, is not in it.
+ * Who is there: a view of the presence records, kept in memory. A node whose presence expired, or who said goodbye, is not in it. In a
+ * closed network it also tells where nodes say that they can be dialled.
  */
-import { PRESENCE_KIND, PRESENCE_NAME, type PresenceBody, presenceBody } from '../../protocols/records/presence.ts'
+import { multiaddr } from '@multiformats/multiaddr'
+import {
+  addressesIn,
+  PRESENCE_KIND,
+  PRESENCE_NAME,
+  type PresenceBody,
+  presenceBody,
+} from '../../protocols/records/presence.ts'
+import { peerIdIn } from '../mesh/addresses.ts'
 import { peerIdOf } from './peer-id.ts'
 import type { Change, Records } from './records.ts'
 
 /** A node that is there, as it describes itself. */
-export type NodeView = PresenceBody & { peerId: string; expires: number }
+export type NodeView = Omit<PresenceBody, 'addresses'> & {
+  peerId: string
+  expires: number
+  /** Multiaddrs where it says that it can be dialled; none in the open network. */
+  addresses: readonly string[]
+}
 
 export class Nodes implements Disposable {
   readonly #now: () => number
   readonly #nodes = new Map<string, NodeView>()
   readonly #renamed = new Set<(publisher: Uint8Array) => void>()
+  readonly #moved = new Set<(peerId: string, addresses: readonly string[]) => void>()
   readonly #unlisten: () => void
 
   constructor(records: Pick<Records, 'list' | 'onChange' | 'now'>) {
@@ -47,14 +62,37 @@ export class Nodes implements Disposable {
     return () => this.#renamed.delete(listener)
   }
 
+  /** Told of who is there and says addresses, at once, and then whenever a node says other ones than before. */
+  onAddresses(listener: (peerId: string, addresses: readonly string[]) => void): () => void {
+    this.#moved.add(listener)
+    for (const { peerId, addresses } of this.list()) if (addresses.length > 0) listener(peerId, addresses)
+    return () => this.#moved.delete(listener)
+  }
+
   #apply({ publisher, kind, name, record }: Change): void {
     if (kind !== PRESENCE_KIND || name !== PRESENCE_NAME) return
     const peerId = peerIdOf(publisher)
-    const before = this.#nodes.get(peerId)?.name
+    const before = this.#nodes.get(peerId)
     const body = record && !record.deleted ? presenceBody.safeParse(record.body) : undefined
-    if (record && body?.success) this.#nodes.set(peerId, { ...body.data, peerId, expires: record.expires })
-    else this.#nodes.delete(peerId)
-    if (this.#nodes.get(peerId)?.name === before) return
+    if (record && body?.success) {
+      const addresses = usableAddresses(body.data, peerId)
+      this.#nodes.set(peerId, { ...body.data, addresses, peerId, expires: record.expires })
+      if (addresses.length > 0 && addresses.join() !== before?.addresses.join())
+        for (const listener of this.#moved) listener(peerId, addresses)
+    } else this.#nodes.delete(peerId)
+    if (this.#nodes.get(peerId)?.name === before?.name) return
     for (const listener of this.#renamed) listener(publisher)
   }
+}
+
+/** What can be dialled of what a node says, and would lead to that node. */
+function usableAddresses(body: PresenceBody, peerId: string): string[] {
+  return addressesIn(body).filter((text) => {
+    try {
+      const named = peerIdIn(multiaddr(text))
+      return named === undefined || named === peerId
+    } catch {
+      return false
+    }
+  })
 }

@@ -4,7 +4,13 @@
  * The lease grows with the network, so that all renewals of a network together stay below five in a second: at 100 nodes it is a
  * minute, at 1,000 ten.
  */
-import { PRESENCE_KIND, PRESENCE_NAME, type PresenceBody, presenceBody } from '../../protocols/records/presence.ts'
+import {
+  ADDRESSES_MAX,
+  PRESENCE_KIND,
+  PRESENCE_NAME,
+  type PresenceBody,
+  presenceBody,
+} from '../../protocols/records/presence.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
 import type { Records } from './records.ts'
@@ -16,7 +22,9 @@ const RENEWALS_PER_LEASE = 3
 
 export type PresenceOptions = {
   records: Pick<Records, 'put' | 'remove'>
-  body: PresenceBody
+  body: Omit<PresenceBody, 'addresses'>
+  /** In a closed network: where this node can be dialled now, so that members find each other through each other. */
+  addresses?: () => readonly string[]
   /** How many nodes are known, this one included or not. */
   nodeCount: () => number
   log: Log
@@ -51,13 +59,18 @@ export class Presence implements Disposable {
   }
 
   #renew(): void {
-    const { records, body, nodeCount, log } = this.#options
+    const { records, nodeCount, log } = this.#options
     const leaseMs = Math.max(LEASE_MS_MIN, nodeCount() * LEASE_MS_PER_NODE)
     try {
-      records.put({ kind: PRESENCE_KIND, name: PRESENCE_NAME, body, leaseMs })
+      records.put({ kind: PRESENCE_KIND, name: PRESENCE_NAME, body: this.#body(), leaseMs })
     } catch (error) {
       log.warn({ reason: reasonOf(error) }, 'presence.unrenewed')
     }
     this.#timer = setTimeout(() => this.#renew(), leaseMs / RENEWALS_PER_LEASE).unref()
+  }
+
+  #body(): PresenceBody {
+    const { body, addresses } = this.#options
+    return addresses ? { ...body, addresses: addresses().slice(0, ADDRESSES_MAX) } : body
   }
 }

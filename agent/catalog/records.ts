@@ -1,9 +1,9 @@
 /**
- * The catalog's store: every record of one network that this node knows, its own and everybody's.
+ * The catalog's store: every record of one network that this node knows, its own and everybody's; in a closed network, its members'.
  *
  * What it holds is decided by the records and the clock, not by the order in which they came: of two records with one key the one of
  * higher rank wins, what expired is gone, and of a publisher who says too much the newest stay. Stores that are shown the same records agree.
- * (Only where strangers fill the whole store does it matter who came first: see TOTAL_SIZE_BYTES_MAX.)
+ * (Only where strangers fill the whole store does it matter who came first: see bounds.ts.)
  *
  * Everything is committed when a call returns. What this node says itself is then on the disk, too.
  */
@@ -26,18 +26,13 @@ import {
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
 import { type Database, migrate, transaction } from '../state/database.ts'
+import { Bounds } from './bounds.ts'
 import { peerIdOf } from './peer-id.ts'
 import { Positions } from './positions.ts'
 import { PROOFS_STEP, type Proof, Proofs } from './proofs.ts'
 import type { Key, Row } from './shelf.ts'
 import { isLiveLease, SHELVES_STEP, Shelves } from './shelves.ts'
 
-/**
- * Bounds of the whole store. In the open network anybody can make keys, so strangers can reach them: from then on records of publishers
- * that are new here are refused, and those of known ones that would make the store larger.
- */
-const PUBLISHERS_MAX = 10_000
-const TOTAL_SIZE_BYTES_MAX = 256 * 1024 * 1024
 /** A deletion outlives what it deletes by this, so that a node whose clock is late does not bring it back. */
 const DELETION_MARGIN_MS = ISSUED_AHEAD_MS_MAX
 /** Looked at least this often, since the clock may jump or the machine sleep; a look costs nothing when nothing expired. */
@@ -52,18 +47,26 @@ const STEPS = [
    CREATE TABLE record_counters (publisher BLOB PRIMARY KEY, seq INTEGER NOT NULL) STRICT;`,
 ]
 
-type Refusal = 'malformed' | 'too-large' | 'bad-signature' | 'network' | 'future' | 'bounds' | 'full'
+type Refusal = 'malformed' | 'too-large' | 'bad-signature' | 'network' | 'stranger' | 'future' | 'bounds' | 'full'
 /** What became of a record from outside; all but 'new' leave the store as it was. */
 export type Acceptance = 'new' | 'known' | 'older' | 'expired' | `refused:${Refusal}`
 
 /** A key's new state. Without a record there is nothing of it any more; a deletion is a record. */
-export type Change = Key & { record: SignedRecord | undefined; cause: 'put' | 'accepted' | 'expired' | 'evicted' }
+export type Change = Key & {
+  record: SignedRecord | undefined
+  cause: 'put' | 'accepted' | 'expired' | 'evicted' | 'expelled'
+}
 
 export type Put = { kind: string; name: string; body: unknown; leaseMs: number }
 
 export type RecordsOptions = {
   network: Uint8Array
   signer: RecordSigner
+  /**
+   * In a closed network: whether a record's publisher is a member, or the record makes it one. Asked before the signature is checked. Own
+   * records always pass; without this, everybody's do.
+   */
+  admits?: (record: SignedRecord) => boolean
   /** Milliseconds since 1970. */
   now?: () => number
   log: Log
@@ -75,12 +78,15 @@ export class Records implements Disposable {
   readonly publisher: Uint8Array
   readonly now: () => number
   readonly #signer: RecordSigner
+  readonly #admits: (record: SignedRecord) => boolean
   readonly #log: Log
   readonly #db: Database
   readonly #shelves: Shelves
+  readonly #bounds: Bounds
   readonly #proofs: Proofs
   readonly #positions: Positions
   readonly #indexes: ((change: Change) => void)[] = []
+  readonly #undone: (() => void)[] = []
   readonly #listeners = new Set<(changes: readonly Change[]) => void>()
   /** The highest seq that this publisher is known to have used. */
   #lastSeq: number
@@ -93,10 +99,12 @@ export class Records implements Disposable {
     this.publisher = options.signer.publicKey
     this.now = options.now ?? Date.now
     this.#signer = options.signer
+    this.#admits = options.admits ?? (() => true)
     this.#log = options.log
     this.#db = db
     migrate(db, 'catalog', STEPS)
     this.#shelves = new Shelves(db)
+    this.#bounds = new Bounds(this.#shelves, this.publisher, options.admits !== undefined)
     this.#proofs = new Proofs(db)
     this.#positions = new Positions((publisher) => this.#shelves.liveIds(publisher, this.now()))
     for (const publisher of this.#shelves.recount()) this.#positions.changed(publisher)
@@ -161,9 +169,23 @@ export class Records implements Disposable {
     return this.#proofs.list()
   }
 
-  /** Runs inside each change's transaction: for tables that must agree with the records. It never throws for what a record says. */
-  addIndex(apply: (change: Change) => void): void {
+  /** Drops all that these publishers said. Never what this node said. */
+  expel(isOut: (publisher: Uint8Array) => boolean): void {
+    for (const publisher of this.#shelves.publishers()) {
+      if (isSame(publisher, this.publisher) || !isOut(publisher)) continue
+      this.#commit((changes) => {
+        for (const row of this.#shelves.ofPublisher(publisher)) this.#drop(row, 'expelled', changes)
+      })
+    }
+  }
+
+  /**
+   * Runs inside each change's transaction: for what must agree with the records. It never throws for what a record says. `undone` is
+   * called when a transaction failed: tables are then as before, and what is in memory is to be read again.
+   */
+  addIndex(apply: (change: Change) => void, undone?: () => void): void {
     this.#indexes.push(apply)
+    if (undone) this.#undone.push(undone)
   }
 
   /** Told after the commit. Gives back how to stop. */
@@ -238,8 +260,9 @@ export class Records implements Disposable {
         if (held.seq === record.seq) this.#noteRival(record)
         return 'older'
       }
-      const unfit = this.#unfit(record, held)
-      if (unfit) return unfit
+      if (!isSame(record.publisher, this.publisher) && !this.#admits(record)) return 'refused:stranger'
+      const refusal = this.#bounds.refusalOf(record, held)
+      if (refusal) return `refused:${refusal}`
       verifyRecord(record)
       this.#noteRival(record)
       if (isSame(record.publisher, this.publisher)) this.#saveCounter(Math.max(record.seq, this.#lastSeq))
@@ -253,21 +276,6 @@ export class Records implements Disposable {
     }
   }
 
-  /** Why a record would not be kept although nothing is newer. */
-  #unfit(record: SignedRecord, held: Row | undefined): Acceptance | undefined {
-    const { publisher } = record
-    const size = record.bytes.byteLength
-    const growth = size - (held?.size ?? 0)
-    const { count, bytes } = this.#shelves.total(publisher)
-    if (!isSame(publisher, this.publisher)) {
-      if (count === 0 && this.#shelves.publisherCount >= PUBLISHERS_MAX) return 'refused:full'
-      if (growth > 0 && this.#shelves.totalBytes + growth > TOTAL_SIZE_BYTES_MAX) return 'refused:full'
-    }
-    if (fits(count + (held ? 0 : 1), bytes + growth)) return undefined
-    const above = this.#shelves.above(publisher, record)
-    return fits(above.count + 1, above.bytes + size) ? undefined : 'refused:bounds'
-  }
-
   #say(said: { kind: string; name: string } & ({ body: unknown } | { deleted: true }), leaseMs: number): SignedRecord {
     const held = this.#shelves.at({ publisher: this.publisher, kind: said.kind, name: said.name })
     const heldBytes = held && this.fetch(held.id)
@@ -275,12 +283,15 @@ export class Records implements Disposable {
     const times = leaseAfter(heldBytes && parseRecord(heldBytes), now, leaseMs)
     const seq = Math.max(now, this.#lastSeq + 1)
     const record = encodeRecord({ network: this.network, seq, ...times, ...said }, this.#signer)
-    const { count, bytes } = this.#shelves.total(this.publisher)
-    const growth = record.bytes.byteLength - (held?.size ?? 0)
-    if (growth > 0 && !fits(count + (held ? 0 : 1), bytes + growth)) {
-      throw new AgentError('limit', `this node has published ${count} records of ${bytes} bytes together`, {
-        next: `Other nodes keep ${PUBLISHER_RECORDS_MAX} records and ${PUBLISHER_SIZE_BYTES_MAX} bytes of one node: unpublish something.`,
-      })
+    const excess = this.#bounds.excessOf(record, held)
+    if (excess) {
+      throw new AgentError(
+        'limit',
+        `this node has published ${excess.count} records of ${excess.bytes} bytes together`,
+        {
+          next: `Other nodes keep ${PUBLISHER_RECORDS_MAX} records and ${PUBLISHER_SIZE_BYTES_MAX} bytes of one node: unpublish something.`,
+        },
+      )
     }
     const isLive = isLiveLease(record)
     // Outside a transaction only: within one SQLite ignores it.
@@ -308,10 +319,9 @@ export class Records implements Disposable {
     this.#nextExpiry = Math.min(this.#nextExpiry, record.expires)
     this.#tell({ publisher, kind, name, record, cause: how.cause }, changes)
     for (;;) {
-      const { count, bytes } = this.#shelves.total(publisher)
-      const lowest = fits(count, bytes) ? undefined : this.#shelves.lowest(publisher)
-      if (!lowest) return
-      this.#drop(lowest, 'evicted', changes)
+      const surplus = this.#bounds.surplusOf(publisher)
+      if (!surplus) return
+      this.#drop(surplus, 'evicted', changes)
     }
   }
 
@@ -354,6 +364,7 @@ export class Records implements Disposable {
       result = transaction(this.#db, () => work(changes))
     } catch (error) {
       for (const publisher of this.#shelves.recount()) this.#positions.changed(publisher)
+      for (const undone of this.#undone) undone()
       throw error
     }
     for (const { publisher } of changes) this.#positions.changed(publisher)
@@ -381,10 +392,6 @@ function leaseAfter(
   if (!before || before.issued > now + ISSUED_AHEAD_MS_MAX) return { issued: now, expires: now + leaseMs }
   const issued = Math.max(now, before.issued)
   return { issued, expires: Math.max(issued + leaseMs, before.expires) }
-}
-
-function fits(count: number, bytes: number): boolean {
-  return count <= PUBLISHER_RECORDS_MAX && bytes <= PUBLISHER_SIZE_BYTES_MAX
 }
 
 function isSame(a: Uint8Array, b: Uint8Array): boolean {

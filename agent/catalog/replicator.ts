@@ -8,6 +8,7 @@
  *
  * Wire format and limits: protocols/records/spec.md. A peer's fault closes its stream, is logged at debug, and costs it a pause.
  */
+import { once } from 'node:events'
 import type { Stream } from '@libp2p/interface'
 import { WireError } from '../../protocols/error.ts'
 import { Frames } from '../../protocols/frame.ts'
@@ -47,6 +48,8 @@ const SESSION_MS_MAX = 180_000
 /** In one comparison: 10,000 publishers in batches of 256, and pages of records. */
 const REQUESTS_MAX = 4_096
 
+/** A comparison waits this long for `ready`; then it is better to compare without what that would have brought. */
+const READY_MS_MAX = 5_000
 /** A peer that refused this many offers and took none will refuse them again: see DEAF_MS. A single one may just have expired. */
 const DEAF_REFUSED_MIN = 16
 
@@ -59,7 +62,7 @@ export type Gossip = {
 export type Verdict = 'accept' | 'ignore' | 'reject'
 
 export type Peers = {
-  onPeer(listener: (peerId: string, direction: 'inbound' | 'outbound') => void): unknown
+  onPeer(listener: (peerId: string, direction: 'inbound' | 'outbound') => void): () => void
   connected(): string[]
   openStream(peerId: string, protocol: string, signal: AbortSignal): Promise<Stream>
   handle(
@@ -74,6 +77,10 @@ export type ReplicatorOptions = {
   records: SyncStore & Pick<Records, 'accept' | 'onChange'>
   gossip: Gossip
   peers: Peers
+  /** Resolves when what must come before records was exchanged with the peer: who is revoked is then not taken from it. */
+  ready?: (peerId: string) => Promise<void>
+  /** In a closed network: told when who was a stranger may be one no more. */
+  members?: { onChange(listener: () => void): () => void }
   log: Log
   /** From 0 to 1, for jitter and the choice of peers. */
   random?: () => number
@@ -84,6 +91,7 @@ export class Replicator implements AsyncDisposable {
   readonly #records: ReplicatorOptions['records']
   readonly #gossip: Gossip
   readonly #peers: Peers
+  readonly #ready: ReplicatorOptions['ready']
   readonly #log: Log
   readonly #random: () => number
   readonly #intervalMs: number
@@ -98,10 +106,11 @@ export class Replicator implements AsyncDisposable {
   #answering = 0
   #isRoundDue = false
 
-  private constructor({ records, gossip, peers, log, random, intervalMs }: ReplicatorOptions) {
+  private constructor({ records, gossip, peers, ready, log, random, intervalMs }: ReplicatorOptions) {
     this.#records = records
     this.#gossip = gossip
     this.#peers = peers
+    this.#ready = ready
     this.#log = log
     this.#random = random ?? Math.random
     this.#intervalMs = intervalMs ?? INTERVAL_MS
@@ -110,7 +119,7 @@ export class Replicator implements AsyncDisposable {
 
   static async start(options: ReplicatorOptions): Promise<Replicator> {
     const replicator = new Replicator(options)
-    const { records, gossip, peers } = options
+    const { records, gossip, peers, members } = options
     await peers.handle(RECORDS_PROTOCOL, (stream, peerId) => replicator.#answer(stream, peerId), {
       maxInboundStreams: STREAMS_MAX,
     })
@@ -120,11 +129,17 @@ export class Replicator implements AsyncDisposable {
         replicator.#log.debug({ kind, name, cause }, 'record.changed')
       }
     })
-    replicator.#stopping.signal.addEventListener('abort', unlisten, { once: true })
-    gossip.subscribe((bytes, from) => replicator.#validate(bytes, from))
-    peers.onPeer((peerId, direction) => {
+    const unlistenPeers = peers.onPeer((peerId, direction) => {
       if (direction === 'outbound') replicator.#met(peerId)
     })
+    const unlistenMembers = members?.onChange(() => replicator.#refused.forget())
+    const stop = () => {
+      unlisten()
+      unlistenPeers()
+      unlistenMembers?.()
+    }
+    replicator.#stopping.signal.addEventListener('abort', stop, { once: true })
+    gossip.subscribe((bytes, from) => replicator.#validate(bytes, from))
     replicator.#compareNowAndThen()
     return replicator
   }
@@ -200,6 +215,7 @@ export class Replicator implements AsyncDisposable {
     const signal = AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(SESSION_MS_MAX)])
     let frames: Frames | undefined
     try {
+      await this.#waitReady(peerId, signal)
       frames = new Frames(await this.#peers.openStream(peerId, RECORDS_PROTOCOL, signal))
       const result = await syncWith(new RecordsAsker(frames), this.#records, {
         refused: this.#refused,
@@ -217,6 +233,16 @@ export class Replicator implements AsyncDisposable {
       frames?.abort(error as Error)
       this.#failed(peerId, error)
     }
+  }
+
+  async #waitReady(peerId: string, signal: AbortSignal): Promise<void> {
+    const ready = this.#ready?.(peerId).catch((error: unknown) => {
+      this.#log.debug({ peerId, reason: reasonOf(error) }, 'records.unready')
+    })
+    if (ready === undefined) return
+    const within = AbortSignal.any([signal, AbortSignal.timeout(READY_MS_MAX)])
+    await Promise.race([ready, once(within, 'abort')])
+    signal.throwIfAborted()
   }
 
   async #answer(stream: Stream, peerId: string): Promise<void> {

@@ -85,9 +85,10 @@ export class Shelf {
     return this.#row(`SELECT ${ROW} FROM RECORDS WHERE publisher = ? AND kind = ? AND name = ?`, publisher, kind, name)
   }
 
-  /** The record of this publisher with the lowest rank. */
-  lowest(publisher: Uint8Array): Row | undefined {
-    return this.#row(`SELECT ${ROW} FROM RECORDS WHERE publisher = ? ORDER BY seq, id LIMIT 1`, publisher)
+  /** The record of this publisher with the lowest rank, but for one of the spared kind and name. */
+  lowest(publisher: Uint8Array, spared = { kind: '', name: '' }): Row | undefined {
+    const sql = `SELECT ${ROW} FROM RECORDS WHERE publisher = ? AND NOT (kind = ? AND name = ?) ORDER BY seq, id LIMIT 1`
+    return this.#row(sql, publisher, spared.kind, spared.name)
   }
 
   /** A record of this publisher with this seq that is not `id`. */

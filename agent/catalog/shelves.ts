@@ -60,9 +60,9 @@ export class Shelves implements Disposable {
     return this.#durable.at(key) ?? this.#live.at(key)
   }
 
-  /** The record of this publisher with the lowest rank. */
-  lowest(publisher: Uint8Array): Row | undefined {
-    const rows = this.#all.map((shelf) => shelf.lowest(publisher)).filter((row) => row !== undefined)
+  /** The record of this publisher with the lowest rank, but for the spared one. */
+  lowest(publisher: Uint8Array, spared?: { kind: string; name: string }): Row | undefined {
+    const rows = this.#all.map((shelf) => shelf.lowest(publisher, spared)).filter((row) => row !== undefined)
     return rows.sort(compareRank)[0]
   }
 
@@ -110,6 +110,10 @@ export class Shelves implements Disposable {
   counts(): { records: number; publishers: number; bytes: number } {
     const records = this.#totals.values().reduce((sum, { count }) => sum + count, 0)
     return { records, publishers: this.#totals.size, bytes: this.#totalBytes }
+  }
+
+  publishers(): Uint8Array[] {
+    return [...this.#totals.keys()].map((name) => Buffer.from(name, 'latin1'))
   }
 
   get publisherCount(): number {

@@ -3,7 +3,8 @@
  * session. Wire format: protocols/records/spec.md.
  *
  * A peer's fault ends the session with a WireError. What this store refuses of a peer's honest records (its own clock may be off, a
- * publisher may be over its bounds) is remembered for a while, so that the next session does not fetch it again.
+ * publisher may be over its bounds or, in a closed network, a stranger) is remembered for a while, so that the next session does not
+ * fetch it again. A publisher's member record is fetched and offered before its others, which are nothing without it.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { WireError } from '../../protocols/error.ts'
@@ -15,7 +16,8 @@ import {
   type Position,
   type RecordsAsker,
 } from '../../protocols/records/exchange.ts'
-import { compareRank } from '../../protocols/records/record.ts'
+import { MEMBER_KIND, MEMBER_NAME } from '../../protocols/records/member.ts'
+import { compareRank, keyTag } from '../../protocols/records/record.ts'
 import type { Acceptance, Records } from './records.ts'
 
 /** Bytes fetched, and bytes offered, in one session; the next one goes on. */
@@ -29,6 +31,8 @@ const CLOCK_RTT_MS_MAX = 5_000
 /** Ids of refused records that are remembered, and how long: what was refused for a wrong clock is worth another try. */
 const REFUSED_MAX = 20_000
 const REFUSED_MS = 10 * 60_000
+
+const MEMBER_TAG = keyTag(MEMBER_KIND, MEMBER_NAME)
 
 export type SyncStore = Pick<
   Records,
@@ -57,10 +61,18 @@ export type SyncOptions = {
 /** Ids of records that were fetched and refused. */
 export class RefusedIds {
   readonly #until = new Map<string, number>()
+  /** How often all was forgotten. */
+  epoch = 0
 
   add(id: Uint8Array, now: number): void {
     if (this.#until.size >= REFUSED_MAX) this.#until.clear()
     this.#until.set(hex(id), now + REFUSED_MS)
+  }
+
+  /** To be called when who was a stranger may be one no more. */
+  forget(): void {
+    this.#until.clear()
+    this.epoch++
   }
 
   has(id: Uint8Array, now: number): boolean {
@@ -158,8 +170,11 @@ async function* fetchAll(
     at += answered.length
     const found = answered.flatMap((bytes, nth) => (bytes ? [{ bytes, id: ids[nth] ?? bytes }] : []))
     const records = found.map(({ bytes }) => bytes)
+    const { epoch } = refused
     const acceptances = await acceptInTurns(store, records)
-    for (const [nth, { id }] of found.entries()) if (acceptances[nth] !== 'new') refused.add(id, store.now())
+    const notTaken = found.filter((_, nth) => acceptances[nth] !== 'new')
+    // What was refused before the members changed may be taken now.
+    if (refused.epoch === epoch) for (const { id } of notTaken) refused.add(id, store.now())
     yield { records, received: records.filter((_, nth) => acceptances[nth] === 'new') }
   }
 }
@@ -214,12 +229,12 @@ function compare(ours: Position[], theirs: Position[]): { newer: Uint8Array[]; o
 
 function ahead(these: Position[], those: Position[]): Uint8Array[] {
   const known = new Map(those.map((position) => [hex(position.tag), position]))
-  return these
-    .filter((position) => {
-      const other = known.get(hex(position.tag))
-      return !other || compareRank(position, other) > 0
-    })
-    .map(({ id }) => id)
+  const found = these.filter((position) => {
+    const other = known.get(hex(position.tag))
+    return !other || compareRank(position, other) > 0
+  })
+  const isMember = ({ tag }: Position) => Buffer.compare(tag, MEMBER_TAG) === 0
+  return [...found.filter(isMember), ...found.filter((position) => !isMember(position))].map(({ id }) => id)
 }
 
 function hex(bytes: Uint8Array): string {

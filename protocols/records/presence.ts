@@ -7,6 +7,11 @@ import { z } from 'zod'
 export const PRESENCE_KIND = 'presence'
 export const PRESENCE_NAME = 'node'
 
+/** A node on several networks has a handful of addresses. */
+export const ADDRESSES_MAX = 8
+/** Long enough for a name of DNS and a path over a relay. */
+const ADDRESS_LENGTH_MAX = 512
+
 /** For a terminal: no control characters, no line breaks, nothing that changes the direction of text. */
 const shown = (lengthMax: number) =>
   z
@@ -27,5 +32,15 @@ export const presenceBody = z.object({
     cpus: z.int().min(1).max(65_536),
     memoryBytes: z.int().min(0).max(Number.MAX_SAFE_INTEGER),
   }),
+  /** Where it can be dialled, in closed networks; read by `addressesIn`, since one that is wrong is no reason not to show the node. */
+  addresses: z.unknown().optional(),
 })
 export type PresenceBody = z.infer<typeof presenceBody>
+
+/** The addresses that a node says of itself, as they stand there: whether they are multiaddrs is for who dials them to see. */
+export function addressesIn({ addresses }: Pick<PresenceBody, 'addresses'>): string[] {
+  if (!Array.isArray(addresses)) return []
+  return addresses
+    .slice(0, ADDRESSES_MAX)
+    .filter((one): one is string => typeof one === 'string' && one.length <= ADDRESS_LENGTH_MAX)
+}

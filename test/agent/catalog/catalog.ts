@@ -5,7 +5,7 @@
 import type { Stream } from '@libp2p/interface'
 import { peerIdOf } from '../../../agent/catalog/peer-id.ts'
 import { Records } from '../../../agent/catalog/records.ts'
-import { type Gossip, type Peers, Replicator } from '../../../agent/catalog/replicator.ts'
+import { type Gossip, type Peers, Replicator, type ReplicatorOptions } from '../../../agent/catalog/replicator.ts'
 import { ephemeralNodeKey, type NodeKey } from '../../../agent/identity/node-key.ts'
 import type { Log } from '../../../agent/log.ts'
 import { type Database, openDatabase } from '../../../agent/state/database.ts'
@@ -85,8 +85,13 @@ export class FakeMesh {
   streamedBytes = 0
   readonly opened: { from: string; to: string }[] = []
 
-  async node(options: { clock?: Clock; intervalMs?: number } = {}): Promise<FakeNode> {
-    const store = makeStore(options)
+  async node(
+    options: { clock?: Clock; intervalMs?: number; store?: Store & Disposable } & Pick<
+      ReplicatorOptions,
+      'ready' | 'members'
+    > = {},
+  ): Promise<FakeNode> {
+    const { store = makeStore(options), ready, members } = options
     const peerId = peerIdOf(store.key.publicKey)
     this.#links.set(peerId, new Set())
     const { intervalMs = 3_600_000 } = options
@@ -97,6 +102,8 @@ export class FakeMesh {
       log: store.log,
       random: () => 0.5,
       intervalMs,
+      ...(ready && { ready }),
+      ...(members && { members }),
     })
     const dispose = async () => {
       await replicator[Symbol.asyncDispose]()
@@ -150,7 +157,10 @@ export class FakeMesh {
 
   #peersOf(peerId: string): Peers {
     return {
-      onPeer: (listener) => this.#listeners.set(peerId, listener),
+      onPeer: (listener) => {
+        this.#listeners.set(peerId, listener)
+        return () => void this.#listeners.delete(peerId)
+      },
       connected: () => [...(this.#links.get(peerId) ?? [])],
       openStream: async (to) => {
         const handler = this.#handlers.get(to)

@@ -114,6 +114,53 @@ describe('nodes', () => {
   })
 })
 
+describe('addresses', () => {
+  const [here, there] = ['/ip4/192.0.2.7/tcp/7477', '/dns4/attic.example/tcp/7477']
+
+  it('are said anew with each renewal, at most eight, and not at all in the open network', () => {
+    vi.useFakeTimers()
+    using store = makeStore()
+    let addresses = Array.from({ length: 9 }, (_, nth) => `/ip4/192.0.2.${nth}/tcp/1`)
+    const nodes = new Nodes(store.records)
+    const options = { records: store.records, body, nodeCount: () => 1, log: store.log }
+    using _presence = Presence.start({ ...options, addresses: () => addresses })
+    expect(nodes.get(store.key.peerId)?.addresses).toEqual(addresses.slice(0, 8))
+    addresses = [here]
+    vi.advanceTimersByTime(MINUTE_MS / 3)
+    expect(nodes.get(store.key.peerId)?.addresses).toEqual([here])
+    using open = makeStore()
+    using _other = Presence.start({ ...options, records: open.records })
+    expect(open.records.list('presence')[0]?.body).not.toHaveProperty('addresses')
+  })
+
+  it('are told when they change, and of those who are there already; what cannot be dialled is left out', () => {
+    using store = makeStore()
+    const nodes = new Nodes(store.records)
+    const say = (addresses: unknown, seq: number, over = {}) =>
+      store.records.accept(presenceOf({ addresses, ...over }, seq).bytes)
+    const told: unknown[] = []
+    const stop = nodes.onAddresses((peerId, addresses) => void told.push([peerId, addresses]))
+    say(
+      [here, 'nonsense', '/unknown/x', 7, `${there}/p2p/${ephemeralNodeKey().peerId}`, `${there}/p2p/${alice.peerId}`],
+      1,
+    )
+    const usable = [here, `${there}/p2p/${alice.peerId}`]
+    expect(told).toEqual([[alice.peerId, usable]])
+    say(usable, 2, { name: 'cellar' })
+    say('none', 3)
+    expect(nodes.get(alice.peerId)).toMatchObject({ name: 'attic', addresses: [] })
+    expect(told).toHaveLength(1)
+    say([there], 4)
+    expect(told.at(-1)).toEqual([alice.peerId, [there]])
+    const late: unknown[] = []
+    nodes.onAddresses((peerId) => void late.push(peerId))
+    expect(late).toEqual([alice.peerId])
+    stop()
+    say([here], 5)
+    expect(told).toHaveLength(2)
+  })
+})
+
 describe('renewing', () => {
   const leases = { note: 30 * DAY_MS }
 

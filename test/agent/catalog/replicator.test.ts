@@ -1,7 +1,10 @@
 /** Nodes that gossip and compare, on a network in memory. */
 import { describe, expect, it } from 'vitest'
 import { ephemeralNodeKey } from '../../../agent/identity/node-key.ts'
-import { DAY_MS, FakeMesh, type FakeNode, MINUTE_MS, recordBy, stateOf, until } from './catalog.ts'
+import { issueRevocation } from '../../../protocols/membership/revocation.ts'
+import { TestNetwork } from '../../protocols/membership/people.ts'
+import { DAY_MS, FakeMesh, type FakeNode, MINUTE_MS, recordBy, START_MS, stateOf, until } from './catalog.ts'
+import { makeClosedStore, memberRecord, revocationOf } from './closed.ts'
 
 const alice = ephemeralNodeKey()
 
@@ -147,6 +150,75 @@ describe('judging gossip', () => {
     node.db.exec('PRAGMA query_only = 0')
     expect(mesh.tell('x', node, recordBy(alice).bytes)).toBe('accept')
     expect(node.records.counts().records).toBe(1)
+  })
+})
+
+describe('a closed network', () => {
+  const network = new TestNetwork(START_MS)
+  const note = (key: typeof alice, name = 'a') => recordBy(key, { network: network.id, name })
+
+  it('neither passes on what a stranger says nor holds it against who does, and takes it once it is a member’s', async () => {
+    await using mesh = new FakeMesh()
+    const store = makeClosedStore(network)
+    const node = await mesh.node({ store, members: store.members })
+    const verdicts = Array.from({ length: 100 }, (_, nth) => mesh.tell('x', node, note(alice, `n${nth}`).bytes))
+    expect(new Set(verdicts)).toEqual(new Set(['ignore']))
+    expect(mesh.tell('x', node, memberRecord(network, alice).bytes)).toBe('accept')
+    expect(mesh.tell('x', node, note(alice, 'n0').bytes)).toBe('accept')
+    expect(names(node)).toEqual(['n0'])
+  })
+
+  it('fetches again what a stranger said when that is a member after all', async () => {
+    await using mesh = new FakeMesh()
+    mesh.isGossiping = false
+    const [one, two] = [makeClosedStore(network), makeClosedStore(network)]
+    const node = await mesh.node({ store: one, members: one.members })
+    const other = await mesh.node({ store: two, members: two.members })
+    const [delegate, revoker] = [ephemeralNodeKey(), ephemeralNodeKey()]
+    const endorsed = (key: typeof alice) => network.delegate(key.publicKey)
+    const chain = network.certify(alice.publicKey, {}, delegate, endorsed(delegate))
+    two.records.acceptAll([memberRecord(network, alice, chain).bytes, note(alice).bytes])
+    // A delegate takes alice out, and then is found to have had no business to.
+    const fields = { network: network.id, key: alice.publicKey, scope: 'member' as const, issued: START_MS }
+    one.membership.learn(issueRevocation(fields, revoker, endorsed(revoker)).bytes)
+    mesh.connect(node, other)
+    await until(() => mesh.opened.length >= 2 && one.members.list().length === 2, 6_000)
+    expect(names(node)).toEqual([])
+    one.membership.learn(revocationOf(network, revoker.publicKey, 'issuer'))
+    await until(() => names(node).includes('a'), 6_000)
+  })
+
+  it('compares when what comes first is exchanged, and soon even if that never ends or fails', async () => {
+    await using mesh = new FakeMesh()
+    const { promise, resolve } = Promise.withResolvers<void>()
+    const asked: string[] = []
+    const ready = (peerId: string) => {
+      asked.push(peerId)
+      return promise
+    }
+    const [node, other] = [await mesh.node({ ready }), await mesh.node()]
+    say(other, 'x')
+    mesh.connect(node, other)
+    await until(() => asked.length > 0)
+    expect(asked).toEqual([other.peerId])
+    expect(mesh.opened).toEqual([])
+    resolve()
+    await until(() => names(node).includes('x'), 1_000)
+    const failing = await mesh.node({ ready: () => Promise.reject(new Error('no')) })
+    const waiting = await mesh.node({ ready: () => new Promise(() => {}) })
+    mesh.connect(failing, other)
+    mesh.connect(waiting, other)
+    await until(() => names(failing).includes('x'), 1_000)
+    await until(() => names(waiting).includes('x'), 7_000)
+  })
+
+  it('ends although it waits for what comes first', async () => {
+    await using mesh = new FakeMesh()
+    const node = await mesh.node({ ready: () => new Promise(() => {}) })
+    const other = await mesh.node()
+    mesh.connect(node, other)
+    await node.replicator[Symbol.asyncDispose]()
+    expect(mesh.opened).toEqual([])
   })
 })
 

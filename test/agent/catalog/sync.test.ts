@@ -7,11 +7,23 @@ import { ephemeralNodeKey } from '../../../agent/identity/node-key.ts'
 import { Frames } from '../../../protocols/frame.ts'
 import { answerRecords, type RecordHoldings, RecordsAsker } from '../../../protocols/records/exchange.ts'
 import { ISSUED_AHEAD_MS_MAX, PUBLISHER_RECORDS_MAX, type SignedRecord } from '../../../protocols/records/record.ts'
+import { TestNetwork } from '../../protocols/membership/people.ts'
 import { streamPair } from '../../stream-pair.ts'
 import { clockAt, DAY_MS, MINUTE_MS, makeStore, recordBy, START_MS, type Store, stateOf } from './catalog.ts'
+import { type ClosedStore, lasting, makeClosedStore, memberRecord, revocationOf } from './closed.ts'
 
 const keys = [ephemeralNodeKey(), ephemeralNodeKey(), ephemeralNodeKey()]
 const [alice = ephemeralNodeKey(), bob = alice] = keys
+
+/** Meetings of four stores, there and back along a line: then everybody has heard of everything. */
+const LINE = [
+  [0, 1],
+  [2, 1],
+  [3, 2],
+  [1, 2],
+  [0, 1],
+  [2, 3],
+] as const
 
 /** `from` drives one comparison with `to`. */
 async function sync(
@@ -222,16 +234,7 @@ describe('any stores that compare with each other', () => {
             if (one && other && one !== other) await sync(one, other)
           }
           for (const [from, to] of meetings) await meet(from, to)
-          // There and back along a line: then everybody has heard of everything.
-          for (const [from, to] of [
-            [0, 1],
-            [2, 1],
-            [3, 2],
-            [1, 2],
-            [0, 1],
-            [2, 3],
-          ] as const)
-            await meet(from, to)
+          for (const [from, to] of LINE) await meet(from, to)
           for (const store of stores) {
             expect(stateOf(store)).toBe(stateOf(all))
             store[Symbol.dispose]()
@@ -283,6 +286,106 @@ describe('any stores that compare with each other', () => {
         for (const store of stores) store[Symbol.dispose]()
       }),
       { numRuns: 60 },
+    )
+  })
+})
+
+describe('stores of a closed network', () => {
+  const network = new TestNetwork(START_MS)
+  const note = (key: typeof alice, said = {}) => recordBy(key, { network: network.id, ...said })
+
+  it('hand over a member record before the rest, which is nothing without it', async () => {
+    using one = makeClosedStore(network)
+    using two = makeClosedStore(network)
+    const older = memberRecord(network, alice, undefined, { seq: 1 })
+    fill(one, [older, note(alice, { seq: 2 }), note(alice, { name: 'b', seq: 3 })])
+    using three = makeClosedStore(network)
+    expect(await sync(two, one, { refused: two.refused })).toMatchObject({ received: 4, refused: 0 })
+    expect(await sync(one, three, { refused: one.refused })).toMatchObject({ refused: 0 })
+    expect([stateOf(two), stateOf(three)].map((state) => state.length)).toEqual([8_192, 8_192])
+    expect(three.records.list('note')).toHaveLength(2)
+  })
+
+  it('do not fetch a stranger’s records again, until the members change', async () => {
+    using one = makeClosedStore(network)
+    using two = makeClosedStore(network)
+    fill(two, [memberRecord(network, alice), note(alice, { body: new Uint8Array(50_000) })])
+    one.membership.learn(revocationOf(network, alice.publicKey))
+    // The first brings a new member, the other node: what was refused meanwhile is tried once more.
+    for (const _ of [1, 2]) await sync(one, two, { refused: one.refused })
+    expect(one.records.positions(alice.publicKey)).toEqual([])
+    const again = await sync(one, two, { refused: one.refused, isOffering: false })
+    expect(again.sentBytes).toBeLessThan(6_000)
+    // What was refused may have been that of somebody who is a member now.
+    fill(one, [memberRecord(network, bob)])
+    const third = await sync(one, two, { refused: one.refused, isOffering: false })
+    expect(third.sentBytes).toBeGreaterThan(50_000)
+  })
+
+  /** What people there are, and what each said; the first of each list makes it a member, or not. */
+  const [ending, revoked, stranger, voided] = Array.from({ length: 4 }, () => ephemeralNodeKey())
+  const people = [alice, bob, ending, revoked, stranger, voided].filter((key) => key !== undefined)
+  const delegate = ephemeralNodeKey()
+  const chainOf = (key: typeof alice) => {
+    if (key === stranger) return new TestNetwork(START_MS).certify(key.publicKey)
+    if (key === ending) return lasting(network, key, { notAfter: START_MS + 10 * MINUTE_MS })
+    if (key === voided) return network.certify(key.publicKey, {}, delegate, network.delegate(delegate.publicKey))
+    return lasting(network, key)
+  }
+  const said = people.map((key) => [
+    memberRecord(network, key, chainOf(key), { seq: 2 }),
+    ...[1, 3, 4].map((seq) => note(key, { name: `n${seq % 2}`, seq })),
+    note(key, { name: 'gone', seq: 5, deleted: true }),
+  ])
+  const revocations = [
+    revocationOf(network, people[3]?.publicKey ?? new Uint8Array(32)),
+    revocationOf(network, delegate.publicKey, 'issuer'),
+  ]
+  const nodes = [0, 1, 2, 3].map(() => ephemeralNodeKey())
+
+  it('agree on the records of members, whoever heard of what first, and none keeps those of others', async () => {
+    const heard = fc.record({ at: fc.nat(3), who: fc.nat(people.length - 1), nth: fc.nat(4) })
+    const moment = fc.oneof(
+      { weight: 8, arbitrary: heard.map((what) => ({ do: 'hear' as const, ...what })) },
+      { weight: 2, arbitrary: fc.tuple(fc.nat(3), fc.nat(3)).map(([at, to]) => ({ do: 'meet' as const, at, to })) },
+      { weight: 1, arbitrary: fc.tuple(fc.nat(3), fc.nat(1)).map(([at, nth]) => ({ do: 'learn' as const, at, nth })) },
+      { weight: 1, arbitrary: fc.constantFrom(2, 6).map((minutes) => ({ do: 'wait' as const, at: 0, minutes })) },
+    )
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(moment, { maxLength: 40 }),
+        fc.array(fc.nat(3), { minLength: people.length, maxLength: people.length }),
+        async (moments, homes) => {
+          const clock = clockAt()
+          const stores = nodes.map((key) => makeClosedStore(network, { key, clock, chain: lasting(network, key) }))
+          const at = (nth: number) => stores[nth] as ClosedStore
+          for (const one of moments) {
+            if (one.do === 'hear')
+              fill(
+                at(one.at),
+                [said[one.who]?.[one.nth]].filter((record) => record !== undefined),
+              )
+            else if (one.do === 'learn') at(one.at).membership.learn(revocations[one.nth] as Uint8Array)
+            else if (one.do === 'wait') clock.at += one.minutes * MINUTE_MS
+            else if (one.at !== one.to) await sync(at(one.at), at(one.to), { refused: at(one.at).refused })
+          }
+          // Everybody has a friend who hears all of it, and the revocations reach all nodes.
+          for (const [who, home] of homes.entries()) fill(at(home), said[who] ?? [])
+          clock.at = START_MS + 20 * MINUTE_MS
+          for (const { membership, members } of stores) {
+            for (const bytes of revocations) membership.learn(bytes)
+            members.sweep()
+          }
+          for (const [from, to] of LINE) await sync(at(from), at(to), { refused: at(from).refused })
+          for (const store of stores) {
+            expect(stateOf(store)).toBe(stateOf(at(0)))
+            const has = people.map(({ publicKey }) => store.records.positions(publicKey).length)
+            expect(has).toEqual([4, 4, 0, 0, 0, 0])
+          }
+          for (const store of stores) store[Symbol.dispose]()
+        },
+      ),
+      { numRuns: 40 },
     )
   })
 })
