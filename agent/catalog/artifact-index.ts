@@ -40,13 +40,25 @@ export type ArtifactRow = ArtifactKey & { cid: string; issued: number; expires: 
 
 export type SearchOptions = { limit: number; now: number; preferred: Uint8Array }
 
+/** Whether what a publisher shares is to be found. */
+export type Welcomes = (publisher: Uint8Array) => boolean
+
 export class ArtifactIndex {
   readonly #db: Database
   readonly #prepared = new Map<string, StatementSync>()
+  readonly #welcomes: Welcomes | undefined
+  /** What `welcomes` said during the query that runs. */
+  readonly #said = new Map<string, boolean>()
+  /** Of rows that are found: live, and of somebody welcome. */
+  readonly #isFound: string
 
-  constructor(db: Database) {
+  constructor(db: Database, welcomes?: Welcomes) {
     this.#db = db
+    this.#welcomes = welcomes
     migrate(db, 'artifacts', STEPS)
+    this.#isFound = welcomes ? 'expires > $now AND welcomes(publisher)' : 'expires > $now'
+    // Asked by SQLite for each row, so that limits and duplicates are counted among what is found.
+    if (welcomes) db.function('welcomes', (publisher) => Number(this.#isWelcome(publisher as Uint8Array)))
     // Records with a short lease are not kept over a restart.
     transaction(db, () => {
       const gone = db
@@ -86,25 +98,26 @@ export class ArtifactIndex {
   }
 
   ofPublisher(publisher: Uint8Array): ArtifactRow[] {
-    return this.#rows('publisher = ? ORDER BY name', publisher)
+    return this.#rows('publisher = $publisher ORDER BY name', { publisher })
   }
 
   ofType(type: ArtifactBody['type']): ArtifactRow[] {
-    return this.#rows('type = ?', type)
+    return this.#rows('type = $type', { type })
   }
 
   named(name: string, now: number): ArtifactRow[] {
-    return this.#rows(`name = ? AND expires > ? ORDER BY issued DESC, publisher LIMIT ${ROWS_MAX}`, name, now)
+    return this.#found('name = $name', { name, now })
   }
 
   withCid(cid: string, now: number): ArtifactRow[] {
-    return this.#rows(`cid = ? AND expires > ? ORDER BY issued DESC, publisher LIMIT ${ROWS_MAX}`, cid, now)
+    return this.#found('cid = $cid', { cid, now })
   }
 
   /** How many are live: of one publisher, and of all. */
   counts(publisher: Uint8Array, now: number): { own: number; known: number } {
-    const sql = 'SELECT coalesce(sum(publisher = ?), 0) AS own, count(*) AS known FROM artifacts WHERE expires > ?'
-    return this.#statement(sql).get(publisher, now) as { own: number; known: number }
+    this.#said.clear()
+    const sql = `SELECT coalesce(sum(publisher = $publisher), 0) AS own, count(*) AS known FROM artifacts WHERE ${this.#isFound}`
+    return this.#statement(sql).get({ publisher, now }) as { own: number; known: number }
   }
 
   /**
@@ -112,6 +125,7 @@ export class ArtifactIndex {
    * it is one of its publishers.
    */
   search(typed: string, { limit, now, preferred }: SearchOptions): ArtifactRow[] {
+    this.#said.clear()
     const isEmpty = typed.trim() === ''
     const query = queryOf(typed)
     if (!isEmpty && query === '') return []
@@ -123,7 +137,7 @@ export class ArtifactIndex {
     const sql = `
       SELECT ${columns} FROM (
         SELECT *, row_number() OVER (PARTITION BY name, cid ORDER BY publisher = $preferred DESC, rank, issued DESC) AS nth
-          FROM (${found}) WHERE expires > $now
+          FROM (${found}) WHERE ${this.#isFound}
       ) WHERE nth = 1 ORDER BY name = $typed DESC, rank, issued DESC, name LIMIT $limit`
     return this.#statement(sql).all({ query, limit, now, preferred, typed: typed.trim() }) as ArtifactRow[]
   }
@@ -134,9 +148,21 @@ export class ArtifactIndex {
     return statement
   }
 
-  #rows(where: string, ...values: (string | number | Uint8Array)[]): ArtifactRow[] {
+  #found(where: string, values: Record<string, string | number>): ArtifactRow[] {
+    this.#said.clear()
+    return this.#rows(`${where} AND ${this.#isFound} ORDER BY issued DESC, publisher LIMIT ${ROWS_MAX}`, values)
+  }
+
+  #rows(where: string, values: Record<string, string | number | Uint8Array>): ArtifactRow[] {
     const sql = `SELECT publisher, name, cid, issued, expires FROM artifacts WHERE ${where}`
-    return this.#statement(sql).all(...values) as ArtifactRow[]
+    return this.#statement(sql).all(values) as ArtifactRow[]
+  }
+
+  #isWelcome(publisher: Uint8Array): boolean {
+    const name = Buffer.from(publisher).toString('latin1')
+    const said = this.#said.get(name) ?? this.#welcomes?.(publisher) ?? true
+    this.#said.set(name, said)
+    return said
   }
 }
 

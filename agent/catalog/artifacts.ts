@@ -1,5 +1,6 @@
 /**
- * What is shared, here and elsewhere: a view of the artifact records. Announces and withdraws this node's own, finds everybody's.
+ * What is shared in one network, here and elsewhere: a view of the artifact records. Announces and withdraws this node's own, finds
+ * everybody's, or those of whom a policy lets publish. catalogs.ts puts the networks together.
  *
  * A record whose body is no artifact that this agent understands is kept and passed on like any other, and is not in the view.
  */
@@ -16,7 +17,7 @@ import type { SignedRecord } from '../../protocols/records/record.ts'
 import { AgentError } from '../error.ts'
 import type { Database } from '../state/database.ts'
 import { transaction } from '../state/database.ts'
-import { ArtifactIndex, type ArtifactKey, type ArtifactRow } from './artifact-index.ts'
+import { ArtifactIndex, type ArtifactKey, type ArtifactRow, type Welcomes } from './artifact-index.ts'
 import type { Nodes } from './nodes.ts'
 import { PathIndex } from './path-index.ts'
 import { peerIdOf } from './peer-id.ts'
@@ -40,31 +41,43 @@ export type Artifact = {
   isOwn: boolean
   issued: number
   expires: number
+  /** The id, in hexadecimal, of the network that it was said in. */
+  network: string
 }
 
-export type Candidate = { peerId: string; name: string; body: NixArtifactBody }
+export type Candidate = { peerId: string; name: string; body: NixArtifactBody; network: string }
+
+/** One of the things that a reference may mean. */
+export type Meaning = Pick<Artifact, 'cid' | 'name' | 'isOwn' | 'issued' | 'network'> & { publisher: Uint8Array }
 
 export type ArtifactsOptions = {
   db: Database
-  records: Pick<Records, 'publisher' | 'now' | 'put' | 'remove' | 'get' | 'own' | 'addIndex' | 'onChange'>
+  records: Pick<Records, 'network' | 'publisher' | 'now' | 'put' | 'remove' | 'get' | 'own' | 'addIndex' | 'onChange'>
   nodes: Pick<Nodes, 'get' | 'onRename'>
+  /** Whether what a publisher shares is to be found here; asked with each query, since policies change. This node's own always is. */
+  welcomes?: Welcomes
 }
 
 export class Artifacts implements Disposable {
+  /** Its id in hexadecimal. */
+  readonly network: string
   readonly #records: ArtifactsOptions['records']
   readonly #nodes: ArtifactsOptions['nodes']
   readonly #db: Database
   readonly #index: ArtifactIndex
+  readonly #isWelcome: Welcomes
   readonly #paths = new PathIndex<ArtifactKey>()
   /** Publishers whose name changed since the last search, by peer id: renames cost nothing until somebody searches. */
   readonly #renamed = new Map<string, Uint8Array>()
   readonly #stop: (() => void)[]
 
-  constructor({ db, records, nodes }: ArtifactsOptions) {
+  constructor({ db, records, nodes, welcomes }: ArtifactsOptions) {
+    this.network = Buffer.from(records.network).toString('hex')
     this.#db = db
     this.#records = records
     this.#nodes = nodes
-    this.#index = new ArtifactIndex(db)
+    this.#isWelcome = (publisher) => this.#isOwn(publisher) || (welcomes?.(publisher) ?? true)
+    this.#index = new ArtifactIndex(db, welcomes && this.#isWelcome)
     for (const key of this.#index.ofType('nix'))
       this.#indexPaths(key, records.get(key.publisher, ARTIFACT_KIND, key.name))
     records.addIndex((change) => this.#apply(change))
@@ -139,22 +152,26 @@ export class Artifacts implements Disposable {
    * @throws {AgentError} `not-found`; `usage` when a name means several contents.
    */
   resolve(ref: string): Artifact {
-    const rows = this.#rowsOf(ref)
-    if (rows.some(({ cid }) => cid !== rows[0]?.cid)) {
-      const listed = rows
-        .slice(0, LISTED_MAX)
-        .map(({ publisher, name, cid }) => `${peerIdOf(publisher)}/${name} (${cid})`)
-      const more = rows.length > LISTED_MAX ? `, and ${rows.length - LISTED_MAX} more` : ''
-      throw new AgentError('usage', `${ref} means several things: ${listed.join(', ')}${more}`, {
-        next: 'Name one by its CID, or as publisher/name.',
-      })
-    }
-    const own = rows.find(({ publisher }) => this.#isOwn(publisher))
-    const [entry] = this.#entries([own, rows[0]].filter((row) => row !== undefined))
-    if (entry) return entry
-    throw new AgentError('not-found', `no artifact ${ref} is known here`, {
-      next: 'Look for it with `agent search`. What was published just now arrives within seconds, if this node has peers.',
+    const meant = theOne(ref, this.meanings(ref), {
+      whereOf: () => '',
+      next: 'Name one by its CID, or as publisher/name.',
     })
+    const artifact = meant && this.open(meant)
+    if (artifact) return artifact
+    throw unknownArtifact(ref)
+  }
+
+  /** What a reference, as in `resolve`, may mean: the newest first. */
+  meanings(ref: string): Meaning[] {
+    const { network } = this
+    return this.#rowsOf(ref).map(({ publisher, name, cid, issued }) => {
+      return { publisher, name, cid, issued, isOwn: this.#isOwn(publisher), network }
+    })
+  }
+
+  /** The whole of it; undefined when it has gone meanwhile. */
+  open(meaning: Meaning): Artifact | undefined {
+    return this.#entry(meaning)[0]
   }
 
   /** Peer ids of those who say that they share this content. */
@@ -165,8 +182,10 @@ export class Artifacts implements Disposable {
   /** Nix artifacts that may have the path with this hash part (the 32 characters before its name). */
   candidates(hashPart: string): Candidate[] {
     return this.#paths.find(pathPrefix(hashPart)).flatMap((key) => {
-      const [artifact] = this.#entry(key)
-      return artifact?.body.type === 'nix' ? [{ peerId: artifact.peerId, name: key.name, body: artifact.body }] : []
+      const [artifact] = this.#isWelcome(key.publisher) ? this.#entry(key) : []
+      if (artifact?.body.type !== 'nix') return []
+      const { peerId, name, body, network } = artifact
+      return [{ peerId, name, body, network }]
     })
   }
 
@@ -219,6 +238,7 @@ export class Artifacts implements Disposable {
       isOwn,
       issued,
       expires,
+      network: this.network,
     }
   }
 
@@ -254,6 +274,32 @@ export class Artifacts implements Disposable {
     const peerId = peerIdOf(publisher)
     return `${peerId} ${this.#nodes.get(peerId)?.name ?? ''}`
   }
+}
+
+/**
+ * Of what a reference may mean the first of this node's own, or the first; undefined when there is nothing. `whereOf` is said beside each
+ * when there are several, and `next` what to do about it.
+ *
+ * @throws {AgentError} `usage` when they are different contents.
+ */
+export function theOne(
+  ref: string,
+  meanings: readonly Meaning[],
+  { whereOf, next }: { whereOf: (meaning: Meaning) => string; next: string },
+): Meaning | undefined {
+  const [first] = meanings
+  if (meanings.every(({ cid }) => cid === first?.cid)) return meanings.find(({ isOwn }) => isOwn) ?? first
+  const listed = meanings
+    .slice(0, LISTED_MAX)
+    .map((one) => `${peerIdOf(one.publisher)}/${one.name} (${one.cid})${whereOf(one)}`)
+  const more = meanings.length > LISTED_MAX ? `, and ${meanings.length - LISTED_MAX} more` : ''
+  throw new AgentError('usage', `${ref} means several things: ${listed.join(', ')}${more}`, { next })
+}
+
+export function unknownArtifact(ref: string): AgentError {
+  return new AgentError('not-found', `no artifact ${ref} is known here`, {
+    next: 'Look for it with `agent search`. What was published just now arrives within seconds, if this node has peers.',
+  })
 }
 
 /** The text of a CID in its usual form, if that is what it is. */

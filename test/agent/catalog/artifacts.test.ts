@@ -28,10 +28,10 @@ const nixBody = (paths: readonly string[], description = ''): ArtifactBody => ({
   paths: Buffer.concat(paths.map(pathPrefix).sort((a, b) => Buffer.compare(a, b))),
 })
 
-function makeView() {
+function makeView(welcomes?: (publisher: Uint8Array) => boolean) {
   const store = makeStore()
   const nodes = new Nodes(store.records)
-  const artifacts = new Artifacts({ db: store.db, records: store.records, nodes })
+  const artifacts = new Artifacts({ db: store.db, records: store.records, nodes, ...(welcomes && { welcomes }) })
   const names = (words: string, limit = 20) => artifacts.search(words, limit).artifacts.map(({ name }) => name)
   const hear = (key: NodeKey, name: string, body: unknown, seq = 1) =>
     store.records.accept(recordBy(key, { kind: ARTIFACT_KIND, name, body, seq }).bytes)
@@ -228,6 +228,48 @@ describe('naming an artifact', () => {
     view.clock.at += MINUTE_MS
     view.hear(alice, 'hello', fileBody('1'))
     expect(view.artifacts.resolve('hello').isOwn).toBe(true)
+  })
+})
+
+describe('artifacts of somebody who may not publish', () => {
+  const cid = fileBody('1').cid.toString()
+
+  it('are found in no way, and all the rest as if they were not there', () => {
+    const out = new Set<string>()
+    using view = makeView((publisher) => !out.has(Buffer.from(publisher).toString('hex')))
+    view.hear(alice, 'same', fileBody('1'))
+    view.hear(bob, 'same', fileBody('1'), 2)
+    view.hear(bob, 'other', fileBody('2'), 3)
+    view.hear(bob, 'closure', nixBody(hashParts), 4)
+    const seen = () => [
+      view.artifacts.search('', 2).truncated,
+      view.names('same').length,
+      view.artifacts.holders(cid).length,
+      view.artifacts.candidates(hashParts[0]).length,
+      view.artifacts.count().known,
+    ]
+    expect(seen()).toEqual([true, 1, 2, 1, 4])
+    out.add(Buffer.from(bob.publicKey).toString('hex'))
+    expect(seen()).toEqual([false, 1, 1, 0, 1])
+    expect(view.artifacts.resolve('same').peerId).toBe(alice.peerId)
+    expect(() => view.artifacts.resolve('other')).toThrow(expect.objectContaining({ code: 'not-found' }))
+    out.clear()
+    expect(seen()).toEqual([true, 1, 2, 1, 4])
+  })
+
+  it('are found when it is this node', () => {
+    using view = makeView(() => false)
+    view.artifacts.announce('mine', fileBody('1'))
+    expect(view.names('')).toEqual(['mine'])
+    expect(view.artifacts.count()).toEqual({ own: 1, known: 1 })
+  })
+
+  it('cost one question a publisher and query', () => {
+    let asked = 0
+    using view = makeView(() => ++asked > 0)
+    for (let nth = 0; nth < 50; nth++) view.hear(alice, `n${nth}`, fileBody('1'), nth)
+    view.names('')
+    expect(asked).toBe(1)
   })
 })
 
