@@ -38,7 +38,7 @@ const SCHEMA = [
 
 export type BlobRow = { digest: Digest; sizeBytes: number; usedMs: number }
 /** A half-fetched blob, and the network that it is fetched for. */
-export type PartialRow = { digest: Digest; sizeBytes: number; network: string }
+type PartialRow = { digest: Digest; sizeBytes: number; network: string }
 /** `partialOf` is the network of a half-fetched blob; undefined when it is whole. */
 export type Evictable = { digest: Digest; sizeBytes: number; partialOf: string | undefined }
 

@@ -30,12 +30,13 @@ const signal = new AbortController().signal
 const signer = ephemeralNodeKey()
 let directory: string
 let db: Database | undefined
+let closedDb: Database | undefined
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), 'undernet-artifacts-'))
 })
 afterEach(() => {
-  db?.close()
-  db = undefined
+  for (const one of [db, closedDb]) one?.close()
+  db = closedDb = undefined
   rmSync(directory, { recursive: true, force: true })
 })
 
@@ -174,6 +175,64 @@ describe('publications', () => {
   })
 })
 
+describe('publications in two networks', () => {
+  const CLOSED = 'c1'.repeat(32)
+  const manifest = { root: 0, paths: [] }
+
+  /** Those of a closed network beside those of the open one, on the same blobs and shared paths. */
+  function startBoth() {
+    const open = start()
+    closedDb?.close()
+    closedDb = openDatabase(join(directory, 'closed.db'))
+    const records = new Records(closedDb, { network: Buffer.from(CLOSED, 'hex'), signer, log })
+    const artifacts = new Artifacts({ db: closedDb, records, nodes: new Nodes(records) })
+    const { pins, paths } = open.deps
+    return { open, closed: new Publications({ network: CLOSED, artifacts, pins, paths }) }
+  }
+
+  async function publishBoth({ open, closed }: ReturnType<typeof startBoth>, bytes: Buffer) {
+    const { digest } = await open.blobs.write(undefined, [bytes], signal, { pin: `${TEMPORARY_PIN}1` })
+    const body = { type: 'file' as const, cid: fileCid(digest), sizeBytes: bytes.byteLength, description: '' }
+    for (const each of [open.publications, closed]) each.publish({ name: 'a', body, blobs: [digest], manifest })
+    open.blobs.setPins(`${TEMPORARY_PIN}1`, [])
+    return digest
+  }
+
+  it('hold the same content each by itself: one may be withdrawn, and the other stays', async () => {
+    const both = startBoth()
+    const { open, closed } = both
+    const digest = await publishBoth(both, randomBytes(10))
+    expect(open.blobs.networksOf(digest)).toEqual(new Set([OPEN_NETWORK_ID, CLOSED]))
+    expect([...open.shared.keys()]).toEqual(['a', `${CLOSED}/a`])
+    open.publications.withdraw('a')
+    expect(open.blobs.networksOf(digest)).toEqual(new Set([CLOSED]))
+    expect([...open.shared.keys()]).toEqual([`${CLOSED}/a`])
+    expect(() => open.publications.withdraw('a')).toThrow(AgentError)
+    closed.withdraw('a')
+    expect(open.blobs.has(digest)).toBe(false)
+    expect(open.shared.size).toBe(0)
+  })
+
+  it('are put right after a kill, each those of its network', async () => {
+    const first = startBoth()
+    const digest = await publishBoth(first, randomBytes(10))
+    for (const key of ['half', `${CLOSED}/half`]) first.open.blobs.setPins(`artifact:${key}`, [digest])
+    const { open } = startBoth()
+    expect(pinsOf(open.blobs)).toEqual(['artifact:a', `artifact:${CLOSED}/a`])
+  })
+
+  it('tell strangers nothing of what is published in a closed one', async () => {
+    const { open, closed } = startBoth()
+    const bytes = randomBytes(10)
+    const { digest } = await open.blobs.write(undefined, [bytes], signal)
+    const body = { type: 'file' as const, cid: fileCid(digest), sizeBytes: 10, description: '' }
+    closed.publish({ name: 'a', body, blobs: [digest] })
+    expect(open.provided.size).toBe(0)
+    expect(open.artifacts.own()).toEqual([])
+    expect(open.blobs.networksOf(digest)).toEqual(new Set([CLOSED]))
+  })
+})
+
 describe('bringing an artifact', () => {
   /** Peers, as far as the fetcher shows them: a map of blobs. */
   function fetcherOf(blobs: Blobs, remote: Map<string, Uint8Array>, fetched: string[]): Pick<BlobFetcher, 'fetch'> {
@@ -203,6 +262,30 @@ describe('bringing an artifact', () => {
     const brought = await bringArtifact(cid, deps, signal).catch((error: unknown) => error)
     return { brought, fetched, progress, pins: pinsOf(blobs) }
   }
+
+  it('asks in the network that it is brought from only', async () => {
+    const { blobs } = start()
+    const bytes = randomBytes(50)
+    const closed = 'c1'.repeat(32)
+    const networks: string[] = []
+    const deps = {
+      blobs,
+      holdings: new Holdings([blobs]),
+      fetcher: {
+        fetch: async (digest: string, { network, sources, pin }: Parameters<BlobFetcher['fetch']>[1]) => {
+          networks.push(network, ...(await Array.fromAsync(sources)))
+          await blobs.write(digest, [bytes], signal, pin === undefined ? {} : { pin })
+        },
+      },
+      network: closed,
+      sources: async function* (_cid: CID, network: string) {
+        yield `peer of ${network}`
+      },
+      onProgress: () => undefined,
+    }
+    await bringArtifact(fileCid(sha256(bytes)), deps, signal)
+    expect(networks).toEqual([closed, `peer of ${closed}`])
+  })
 
   it('fetches a file by its hash', async () => {
     const bytes = randomBytes(50)

@@ -66,6 +66,8 @@ export class Receiver implements AsyncDisposable {
   readonly faults: PathFault[] = []
   readonly fetched: { path: string; failure: string | undefined }[] = []
   readonly candidates: Candidate[] = []
+  /** Peers that have artifacts without having published them, by network. */
+  readonly holders = new Map<string, string[]>()
   readonly server: FastifyInstance = fastify()
   readonly closures = new Closures({ blobs: this.blobs, fetcher: this.peers })
   readonly substituter: Substituter
@@ -90,7 +92,7 @@ export class Receiver implements AsyncDisposable {
       blobs: this.blobs,
       fetcher: this.peers,
       candidates: (hashPart) => this.candidates.filter(({ body }) => hasPrefix(body.paths, hashPart)),
-      sources: () => [],
+      sources: (_cid, network) => this.holders.get(network) ?? [],
       onFault: (fault) => this.faults.push(fault),
       onFetched: (path, failure) => void this.fetched.push({ path, failure }),
       log: this.log,

@@ -2,6 +2,7 @@
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
+import { OPEN_NETWORK_ID, publicationKey } from '../../../agent/content/publication-key.ts'
 import { publishStorePath } from '../../../agent/nix/closure.ts'
 import { NarSource } from '../../../agent/nix/nar-source.ts'
 import { CacheKey, isSignedBy } from '../../../agent/nix/signing.ts'
@@ -129,6 +130,25 @@ describe('the NARs of published paths', () => {
     expect(source.byHashPart(hashPartOf(leaf))).toBeDefined()
     source.withdraw('again')
     expect(source.byHashPart(hashPartOf(leaf))).toBeUndefined()
+  })
+
+  it('are for the networks in which an artifact has them', async () => {
+    using nix = new FakeNix()
+    const { source, leaf, root, db } = await published(nix)
+    const [leafNar, rootNar] = [leaf, root].map((path) => nix.store.info(path)?.narHash ?? '') as [string, string]
+    const closed = ['c1', 'c2'].map((byte) => byte.repeat(32)) as [string, string]
+    expect(source.networksOf(rootNar)).toEqual(new Set([OPEN_NETWORK_ID]))
+    expect(source.networksOf(sha256(Buffer.from('absent')))).toEqual(new Set())
+    source.publish(publicationKey(closed[0], 'mine'), await manifestOf(nix, leaf))
+    source.publish(publicationKey(closed[1], 'mine'), await manifestOf(nix, root))
+    expect(source.networksOf(leafNar)).toEqual(new Set([OPEN_NETWORK_ID, ...closed]))
+    expect(source.networksOf(rootNar)).toEqual(new Set([OPEN_NETWORK_ID, closed[1]]))
+    source.withdraw('mine')
+    source.forgetNetwork(closed[1])
+    expect(source.networks()).toEqual(new Set([closed[0]]))
+    const again = new NarSource({ db, store: nix.store, log: memoryLog() })
+    expect(again.networksOf(leafNar)).toEqual(new Set([closed[0]]))
+    expect(await again.open(rootNar)).toBeUndefined()
   })
 
   it('of a path that Nix deleted are not held, which is logged once', async () => {

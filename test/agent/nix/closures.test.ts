@@ -65,6 +65,21 @@ it('that failed are not asked for again at once, but later', async () => {
   expect((await closures.load(from(body, 'peer'), never)).pathCount).toBe(1)
 })
 
+it('that failed in one network are asked for in another, and are shared once they are here', async () => {
+  const { closures, peers, publish } = network()
+  const closed = 'c1'.repeat(32)
+  const body = await publish(1)
+  peers.peers.set('empty', { holds: new MemoryBlobs() })
+  await expect(closures.load(from(body, 'empty'), never)).rejects.toMatchObject({ code: 'not-found' })
+  const inClosed = { ...from(body, 'peer'), network: closed }
+  expect([closures.delayMs(from(body)), closures.delayMs(inClosed)]).toEqual([Number.POSITIVE_INFINITY, 0])
+  const closure = await closures.load(inClosed, never)
+  expect(await closures.load(from(body, 'empty'), never)).toBe(closure)
+  expect(new Set(peers.asked.map(({ peerId, network }) => `${peerId} ${network}`))).toEqual(
+    new Set([`empty ${OPEN_NETWORK_ID}`, `peer ${closed}`]),
+  )
+})
+
 it('go on loading when who asked has no more time, for whoever asks next', async () => {
   let now = 0
   const { closures, peers, publish, theirs } = network(() => now)

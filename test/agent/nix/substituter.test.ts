@@ -1,7 +1,7 @@
 /** What the local Nix is answered: own paths, paths of peers, and nothing else; and whom a refusal names. */
-import { expect, it, vi } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
-import { isSignedBy } from '../../../agent/nix/signing.ts'
+import { CacheKey, isSignedBy } from '../../../agent/nix/signing.ts'
 import { publisher, Receiver, restate } from './cache.ts'
 import { FakeNix, hashPartOf } from './nix-database.ts'
 import { sha256 } from './peers.ts'
@@ -12,6 +12,7 @@ async function closureOn(nix: FakeNix) {
   return { leaf, root }
 }
 
+const empty = Promise.resolve(undefined)
 const narinfoUrl = (path: string) => `/nix/${hashPartOf(path)}.narinfo`
 const field = (body: string, name: string) => new RegExp(`^${name}: (.*)$`, 'm').exec(body)?.[1] ?? ''
 const narUrl = (narinfo: string) => `/nix/${field(narinfo, 'URL')}`
@@ -259,6 +260,82 @@ it('vouches for a whole closure, or says of each publisher why not', async () =>
   const forged = { code: 'corrupt', message: expect.stringMatching(/peer-liar: .*leaf: its signature/) }
   await expect(other.substituter.vouch(liar.candidate.body, OPEN_NETWORK_ID, signal)).rejects.toMatchObject(forged)
   expect(other.faults).toMatchObject([{ peerId: 'peer-liar', code: 'forged' }])
+})
+
+describe('in several networks', () => {
+  const CLOSED = 'c1'.repeat(32)
+
+  it('asks in each only whom its records name, and takes a NAR from another when the first fails', async () => {
+    using nix = new FakeNix()
+    const { root } = await closureOn(nix)
+    await using here = new Receiver(nix.store)
+    const key = CacheKey.ephemeral('builder')
+    here.trust.add(key.publicKey.text)
+    const isManifest = (digest: string) => digest !== nix.store.info(root)?.narHash
+    const member = await publisher('peer-member', nix.store, root, key, CLOSED)
+    const open = await publisher('peer-open', nix.store, root, key)
+    here.meet(member)
+    here.meet(open)
+    // The member has the manifest, and no NAR.
+    const half = { open: (digest: string) => (isManifest(digest) ? member.holds.open(digest) : empty) }
+    here.peers.peers.set('peer-member', { holds: half })
+    here.holders.set(OPEN_NETWORK_ID, ['peer-of-the-dht'])
+    const url = narUrl((await here.server.inject(narinfoUrl(root))).body)
+    expect(sha256((await here.server.inject(url)).rawPayload)).toBe(nix.store.info(root)?.narHash)
+    const asked = new Set(here.peers.asked.map(({ peerId, network }) => `${peerId} ${network}`))
+    expect(asked).toContain(`peer-member ${CLOSED}`)
+    expect(asked).toContain(`peer-open ${OPEN_NETWORK_ID}`)
+    for (const one of asked) {
+      const [peerId, network] = one.split(' ')
+      expect(network, one).toBe(peerId === 'peer-member' ? CLOSED : OPEN_NETWORK_ID)
+    }
+    expect(here.fetched.map(({ failure }) => failure)).toEqual([undefined])
+  })
+
+  it('asks nobody of one in another, where both publish the same', async () => {
+    using nix = new FakeNix()
+    const { root } = await closureOn(nix)
+    await using here = new Receiver(nix.store)
+    const key = CacheKey.ephemeral('builder')
+    const member = await publisher('peer-member', nix.store, root, key, CLOSED)
+    const open = await publisher('peer-open', nix.store, root, key)
+    here.trust.add(key.publicKey.text)
+    here.meet(member)
+    here.meet(open)
+    here.peers.peers.set('peer-member', { holds: { open: () => empty } })
+    expect((await here.server.inject(narinfoUrl(root))).statusCode).toBe(200)
+    const asked = here.peers.asked.map(({ peerId, network }) => `${peerId} ${network}`)
+    expect(new Set(asked)).toEqual(new Set([`peer-member ${CLOSED}`, `peer-open ${OPEN_NETWORK_ID}`]))
+  })
+
+  it('vouches in a network only by what is published there', async () => {
+    using nix = new FakeNix()
+    const { root } = await closureOn(nix)
+    await using here = new Receiver(nix.store)
+    const signal = AbortSignal.timeout(10_000)
+    const friend = await publisher('peer-friend', nix.store, root, undefined, CLOSED)
+    const stranger = await publisher('peer-stranger', nix.store, root)
+    here.meet(friend)
+    here.meet(stranger)
+    here.trust.add(friend.key.publicKey.text)
+    const { body } = stranger.candidate
+    await expect(here.substituter.vouch(body, OPEN_NETWORK_ID, signal)).rejects.toMatchObject({ code: 'not-allowed' })
+    expect(here.peers.asked.map(({ peerId }) => peerId)).not.toContain('peer-friend')
+    await here.substituter.vouch(body, CLOSED, signal)
+  })
+
+  it('is not kept from the publishers of one by however many there are in another', async () => {
+    using nix = new FakeNix()
+    const { root } = await closureOn(nix)
+    await using here = new Receiver(nix.store)
+    for (let nth = 0; nth < 20; nth++) here.meet(await publisher(`peer-${nth}`, nix.store, root))
+    const friend = await publisher('peer-friend', nix.store, root, undefined, CLOSED)
+    here.meet(friend)
+    here.trust.add(friend.key.publicKey.text)
+    // What they all say is who signed it.
+    for (const { body } of here.candidates) body.signer = friend.key.publicKey.text
+    expect((await here.server.inject(narinfoUrl(root))).statusCode).toBe(200)
+  })
 })
 
 it('stays up, and answers 404, when a part that it needs fails', async () => {
