@@ -20,6 +20,7 @@ const ARROWS: Record<string, readonly string[]> = {
   cli: ['api', 'service'],
   mesh: ['identity', 'state'],
   catalog: ['identity', 'mesh', 'state'],
+  membership: ['catalog', 'identity', 'mesh', 'state'],
   content: ['mesh', 'state'],
   artifacts: ['catalog', 'content'],
   nix: ['catalog', 'content', 'identity', 'state'],
