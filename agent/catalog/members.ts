@@ -107,7 +107,12 @@ export class Members implements Disposable {
 
   /** Whether records of this key count. */
   isMember(publisher: Uint8Array): boolean {
-    return this.#isLive(this.#members.get(hexOf(publisher)))
+    return this.of(publisher) !== undefined
+  }
+
+  of(publisher: Uint8Array): MemberView | undefined {
+    const member = this.#members.get(hexOf(publisher))
+    return this.#isLive(member) ? member : undefined
   }
 
   /** In no order; this node is among them while it is a member. */
@@ -117,8 +122,7 @@ export class Members implements Disposable {
 
   get(peerId: string): MemberView | undefined {
     const publisher = publisherOf(peerId)
-    const member = publisher && this.#members.get(hexOf(publisher))
-    return this.#isLive(member) ? member : undefined
+    return publisher && this.of(publisher)
   }
 
   /** Whose name this is: one, if the issuers took care; else the newest certificate comes first. */

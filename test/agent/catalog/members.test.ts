@@ -10,7 +10,7 @@ import type { Chain } from '../../../protocols/membership/certificate.ts'
 import { MEMBER_KIND, MEMBER_NAME } from '../../../protocols/records/member.ts'
 import { PUBLISHER_RECORDS_MAX, type SignedRecord } from '../../../protocols/records/record.ts'
 import { makeKey, TestNetwork } from '../../protocols/membership/people.ts'
-import { DAY_MS, MINUTE_MS, recordBy, type Said, START_MS } from './catalog.ts'
+import { clockAt, DAY_MS, MINUTE_MS, recordBy, type Said, START_MS } from './catalog.ts'
 import { type ClosedStore, lasting, makeClosedStore, memberRecord, revocationOf } from './closed.ts'
 
 const network = new TestNetwork(START_MS)
@@ -92,6 +92,7 @@ describe('records in a closed network', () => {
       expect(store.members.isMember(alice.publicKey)).toBe(true)
       expect(notesOf(store)).toHaveLength(PUBLISHER_RECORDS_MAX - 1)
       expect(notesOf(store)).toContain(`n${PUBLISHER_RECORDS_MAX + 49}`)
+      expect(take(store, note(alice, { name: 'n50', seq: START_MS + 51 }))).toEqual(['refused:bounds'])
       const newer = memberRecord(network, alice, undefined, { seq: START_MS + 9_999 })
       expect(take(store, newer)).toEqual(['new'])
       return Buffer.concat(store.records.positions(alice.publicKey).map(({ id }) => id)).toString('hex')
@@ -101,11 +102,9 @@ describe('records in a closed network', () => {
 
   it('leave room for this node’s own member record', () => {
     const key = ephemeralNodeKey()
-    using store = makeClosedStore(network, { key, chain: network.certify(key.publicKey, { notAfter: START_MS + 1 }) })
-    store.clock.at += 2 * DAY_MS
-    store.records.sweep()
+    const ended = network.certify(key.publicKey, { notAfter: START_MS + 1 })
+    using store = makeClosedStore(network, { key, chain: ended, clock: clockAt(START_MS + 2) })
     const say = (nth: number) => store.records.put({ kind: 'note', name: `n${nth}`, body: 1, leaseMs: DAY_MS })
-    // The one that was said at start is still there, since it was said here.
     for (let nth = 0; nth < PUBLISHER_RECORDS_MAX - 1; nth++) say(nth)
     expect(() => say(PUBLISHER_RECORDS_MAX)).toThrow(expect.objectContaining({ code: 'limit' }))
     store.membership.renew(lasting(network, key))

@@ -322,6 +322,24 @@ describe('stores of a closed network', () => {
     expect(third.sentBytes).toBeGreaterThan(50_000)
   })
 
+  it('remember no refusal from before the members changed', async () => {
+    using one = makeClosedStore(network)
+    using two = makeClosedStore(network)
+    const record = note(two.key)
+    fill(two, [record])
+    const { records, refused } = one
+    const racing = {
+      ...holdingsOf(records),
+      acceptAll: (list: readonly Uint8Array[]) => {
+        const acceptances = list.map(() => 'refused:stranger' as const)
+        refused.forget()
+        return acceptances
+      },
+    }
+    await sync({ records: racing as unknown as Records }, two, { refused, isOffering: false })
+    expect(refused.has(record.id, START_MS)).toBe(false)
+  })
+
   /** What people there are, and what each said; the first of each list makes it a member, or not. */
   const [ending, revoked, stranger, voided] = Array.from({ length: 4 }, () => ephemeralNodeKey())
   const people = [alice, bob, ending, revoked, stranger, voided].filter((key) => key !== undefined)
