@@ -39,6 +39,7 @@ import type { Refused } from '../../protocols/hello/messages.ts'
 import type { Member } from '../../protocols/membership/certificate.ts'
 import { hexOf, sameBytes } from '../../protocols/membership/statement.ts'
 import type { Token } from '../../protocols/membership/token.ts'
+import { NAME_PATTERN } from '../../protocols/membership/words.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
 import { firstWords, HELLO_MS_MAX } from './first-words.ts'
@@ -90,7 +91,7 @@ type Live = {
   admission: Admission
 }
 
-type Joining = { readonly token: Token; joined: Joined | undefined }
+type Joining = { readonly token: Token; readonly wished: string | undefined; joined: Joined | undefined }
 
 export class Gate implements Disposable {
   readonly #options: GateOptions
@@ -237,14 +238,22 @@ export class Gate implements Disposable {
 
   /**
    * Joins a network: `dial` connects to the token's issuer, or the hello is said again if that is connected. Resolves when what the
-   * token brought is stored.
+   * token brought is stored. `wished` is what this node would like to be called there.
    *
-   * @throws {AgentError} `not-allowed` with the issuer's reason; what `dial` throws
+   * @throws {AgentError} `not-allowed` with the issuer's reason; `usage` for a wish that cannot be a name; what `dial` throws
    */
-  async join(token: Token, issuer: string, dial: () => Promise<unknown>, signal: AbortSignal): Promise<Joined> {
+  async join(
+    token: Token,
+    issuer: string,
+    dial: () => Promise<unknown>,
+    signal: AbortSignal,
+    wished?: string,
+  ): Promise<Joined> {
+    if (wished !== undefined && !NAME_PATTERN.test(wished))
+      throw new AgentError('usage', `"${wished.slice(0, 80)}" cannot be the name of a member`)
     const key = hexOf(token.issuer)
     if (this.#joining.has(key)) throw new AgentError('taken', 'another token of the same node is being used')
-    const joining: Joining = { token, joined: undefined }
+    const joining: Joining = { token, wished, joined: undefined }
     this.#joining.set(key, joining)
     try {
       if (this.admitted(issuer) === undefined) await dial()
@@ -333,7 +342,8 @@ export class Gate implements Disposable {
   async #greet(options: HelloOptions): Promise<Greeting> {
     const joining = this.#joining.get(hexOf(options.peer))
     if (joining === undefined) return greet(options)
-    const greeting = await greet({ ...options, token: joining.token })
+    const { token, wished } = joining
+    const greeting = await greet({ ...options, token, wished })
     if (greeting.joined !== undefined) await this.#options.joined?.(greeting.joined)
     joining.joined = greeting.joined
     return greeting

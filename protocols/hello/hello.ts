@@ -75,9 +75,10 @@ export type TokenDesk = {
   find(id: Uint8Array): Pick<Token, 'network' | 'secret'> | undefined
   /**
    * Uses the token for a key, which has proven that it holds it. The same key may come again (the answer may have been lost) and does not
-   * count twice. Answers with a word for what is wrong, such as `used-up`.
+   * count twice. `wished` is what its holder would like to be called, which is no more than a wish. Answers with a word for what is
+   * wrong, such as `used-up`.
    */
-  redeem(id: Uint8Array, key: Uint8Array): Promise<Grant | TokenFault> | Grant | TokenFault
+  redeem(id: Uint8Array, key: Uint8Array, wished?: string): Promise<Grant | TokenFault> | Grant | TokenFault
 }
 
 export type TokenFault = 'unknown-token' | 'used-up' | 'token-expired' | 'wrong-secret' | 'not-issuing' | 'revoked'
@@ -117,12 +118,12 @@ export type HelloOptions = {
 type ListenerOptions = HelloOptions & { readonly desk?: TokenDesk }
 
 /**
- * The dialler's side. With a token the peer must be its issuer, and the answer is waited for.
+ * The dialler's side. With a token the peer must be its issuer, and the answer is waited for; `wished` is then told, a DNS label.
  *
  * @throws {WireError} `refused` with the reason for people; else what is wrong with the peer's bytes
  */
-export async function greet(options: HelloOptions & { token?: Token }): Promise<Greeting> {
-  const { party, peer, frames, signal, token } = options
+export async function greet(options: HelloOptions & { token?: Token; wished?: string | undefined }): Promise<Greeting> {
+  const { party, peer, frames, signal, token, wished } = options
   notOurselves(options)
   if (token !== undefined && !sameBytes(token.issuer, peer))
     throw new WireError('refused', 'the token is of another node')
@@ -149,7 +150,7 @@ export async function greet(options: HelloOptions & { token?: Token }): Promise<
   const proof = {
     chains: shown.map(({ chain }) => chain.bytes),
     ...(judged.faults.length > 0 && { refused: wordsOf(judged.faults) }),
-    ...(token && { token: transcript.tokenProof(token) }),
+    ...(token && { token: transcript.tokenProof(token), ...(wished !== undefined && { name: wished }) }),
   }
   await frames.write(transcript.sign(proof, party.key), signal)
   if (token !== undefined) return join(options, token, transcript, { open, ...judged })
@@ -189,7 +190,8 @@ export async function answer(options: ListenerOptions): Promise<Admission> {
   const proof = transcript.readProof(await readOr(options, 'the peer gave up'))
   const judged = { open, ...judgeAll(proof.chains, shared, options) }
   const isProven = expected !== undefined && proof.token !== undefined && timingSafeEqual(expected, proof.token)
-  const used = opening.token && (await useToken(options, { id: opening.token, isProven, network: token?.network }))
+  const shown = opening.token && { id: opening.token, isProven, network: token?.network, wished: proof.name }
+  const used = shown && (await useToken(options, shown))
   const verdict = verdictOf(judged.faults, used)
   await frames.write(verdict === undefined ? ALL_WELL : transcript.sign(verdict, party.key), signal)
   const admission = typeof used === 'object' ? { ...judged, members: withMember(judged.members, used.member) } : judged
@@ -200,18 +202,25 @@ export async function answer(options: ListenerOptions): Promise<Admission> {
 }
 
 type Used = { grant: Grant; own: Chain; member: Member } | TokenFault
+type ShownToken = {
+  readonly id: Uint8Array
+  readonly isProven: boolean
+  /** Undefined when nobody here knows the token. */
+  readonly network: Uint8Array | undefined
+  readonly wished: string | undefined
+}
 
 /** Uses the token that the dialler named, if it proved that it holds it. */
 async function useToken(
   { party, peer, desk }: ListenerOptions,
-  { id, isProven, network }: { id: Uint8Array; isProven: boolean; network: Uint8Array | undefined },
+  { id, isProven, network, wished }: ShownToken,
 ): Promise<Used> {
   if (desk === undefined || network === undefined) return 'unknown-token'
   if (!isProven) return 'wrong-secret'
   if (party.revocations(network).isRevoked(peer)) return 'revoked'
   const own = usable(party, peer).find((one) => sameBytes(one.network, network))
   if (own === undefined) return 'not-issuing'
-  const grant = await desk.redeem(id, peer)
+  const grant = await desk.redeem(id, peer, wished)
   if (typeof grant === 'string') return grant
   const by = { network, subject: peer, now: party.now(), revocations: party.revocations(network) }
   const judged = judgeChain(grant.chain, by)

@@ -48,7 +48,13 @@ const opening = z.object({
   token: bytesOf(TOKEN_ID_BYTES).optional(),
 })
 const reply = z.object({ v: z.literal(VERSION), nonce: bytesOf(NONCE_BYTES), open: z.boolean(), chains })
-const proof = z.object({ chains, refused: refused.optional(), token: bytes32.optional() })
+const proof = z.object({
+  chains,
+  refused: refused.optional(),
+  token: bytes32.optional(),
+  /** With a token: what the newcomer would like to be called. */
+  name: memberName.optional(),
+})
 const verdict = z.object({
   refused: refused.optional(),
   token: word.optional(),

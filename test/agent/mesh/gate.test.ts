@@ -275,12 +275,15 @@ describe('a connection', () => {
 
 describe('a token', () => {
   const secret = new Uint8Array(16).fill(5)
-  const desk = (token: () => Token): TokenDesk & { used: string[] } => {
+  const desk = (token: () => Token): TokenDesk & { used: string[]; wished: (string | undefined)[] } => {
     const used: string[] = []
+    const wishes: (string | undefined)[] = []
     return {
       used,
+      wished: wishes,
       find: (id) => (hex(id) === hex(tokenId(secret)) ? token() : undefined),
-      redeem: (_id, key): Grant | TokenFault => {
+      redeem: (_id, key, wished): Grant | TokenFault => {
+        wishes.push(wished)
         if (used.length > 0 && !used.includes(hex(key))) return 'used-up'
         used.push(hex(key))
         return { name: 'home', secret: home.secret, chain: home.certify(key, { name: 'new1' }) }
@@ -296,7 +299,7 @@ describe('a token', () => {
   }
 
   it('lets its holder in with one dial, and nobody else', async () => {
-    const { issuer, token } = await gateway()
+    const { issuer, token, own } = await gateway()
     const signal = AbortSignal.timeout(5_000)
     const newcomer = await start(new TestParty(makeKey(), Date.now()))
     newcomer.party.known.set(hex(home.id), home.revocations)
@@ -306,12 +309,17 @@ describe('a token', () => {
       issuer.peerId,
       () => newcomer.node.dial(issuer.node.getMultiaddrs()),
       signal,
+      'db7',
     )
     expect(joined).toMatchObject({ name: 'home' })
     expect(newcomer.joined).toEqual(['home'])
+    expect(own.wished).toEqual(['db7'])
     await until('it is a member there', () => issuer.gate?.memberOf(home.id, newcomer.peerId)?.name === 'new1')
     expect(newcomer.gate?.memberOf(home.id, issuer.peerId)?.name).toBe('gateway')
     const second = await start(new TestParty(makeKey(), Date.now()))
+    const never = () => Promise.reject(new Error('dialled'))
+    const bad = second.gate?.join(token, issuer.peerId, never, signal, 'Not A Name')
+    await expect(bad).rejects.toMatchObject({ code: 'usage' })
     const late = second.gate?.join(token, issuer.peerId, () => second.node.dial(issuer.node.getMultiaddrs()), signal)
     await expect(late?.catch((error: unknown) => refusalIn(error)?.message)).resolves.toContain(
       'the token was used already',

@@ -17,6 +17,7 @@ export type Outcome = {
 
 export type Conversation = {
   token?: Token
+  wished?: string
   desk?: TokenDesk
   between?: Between
   /** Whom each side has on the other end, where it is not the other. */
@@ -30,7 +31,7 @@ const MS_MAX = 2_000
 export async function converse(
   dialler: TestParty,
   listener: TestParty,
-  { token, desk, between = ({ bytes }) => bytes, diallerSees, listenerSees, msMax = MS_MAX }: Conversation = {},
+  { token, wished, desk, between = ({ bytes }) => bytes, diallerSees, listenerSees, msMax = MS_MAX }: Conversation = {},
 ): Promise<Outcome> {
   const signal = AbortSignal.timeout(msMax)
   const [near, diallerEnd] = duplexPair()
@@ -63,7 +64,7 @@ export async function converse(
   const toListener = { party: dialler, peer: diallerSees ?? listener.key.publicKey, signal, ...(token && { token }) }
   const toDialler = { party: listener, peer: listenerSees ?? dialler.key.publicKey, signal, ...(desk && { desk }) }
   const [one, other] = await Promise.all([
-    attempt(new Frames(near), (frames) => greet({ ...toListener, frames })),
+    attempt(new Frames(near), (frames) => greet({ ...toListener, wished, frames })),
     attempt(new Frames(far), (frames) => answer({ ...toDialler, frames })),
   ])
   if ('afterwards' in one) await one.afterwards.catch(() => undefined)

@@ -18,6 +18,7 @@ function tokenOf(secret = new Uint8Array(16).fill(7), by = issuer): Token {
 class Desk implements TokenDesk {
   readonly token: Token
   readonly used: string[] = []
+  readonly wishes: (string | undefined)[] = []
   fault: TokenFault | undefined
   chain = (key: Uint8Array): Chain => home.certify(key, { name: 'new1', labels: { zone: 'a' } })
 
@@ -29,7 +30,8 @@ class Desk implements TokenDesk {
     return hex(id) === hex(tokenId(this.token.secret)) ? this.token : undefined
   }
 
-  redeem(_id: Uint8Array, key: Uint8Array): Grant | TokenFault {
+  redeem(_id: Uint8Array, key: Uint8Array, wished?: string): Grant | TokenFault {
+    this.wishes.push(wished)
     if (this.fault !== undefined) return this.fault
     if (!this.used.includes(hex(key))) this.used.push(hex(key))
     return this.used.indexOf(hex(key)) > 0 ? 'used-up' : { name: 'home', secret: home.secret, chain: this.chain(key) }
@@ -47,6 +49,15 @@ describe('a token', () => {
     expect(joined(dialler)).toMatchObject({ name: 'home', network: home.id, secret: home.secret })
     newcomer.join(home, joined(dialler)?.chain)
     expect(view((await converse(newcomer, home.member())).listener)).toBe('new1')
+  })
+
+  it('brings the name that its holder wishes to the one who gives names, and no other way', async () => {
+    const desk = new Desk()
+    const { dialler } = await converse(new TestParty(), issuer, { token: desk.token, desk, wished: 'db7' })
+    expect(desk.wishes).toEqual(['db7'])
+    expect(joined(dialler)?.chain.statement.name).toBe('new1')
+    const { said } = await converse(home.member(), issuer, { wished: 'db7' })
+    expect(said.map(({ bytes }) => hex(bytes)).join()).not.toContain(hex(Buffer.from('db7')))
   })
 
   it('is never sent, and the secret of the network only to whoever proved it', async () => {

@@ -21,6 +21,7 @@ type Vectors = {
   nonce: string
   members: { messages: string[]; chains: { listener: string; dialler: string } }
   join: { token: { network: string; secret: string; id: string }; proof: string; messages: string[] }
+  joinNamed: { name: string; messages: string[] }
   later: { messages: string[] }
   refusedOpenings: { why: string; opening: string }[]
 }
@@ -74,6 +75,25 @@ describe('messages of the hello', () => {
     expect(hex(transcript.tokenProof({ network: bytes(token.network), secret: bytes(token.secret) }))).toBe(proof)
     expect(hex(transcript.readProof(bytes(messages[2])).token ?? bytes())).toBe(proof)
     expect(transcript.readVerdict(bytes(messages[3])).grant).toMatchObject({ name: 'home' })
+  })
+
+  it('tell what the holder of a token would like to be called', () => {
+    const { name, messages } = vectors.joinNamed
+    const transcript = having(messages.slice(0, 2))
+    const proof = transcript.readProof(bytes(messages[2]))
+    expect(proof.name).toBe(name)
+    expect(hex(having(messages.slice(0, 2)).sign(proof, signer(vectors.dialler)))).toBe(messages[2])
+    expect(transcript.readVerdict(bytes(messages[3])).grant).toBeDefined()
+  })
+
+  it('with a wish that is no name are refused', () => {
+    const { messages } = vectors.join
+    for (const name of ['', 'Db', 'a.b', '-a', 'a'.repeat(64), 'a b']) {
+      const message = having(messages.slice(0, 2)).sign({ chains: [], name }, signer(vectors.dialler))
+      expect(() => having(messages.slice(0, 2)).readProof(message)).toThrow(
+        expect.objectContaining({ code: 'malformed' }),
+      )
+    }
   })
 
   it('of later versions are read as far as they are known', () => {
