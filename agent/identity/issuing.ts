@@ -49,7 +49,7 @@ const SCHEMA = [
 export type Roll = {
   /** The key of the member that is called so. */
   holderOf(name: string): Uint8Array | undefined
-  memberOf(key: Uint8Array): Pick<Member, 'name' | 'labels' | 'issued'> | undefined
+  memberOf(key: Uint8Array): Dated | undefined
 }
 
 export type Wanted = {
@@ -77,6 +77,7 @@ export type RevocationWish = {
 }
 
 type Row = { lifetime_ms: number | null; is_owed: number; chain: Uint8Array }
+type Dated = Pick<Member, 'name' | 'labels' | 'issued'>
 /** The newest certificate that was issued here. */
 type Issued = { readonly chain: Chain; readonly isOwed: boolean; readonly lifetimeMs: number | undefined }
 
@@ -115,34 +116,31 @@ export class Issuer {
     if ('fault' in chain) throw new AgentError('not-allowed', chain.why)
   }
 
-  /** A later certificate for whoever is a member now; or what stands against that. */
-  renew(membership: Membership, member: Pick<Member, 'key' | 'chain'>): Chain | Refusal {
-    const { network, revocations } = membership
-    const verdict = judgeChain(member.chain, { network, subject: member.key, now: this.#now(), revocations })
-    if ('fault' in verdict) return verdict
-    const issued = this.#seen(membership, verdict.member)
-    if (issued !== undefined && this.#isFresh(membership, issued, verdict.member)) return issued.chain
-    const isNewest = issued !== undefined && (issued.isOwed || issued.chain.statement.issued >= verdict.member.issued)
-    const { name, labels } = isNewest ? issued.chain.statement : verdict.member
+  /**
+   * A later certificate for whoever is a member now; or what stands against that. `shown` is the certificate by which it is one; the newest
+   * that was issued here if not given. This node itself gets one also when its own has ended: if it may certify others, why not itself.
+   */
+  renew(membership: Membership, subject: Uint8Array, shown?: Chain): Chain | Refusal {
+    const isOwn = sameBytes(subject, membership.self.key)
+    const chain = shown ?? (isOwn ? membership.chain : this.#issued(membership.id, subject)?.chain)
+    if (chain === undefined) return { fault: 'foreign', why: 'no certificate of this key is known here' }
+    const fault = this.#faultOf(membership, chain, subject)
+    if (fault !== undefined && !(isOwn && fault.fault === 'expired')) return fault
+    const present = chain.statement
+    const issued = this.#seen(membership, chain)
+    if (issued !== undefined && this.#isFresh(membership, issued.chain, present.issued)) return issued.chain
+    const { name, labels } = this.#newest(membership, subject, issued, present) ?? present
     const lifetimeMs = issued?.lifetimeMs
-    const chain = this.#certify(membership, { subject: member.key, name, labels, lifetimeMs }, verdict.member.issued)
-    if (!('fault' in chain)) this.#note(membership, chain, { lifetimeMs, isOwed: issued?.isOwed ?? false })
-    return chain
+    const later = this.#certify(membership, { subject, name, labels, lifetimeMs }, present.issued)
+    if (!('fault' in later)) this.#note(membership, later, { lifetimeMs, isOwed: issued?.isOwed ?? false })
+    return later
   }
 
   /** What a member that is connected should get without asking: the labels that it was given while it was away. */
-  owed(membership: Membership, member: Pick<Member, 'key' | 'chain'>): Chain | undefined {
-    if (!this.#seen(membership, member)?.isOwed || membership.can('issue') === undefined) return undefined
-    const chain = this.renew(membership, member)
+  owed(membership: Membership, shown: Chain): Chain | undefined {
+    if (!this.#seen(membership, shown)?.isOwed || membership.can('issue') === undefined) return undefined
+    const chain = this.renew(membership, shown.statement.subject, shown)
     return 'fault' in chain ? undefined : chain
-  }
-
-  /** Gives this node itself a later certificate, if it may, also when the present one has ended. Whether there is one. */
-  renewOwn(membership: Membership): boolean {
-    if (membership.can('issue') === undefined) return false
-    const { key, name, labels, issued } = membership.self
-    const chain = this.#certify(membership, { subject: key, name, labels }, issued)
-    return !('fault' in chain) && membership.takeChain(chain)
   }
 
   /**
@@ -171,10 +169,7 @@ export class Issuer {
 
   /** The name and labels that a member has or is to have; undefined when nothing is known of the key. */
   known(membership: Membership, key: Uint8Array): Pick<Member, 'name' | 'labels'> | undefined {
-    const said = this.#roll(membership.id)?.memberOf(key)
-    const issued = this.#issued(membership.id, key)
-    const isNewer = said !== undefined && issued !== undefined && said.issued > issued.chain.statement.issued
-    return issued === undefined || (isNewer && !issued.isOwed) ? said : issued.chain.statement
+    return this.#newest(membership, key, this.#issued(membership.id, key))
   }
 
   /**
@@ -295,22 +290,28 @@ export class Issuer {
     return 'fault' in verdict ? verdict : undefined
   }
 
-  /** Whether the member just got a certificate that it does not show yet. */
-  #isFresh(membership: Membership, { chain }: Issued, member: Member): boolean {
-    const { issued, notAfter } = chain.statement
-    const age = this.#now() - issued
-    const isRecent = age >= 0 && age < Math.min(SAME_AGAIN_MS, (notAfter - issued) / 4)
-    return isRecent && issued > member.issued && this.#faultOf(membership, chain, member.key) === undefined
+  /** Whether it was issued just now, after the one that the member shows. */
+  #isFresh(membership: Membership, chain: Chain, shownIssued: number): boolean {
+    const { issued, notAfter, subject } = chain.statement
+    const isRecent = Math.abs(this.#now() - issued) < Math.min(SAME_AGAIN_MS, (notAfter - issued) / 4)
+    return isRecent && issued > shownIssued && this.#faultOf(membership, chain, subject) === undefined
   }
 
-  /** What was issued here to a member that shows this certificate. What it shows it is owed no more. */
-  #seen(membership: Membership, { key, chain }: Pick<Member, 'key' | 'chain'>): Issued | undefined {
-    const issued = this.#issued(membership.id, key)
-    if (!issued?.isOwed || !isSame(chain.statement, issued.chain.statement)) return issued
+  /** What was said of a member last: what it is owed, or else what was issued here, what it says of itself, or what it shows. */
+  #newest({ id }: Membership, key: Uint8Array, issued: Issued | undefined, shown?: Dated): Dated | undefined {
+    if (issued?.isOwed) return issued.chain.statement
+    const all = [issued?.chain.statement, this.#roll(id)?.memberOf(key), shown].filter((one) => one !== undefined)
+    return all.reduce<Dated | undefined>((best, one) => (best && best.issued >= one.issued ? best : one), undefined)
+  }
+
+  /** What was issued here to the member that shows this certificate. What it shows it is owed no more. */
+  #seen(membership: Membership, { statement }: Chain): Issued | undefined {
+    const issued = this.#issued(membership.id, statement.subject)
+    if (!issued?.isOwed || !isSame(statement, issued.chain.statement)) return issued
     durably(this.#db, () =>
       this.#db
         .prepare('UPDATE issued_certificates SET is_owed = 0 WHERE network = ? AND subject = ?')
-        .run(membership.id, hexOf(key)),
+        .run(membership.id, hexOf(statement.subject)),
     )
     return { ...issued, isOwed: false }
   }
@@ -388,9 +389,7 @@ function readable(bytes: Uint8Array): Chain | undefined {
   }
 }
 
-type Described = Pick<Member, 'name' | 'labels'>
-
-function isSame(a: Described, b: Described): boolean {
+function isSame(a: Omit<Dated, 'issued'>, b: Omit<Dated, 'issued'>): boolean {
   const labels = Object.entries(a.labels)
   return (
     a.name === b.name &&
