@@ -3,6 +3,7 @@
  * twice. The list survives restarts; a path that Nix deleted, or built again differently, is not held any more, which is logged once.
  */
 import { lstat } from 'node:fs/promises'
+import type { StatementSync } from 'node:sqlite'
 import { type ClosureManifest, type Digest, PATHS_MAX } from '../../protocols/artifact/artifact.ts'
 import { layoutNar, type NarLayout } from '../../protocols/nar/write.ts'
 import type { BlobHolder, BlobSource } from '../content/content.ts'
@@ -35,6 +36,8 @@ export class NarSource implements BlobHolder {
   readonly #db: Database
   readonly #store: Deps['store']
   readonly #log: Log
+  /** Asked for every request of a peer. */
+  readonly #keysOf: StatementSync
   /** By digest, the one used last at the end. */
   readonly #layouts = new Map<Digest, { made: Promise<NarLayout>; memoryBytes: number }>()
   #layoutBytes = 0
@@ -44,6 +47,7 @@ export class NarSource implements BlobHolder {
   constructor({ db, store, log }: Deps) {
     migrate(db, 'nix', SCHEMA)
     this.#db = db
+    this.#keysOf = db.prepare('SELECT DISTINCT artifact FROM nix_published WHERE digest = ?')
     this.#store = store
     this.#log = log
   }
@@ -68,7 +72,7 @@ export class NarSource implements BlobHolder {
 
   /** The networks in which the path of a NAR is published. */
   networksOf(digest: Digest): Set<string> {
-    return networksIn(this.#db.prepare('SELECT DISTINCT artifact FROM nix_published WHERE digest = ?').all(digest))
+    return networksIn(this.#keysOf.all(digest))
   }
 
   /** Every network in which a path is published. */
