@@ -3,9 +3,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { type ArtifactBody, PATH_PREFIX_BYTES } from '../protocols/artifact/artifact.ts'
-import { OPEN_NETWORK } from '../protocols/records/record.ts'
 import type { AgentApi, BlobReader } from './api/agent-api.ts'
-import type { MembershipApi } from './api/membership-api.ts'
 import type {
   ArtifactDetail,
   ArtifactView,
@@ -24,31 +22,33 @@ import type {
   UploadRequest,
   Warning,
 } from './api/contract.ts'
+import type { NetworkView } from './api/membership-contract.ts'
 import { type BringDeps, bringArtifact, cidIn } from './artifacts/bring.ts'
 import type { Publications } from './artifacts/publications.ts'
 import { storeUpload } from './artifacts/upload.ts'
-import type { Artifact, Artifacts } from './catalog/artifacts.ts'
-import type { Nodes } from './catalog/nodes.ts'
+import type { Artifact } from './catalog/artifacts.ts'
+import type { Catalogs } from './catalog/catalogs.ts'
+import type { ClosedNetworks } from './closed-networks.ts'
 import type { LoadedConfig } from './config.ts'
-import type { Blobs } from './content/blobs.ts'
-import { type BlobHolder, TEMPORARY_PIN } from './content/content.ts'
-import type { Fetcher } from './content/fetcher.ts'
+import { TEMPORARY_PIN } from './content/content.ts'
 import { OPEN_NETWORK_ID } from './content/publication-key.ts'
-import type { PieceServer } from './content/server.ts'
+import { type Entrance, OPEN_NETWORK_NAME } from './entrance.ts'
 import { AgentError, reasonOf } from './error.ts'
+import type { Joining } from './joining.ts'
 import type { Log } from './log.ts'
 import type { Host } from './mesh/host.ts'
 import type { Keeper } from './mesh/keeper.ts'
 import { publishStorePath } from './nix/closure.ts'
-import type { NarSource } from './nix/nar-source.ts'
-import type { NixStore } from './nix/nix-store.ts'
 import type { CacheKey } from './nix/signing.ts'
 import type { Substituter } from './nix/substituter.ts'
 import type { TrustedKeys } from './nix/trust.ts'
+import type { Content } from './node-content.ts'
+import { NodeMembership } from './node-membership.ts'
+import type { OpenNetwork } from './open-network.ts'
+import { Places } from './places.ts'
 import { VERSION } from './version.ts'
 
 const PING_MS_MAX = 10_000
-const OPEN_NETWORK_NAME = 'open'
 /** What Nix asks for when nothing else is configured; the agent's cache stands before it. */
 const NEGATIVE_TTL_LINE = 'narinfo-cache-negative-ttl = 0'
 
@@ -57,15 +57,13 @@ export type Parts = {
   current: { readonly config: LoadedConfig }
   host: Host
   keeper: Keeper
-  nodes: Nodes
-  artifacts: Artifacts
-  publications: Publications
-  blobs: Blobs
-  holdings: BlobHolder
-  fetcher: Fetcher
-  pieces: PieceServer
-  store: NixStore
-  published: NarSource
+  /** undefined when this node takes no part in it. */
+  openNetwork: OpenNetwork | undefined
+  closed: ClosedNetworks
+  catalogs: Catalogs
+  entrance: Entrance
+  joining: Joining
+  content: Content
   cacheKey: CacheKey
   trust: TrustedKeys
   substituter: Substituter
@@ -79,17 +77,36 @@ export type Parts = {
 }
 
 export class NodeApi implements AgentApi {
-  readonly membership = new Proxy({} as MembershipApi, { get: () => unwired })
+  readonly membership: NodeMembership
   readonly #parts: Parts
+  readonly #places: Places
 
   constructor(parts: Parts) {
     this.#parts = parts
+    this.#places = new Places(parts)
+    const { networks, issuer, invitations, audit, gate } = parts.entrance
+    const { closed, joining, host, current } = parts
+    const open = () => this.#openView()
+    const { name } = current.config.values
+    this.membership = new NodeMembership({
+      name,
+      networks,
+      closed,
+      issuer,
+      invitations,
+      joining,
+      audit,
+      gate,
+      host,
+      open,
+    })
   }
 
   status(): Status {
-    const { current, host, nodes, artifacts, blobs, fetcher, pieces, published, substituter, httpUrl } = this.#parts
+    const { current, host, catalogs, content, substituter, httpUrl } = this.#parts
+    const { blobs, fetcher, pieces, published } = content
     const { hits, misses } = substituter.counts
-    const counts = artifacts.count()
+    const { networks, open } = this.membership.networks()
     return {
       version: VERSION,
       peerId: host.peerId,
@@ -97,16 +114,9 @@ export class NodeApi implements AgentApi {
       uptimeSeconds: Math.round((performance.now() - this.#parts.startedMs) / 1_000),
       listen: host.addresses(),
       http: httpUrl ?? null,
-      networks: [
-        {
-          id: Buffer.from(OPEN_NETWORK).toString('hex'),
-          name: OPEN_NETWORK_NAME,
-          kind: 'open',
-          nodes: nodes.list().length,
-        },
-      ],
+      networks: [...(open === null ? [] : [open]), ...networks.map(summaryOf)],
       peers: this.peers(),
-      artifacts: { own: counts.own, known: counts.known },
+      artifacts: catalogs.count(),
       content: {
         pathsShared: published.pathCount,
         ...blobs.stats,
@@ -131,7 +141,7 @@ export class NodeApi implements AgentApi {
       direction: direction === 'inbound' ? 'in' : 'out',
       rttMs: rttMs === undefined ? null : rttMs,
       connectedSeconds: Math.max(0, Math.round((now - connectedMs) / 1_000)),
-      networks: [OPEN_NETWORK_NAME],
+      networks: this.#parts.entrance.sharedWith(peerId),
     }))
   }
 
@@ -153,9 +163,9 @@ export class NodeApi implements AgentApi {
   }
 
   async publishStorePath(request: PublishRequest, signal: AbortSignal): Promise<PublishResult> {
-    const { blobs, store, cacheKey } = this.#parts
-    refuseClosed(request.network)
-    return await this.#published(async (pin) => {
+    const { content, cacheKey } = this.#parts
+    const { blobs, store } = content
+    return await this.#published(request.network, async (pin) => {
       const { storePath, name, description } = request
       const made = await publishStorePath(
         storePath,
@@ -171,35 +181,32 @@ export class NodeApi implements AgentApi {
     bytes: AsyncIterable<Uint8Array>,
     signal: AbortSignal,
   ): Promise<PublishResult> {
-    refuseClosed(network)
-    return await this.#published(async (pin) => {
-      const stored = await storeUpload({ type, name, description }, bytes, this.#parts.blobs, pin, signal)
+    return await this.#published(network, async (pin) => {
+      const stored = await storeUpload({ type, name, description }, bytes, this.#parts.content.blobs, pin, signal)
       return { name, ...stored }
     })
   }
 
   unpublish(ref: string, network?: string): ArtifactView {
-    refuseClosed(network)
-    const [withdrawn] = this.#parts.publications.withdraw(ref)
+    const place = this.#places.sharing(ref, network)
+    const [withdrawn] = place.publications.withdraw(ref)
     return this.#view(withdrawn as Artifact)
   }
 
   search(words: string, limit: number, network?: string): SearchResult {
-    refuseClosed(network)
-    const { artifacts, truncated } = this.#parts.artifacts.search(words, limit)
+    const { artifacts, truncated } = this.#parts.catalogs.search(words, limit, this.#places.idOf(network))
     return { artifacts: artifacts.map((one) => this.#view(one)), truncated }
   }
 
   artifact(ref: string, network?: string): ArtifactDetail {
-    refuseClosed(network)
-    const { artifacts, host, trust } = this.#parts
-    const entry = artifacts.resolve(ref)
+    const { catalogs, host, trust } = this.#parts
+    const entry = catalogs.resolve(ref, this.#places.idOf(network))
     const { body } = entry
     const connected = new Set(host.connected())
     return {
       ...this.#view(entry),
-      holders: artifacts
-        .holders(body.cid.toString())
+      holders: catalogs
+        .holders(body.cid.toString(), entry.network)
         .map((peerId) => ({ peerId, name: this.#nameOf(peerId), connected: connected.has(peerId) })),
       ...(body.type === 'nix' && { signer: body.signer, signerTrusted: trust.has(body.signer) }),
     }
@@ -211,9 +218,8 @@ export class NodeApi implements AgentApi {
     signal: AbortSignal,
     network?: string,
   ): Promise<FetchResult> {
-    refuseClosed(network)
     try {
-      return await this.#fetch(ref, onProgress, signal)
+      return await this.#fetch(ref, onProgress, signal, this.#places.idOf(network))
     } catch (error) {
       // Who asked is told, too; what peers did to this node belongs into its log.
       if (!signal.aborted) this.#parts.log.warn({ ref, reason: reasonOf(error) }, 'artifact.unfetched')
@@ -221,26 +227,33 @@ export class NodeApi implements AgentApi {
     }
   }
 
-  async #fetch(ref: string, onProgress: BringDeps['onProgress'], signal: AbortSignal): Promise<FetchResult> {
-    const { artifacts, blobs, holdings, fetcher, sources, substituter } = this.#parts
-    const network = OPEN_NETWORK_ID
-    const deps = { blobs, holdings, fetcher, network, sources, onProgress }
+  async #fetch(
+    ref: string,
+    onProgress: BringDeps['onProgress'],
+    signal: AbortSignal,
+    wanted: string | undefined,
+  ): Promise<FetchResult> {
+    const { catalogs, content, sources, substituter } = this.#parts
+    const { blobs, holdings, fetcher } = content
+    const deps = { blobs, holdings, fetcher, sources, onProgress }
     const cid = cidIn(ref)
     // Content named by its hash needs nobody's word for it: neither a record, nor a signature.
-    if (cid !== undefined && artifacts.holders(cid.toString()).length === 0) {
-      const { type, root, parts } = await bringArtifact(cid, deps, signal)
+    if (cid !== undefined && catalogs.holders(cid.toString(), wanted).length === 0) {
+      const network = wanted ?? OPEN_NETWORK_ID
+      const { type, root, parts } = await bringArtifact(cid, { ...deps, network }, signal)
       const sizeBytes = parts.reduce((sum, part) => sum + part.sizeBytes, 0)
       const said = { cid: cid.toString(), name: cid.toString(), type, description: '', sizeBytes }
       return { artifact: { ...said, ...(root !== undefined && { root, pathCount: parts.length }) }, parts }
     }
-    const entry = artifacts.resolve(ref)
-    if (cid === undefined && entry.body.type === 'nix' && !entry.isOwn) await substituter.vouch(entry.body, network, signal)
-    const { parts } = await bringArtifact(entry.body.cid, deps, signal)
+    const entry = catalogs.resolve(ref, wanted)
+    const { network, body } = entry
+    if (cid === undefined && body.type === 'nix' && !entry.isOwn) await substituter.vouch(body, network, signal)
+    const { parts } = await bringArtifact(body.cid, { ...deps, network }, signal)
     return { artifact: this.#view(entry), parts }
   }
 
   async blob(digest: string): Promise<BlobReader | undefined> {
-    return await this.#parts.holdings.open(digest)
+    return await this.#parts.content.holdings.open(digest)
   }
 
   trustedKeys(): TrustedKeyView[] {
@@ -274,7 +287,7 @@ export class NodeApi implements AgentApi {
   }
 
   async doctor(): Promise<DoctorResult> {
-    const { keeper, store } = this.#parts
+    const { keeper, content } = this.#parts
     const warnings = this.#parts
       .warnings()
       .map(({ code, message, next }): Check => ({ name: code.split('.')[0] ?? code, state: 'warning', message, next }))
@@ -284,7 +297,7 @@ export class NodeApi implements AgentApi {
       {
         name: 'nix',
         state: 'ok',
-        message: store.isInstalled
+        message: content.store.isInstalled
           ? 'the Nix store can be read'
           : 'no Nix store on this machine; files and folders work',
       },
@@ -293,21 +306,33 @@ export class NodeApi implements AgentApi {
   }
 
   /** Makes an artifact under a temporary pin, publishes it, and lets the pin go whatever happens. */
-  async #published(make: (pin: string) => Promise<Parameters<Publications['publish']>[0]>): Promise<PublishResult> {
-    const { blobs, publications, host } = this.#parts
+  async #published(
+    network: string | undefined,
+    make: (pin: string) => Promise<Parameters<Publications['publish']>[0]>,
+  ): Promise<PublishResult> {
+    const { blobs } = this.#parts.content
+    const place = this.#places.toPublish(network)
     const pin = `${TEMPORARY_PIN}${randomUUID()}`
     try {
-      const entry = publications.publish(await make(pin))
-      return { artifact: this.#view(entry), announcedTo: host.connected().length }
+      const entry = place.publications.publish(await make(pin))
+      return { artifact: this.#view(entry), announcedTo: place.connected().length }
     } finally {
       blobs.setPins(pin, [])
     }
   }
 
-  #view({ name, body, peerId, isOwn, issued, expires }: Artifact): ArtifactView {
+  #openView(): NetworkView | undefined {
+    const { openNetwork } = this.#parts
+    if (openNetwork === undefined) return undefined
+    const nodes = openNetwork.nodes.list().length
+    return { id: OPEN_NETWORK_ID, name: OPEN_NETWORK_NAME, kind: 'open', nodes }
+  }
+
+  #view({ name, network, body, peerId, isOwn, issued, expires }: Artifact): ArtifactView {
+    const known = this.#parts.entrance.networks.get(network)?.name
     return {
       cid: body.cid.toString(),
-      network: OPEN_NETWORK_NAME,
+      network: network === OPEN_NETWORK_ID ? OPEN_NETWORK_NAME : (known ?? network),
       name,
       type: body.type,
       description: body.description,
@@ -320,13 +345,22 @@ export class NodeApi implements AgentApi {
     }
   }
 
+  /** What a member is called in a network comes before what a node calls itself. */
   #nameOf(peerId: string): string | null {
-    return this.#parts.nodes.get(peerId)?.name ?? null
+    const { openNetwork, closed } = this.#parts
+    const member = closed
+      .list()
+      .map(({ members }) => members.get(peerId)?.name)
+      .find((name) => name !== undefined)
+    return member ?? openNetwork?.nodes.get(peerId)?.name ?? null
   }
 
   /** @throws {AgentError} `not-found`, or `usage` when several nodes have the name. */
   #peerNamed(nameOrId: string): string {
-    const named = this.#parts.nodes.list().filter(({ name, peerId }) => name === nameOrId || peerId === nameOrId)
+    const { openNetwork, closed } = this.#parts
+    const members = closed.list().flatMap((network) => network.members.list())
+    const all = [...members, ...(openNetwork?.nodes.list() ?? [])]
+    const named = new Set(all.flatMap(({ name, peerId }) => (name === nameOrId || peerId === nameOrId ? [peerId] : [])))
     const [only, ...others] = named
     if (only === undefined) {
       if (/^[1-9A-HJ-NP-Za-km-z]{40,}$/.test(nameOrId)) return nameOrId
@@ -334,23 +368,18 @@ export class NodeApi implements AgentApi {
         next: '`agent peers` lists those that are connected; a peer id or a multiaddr will do, too.',
       })
     }
-    if (others.length === 0) return only.peerId
-    throw new AgentError('usage', `${named.length} nodes are named ${nameOrId}`, {
-      next: `Give the peer id: ${named.map(({ peerId }) => peerId).join(' or ')}.`,
+    if (others.length === 0) return only
+    throw new AgentError('usage', `${named.size} nodes are named ${nameOrId}`, {
+      next: `Give the peer id: ${[...named].join(' or ')}.`,
     })
   }
 }
 
+/** As `agent status` has it. */
+function summaryOf({ id, name, kind, nodes, member, members }: NetworkView): NetworkView {
+  return { id, name, kind, nodes, ...(member && { member }), ...(members !== undefined && { members }) }
+}
+
 function nixFields(body: ArtifactBody): Pick<ArtifactView, 'root' | 'pathCount'> {
   return body.type === 'nix' ? { root: body.root, pathCount: body.paths.byteLength / PATH_PREFIX_BYTES } : {}
-}
-
-/** What is meant for one network goes to no other. */
-function refuseClosed(network: string | undefined): void {
-  if (network !== undefined && network !== OPEN_NETWORK_NAME)
-    throw new AgentError('not-found', `this node is in no network named ${JSON.stringify(network)}`)
-}
-
-function unwired(): never {
-  throw new AgentError('failed', 'this agent has no closed networks yet')
 }

@@ -3,44 +3,36 @@
  * that fails half-way undoes just what had started.
  */
 import { arch, cpus, platform, totalmem } from 'node:os'
+import { multiaddr } from '@multiformats/multiaddr'
 import type { CID } from 'multiformats/cid'
 import type { Logger } from 'pino'
-import { OPEN_NETWORK } from '../protocols/records/record.ts'
 import { ApiServer } from './api/server.ts'
-import { Publications } from './artifacts/publications.ts'
-import { ARTIFACT_KIND, ARTIFACT_LEASE_MS, Artifacts } from './catalog/artifacts.ts'
-import { Nodes } from './catalog/nodes.ts'
-import { Presence } from './catalog/presence.ts'
-import { Records } from './catalog/records.ts'
-import { Renewer } from './catalog/renewer.ts'
-import { Replicator } from './catalog/replicator.ts'
+import { Catalogs } from './catalog/catalogs.ts'
+import { ClosedNetworks } from './closed-networks.ts'
 import { changedKeys, type LoadedConfig } from './config.ts'
-import { BlobIndex } from './content/blob-index.ts'
-import { Blobs } from './content/blobs.ts'
-import { Fetcher } from './content/fetcher.ts'
-import { Holdings } from './content/holdings.ts'
-import { PieceLists } from './content/piece-lists.ts'
+import type { Fault } from './content/content.ts'
 import { OPEN_NETWORK_ID } from './content/publication-key.ts'
-import { PieceServer } from './content/server.ts'
+import { Entrance, OPEN_NETWORK_NAME } from './entrance.ts'
 import { AgentError, reasonOf } from './error.ts'
 import { HttpServer } from './http/server.ts'
-import { loadOrMakeNodeKey } from './identity/node-key.ts'
+import { loadOrMakeNodeKey, type NodeKey } from './identity/node-key.ts'
+import { Joining } from './joining.ts'
 import { type Log, makeLog } from './log.ts'
-import { Gate } from './mesh/gate.ts'
-import { Topic } from './mesh/gossip.ts'
 import { Host } from './mesh/host.ts'
 import { Keeper } from './mesh/keeper.ts'
+import { NetworkStreams } from './mesh/network-streams.ts'
 import { PeerBook } from './mesh/peer-book.ts'
-import { Providers } from './mesh/providers.ts'
+import type { Providers } from './mesh/providers.ts'
+import { networkWarnings } from './network-warnings.ts'
 import { Closures } from './nix/closures.ts'
-import { NarSource } from './nix/nar-source.ts'
-import { NixStore } from './nix/nix-store.ts'
 import { registerNixRoutes } from './nix/routes.ts'
 import { CacheKey } from './nix/signing.ts'
 import { Substituter } from './nix/substituter.ts'
 import { TrustedKeys } from './nix/trust.ts'
 import { NodeApi } from './node-api.ts'
+import { type Content, forgetContent, startContent } from './node-content.ts'
 import { Misses, PeerFaults, warningsOf } from './node-warnings.ts'
+import { OpenNetwork } from './open-network.ts'
 import { Notifier } from './service/notify.ts'
 import { type Database, openDatabase } from './state/database.ts'
 import { StateDirectory } from './state/directory.ts'
@@ -122,89 +114,80 @@ async function startNode(
   stack.defer(() => db.close())
   const key = loadOrMakeNodeKey(state.file('node.key'))
   const cacheKey = CacheKey.loadOrMake(state.file('cache.key'), values.name)
+  /** Parts that earlier ones ask for when they run. */
+  const later: Later = {}
+  const { open, name } = values
+  const entrance = stack.use(
+    new Entrance({ db, directory: values.state, key, open, roll: (id) => later.closed?.get(id)?.roll, log }),
+  )
+  const { gate } = entrance
+  const { listen, mdns, maxPeers } = values
+  const host = stack.use(await Host.start({ key, listen, mdns, gate, open, maxPeers, version: VERSION, log }))
+  const streams = stack.use(await NetworkStreams.start({ host, gate, log }))
+
   const faults = new PeerFaults()
-  const misses = new Misses()
-
-  const unrevoked = { faultOf: () => undefined, isRevoked: () => false }
-  const party = { key, networks: () => [], isOpen: () => true, revocations: () => unrevoked, now: Date.now }
-  const gate = stack.use(new Gate({ party, log }))
-  const host = stack.use(
-    await Host.start({
-      key,
-      listen: values.listen,
-      mdns: values.mdns,
-      gate,
-      open: true,
-      maxPeers: values.maxPeers,
-      version: VERSION,
-      log,
-    }),
+  const mayFetch = (peerId: string, network: string) => entrance.mayFetch(peerId, network)
+  const onFault = ({ peerId, digest, reason }: Fault) =>
+    faults.add({ peerId, about: later.substituter?.pathOf(digest) ?? `blob ${digest}`, reason })
+  const { quotaBytes } = values
+  const content = await startContent({ state, db, quotaBytes, streams: host, mayFetch, onFault, log }, stack)
+  const { blobs, published, fetcher, store } = content
+  const { openNetwork, catalogs, closed } = await startNetworks(
+    { db, key, host, streams, entrance, content, later, presence: presenceBody(name), log },
+    stack,
   )
-  const { records, nodes, artifacts, replicator } = await startCatalog(db, key, host, stack, log)
+  later.closed = closed
 
-  const lists = new PieceLists(db)
-  const index = new BlobIndex(db)
-  const blobs = Blobs.open({ directory: state.file('blobs'), index, lists, quotaBytes: values.quotaBytes, log })
-  const store = NixStore.ofMachine()
-  const published = new NarSource({ db, store, log })
-  const holdings = new Holdings([published, blobs])
-  const pieces = stack.use(await PieceServer.start({ streams: host, holdings, lists, mayFetch: () => true, log }))
-  const fetcher = stack.use(
-    new Fetcher({
-      blobs,
-      streams: host,
-      log,
-      onFault: ({ peerId, digest, reason }) =>
-        faults.add({ peerId, about: substituter.pathOf(digest) ?? `blob ${digest}`, reason }),
-    }),
-  )
-
-  const providers = stack.use(Providers.start({ dht: host.dht, host, log }))
-  const publications = new Publications({ network: OPEN_NETWORK_ID, artifacts, pins: blobs, paths: published, providers })
-  const sources = (cid: CID, _network: string, signal: AbortSignal) =>
-    sourcesOf(cid, artifacts, providers, host.peerId, signal)
-
+  const sources = (cid: CID, network: string, signal: AbortSignal) =>
+    sourcesOf(cid, network, { catalogs, closed, providers: openNetwork?.providers, self: host.peerId }, signal)
   const trust = new TrustedKeys(db, cacheKey.publicKey, values.trustedKeys)
-  const closures = stack.use(new Closures({ blobs, fetcher }))
+  const misses = new Misses()
   const substituter = stack.use(
     new Substituter({
       store,
       published,
-      closures,
+      closures: stack.use(new Closures({ blobs, fetcher })),
       key: cacheKey,
       trust,
       blobs,
       fetcher,
-      candidates: (hashPart) =>
-        artifacts
-          .candidates(hashPart)
-          .filter(({ peerId }) => peerId !== host.peerId)
-          .map((candidate) => ({ ...candidate, network: OPEN_NETWORK_ID })),
+      candidates: (hashPart) => catalogs.candidates(hashPart).filter(({ peerId }) => peerId !== host.peerId),
       sources,
       onFault: ({ peerId, path, reason, next }) => faults.add({ peerId, about: path, reason, next }),
       onFetched: (path, failure) => misses.note(path, failure),
       log,
     }),
   )
+  later.substituter = substituter
   const register = (app: Parameters<typeof registerNixRoutes>[0]) =>
     registerNixRoutes(app, { substituter, storeDirectory: store.directory, log })
   const http = values.http && stack.use(await HttpServer.start(values.http, register, log))
 
-  const book = new PeerBook(db)
-  const keeper = stack.use(Keeper.start({ host, book, bootstrap: values.bootstrap, maxPeers: values.maxPeers, log }))
-  stack.use(Renewer.start({ records, leases: { [ARTIFACT_KIND]: ARTIFACT_LEASE_MS }, log }))
-  stack.use(Presence.start({ records, body: presenceBody(values.name), nodeCount: () => nodes.count, log }))
+  const wants = (peerId: string) => closed.wants(peerId)
+  const keeper = stack.use(
+    Keeper.start({ host, book: new PeerBook(db), bootstrap: values.bootstrap, maxPeers, wants, log }),
+  )
+  later.keeper = keeper
+  const joining = stack.use(new Joining({ gate, host, networks: entrance.networks, name, log }))
+  if (values.joinFile !== undefined) joining.useFile(values.joinFile)
 
   const warnings = () => [
     ...warningsOf({
       uptimeSeconds: (performance.now() - startedMs) / 1_000,
       peerCount: host.connected().length,
-      mdns: values.mdns,
+      mdns,
       bootstraps: keeper.bootstraps(),
-      clockOffsetMs: replicator.clockOffsetMs(),
+      clockOffsetMs: openNetwork?.replicator.clockOffsetMs() ?? closed.clockOffsetMs(),
       missingPaths: published.missingPaths(),
       disk: { directory: values.state, freeBytes: freeBytesOf(values.state) },
     }),
+    ...networkWarnings({
+      memberships: entrance.networks.list(),
+      failed: closed.failed(),
+      orphans: entrance.networks.orphans,
+      now: Date.now(),
+    }),
+    ...joining.warnings(),
     ...faults.warnings(),
     ...misses.warnings(),
   ]
@@ -213,15 +196,12 @@ async function startNode(
     current,
     host,
     keeper,
-    nodes,
-    artifacts,
-    publications,
-    blobs,
-    holdings,
-    fetcher,
-    pieces,
-    store,
-    published,
+    openNetwork,
+    closed,
+    catalogs,
+    entrance,
+    joining,
+    content,
     cacheKey,
     trust,
     substituter,
@@ -237,48 +217,82 @@ async function startNode(
 
   return {
     reload: () => reload(current, { keeper, trust, blobs, log }),
-    summary: () => `${host.connected().length} peers, ${artifacts.count().known} artifacts known`,
+    summary: () => `${host.connected().length} peers, ${catalogs.count().known} artifacts known`,
   }
 }
 
 /** A holder that the DHT has not named by then does not help whoever waits. */
 const PROVIDERS_MS_MAX = 5_000
 
-async function startCatalog(
-  db: Database,
-  signer: Parameters<typeof makeRecords>[1],
-  host: Host,
-  stack: AsyncDisposableStack,
-  log: Log,
-) {
-  const records = stack.use(makeRecords(db, signer, log))
-  const nodes = stack.use(new Nodes(records))
-  const artifacts = stack.use(new Artifacts({ db, records, nodes }))
-  const { pubsub } = host
-  if (pubsub === undefined) throw new Error('a host of the open network has gossip')
-  const topic = stack.use(Topic.join(pubsub, `undernet/records/${Buffer.from(OPEN_NETWORK).toString('hex')}`, log))
-  const replicator = stack.use(await Replicator.start({ records, gossip: topic, peers: host, log }))
-  return { records, nodes, artifacts, replicator }
+/** Parts that are made after those that ask for them. */
+type Later = { closed?: ClosedNetworks; keeper?: Keeper; substituter?: Substituter }
+
+type NetworksDeps = {
+  db: Database
+  key: NodeKey
+  host: Host
+  streams: NetworkStreams
+  entrance: Entrance
+  content: Content
+  later: Later
+  presence: ReturnType<typeof presenceBody>
+  log: Logger
 }
 
-function makeRecords(db: Database, signer: ConstructorParameters<typeof Records>[1]['signer'], log: Log): Records {
-  return new Records(db, { network: OPEN_NETWORK, signer, log })
+async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
+  const { db, key, host, streams, entrance, content, later, presence, log } = deps
+  const { networks, gate, issuer, directory } = entrance
+  const publishing = { pins: content.blobs, paths: content.published }
+  const catalogs = new Catalogs()
+  const openNetwork = entrance.isOpen
+    ? stack.use(await OpenNetwork.start({ db, key, host, publishing, presence, log }))
+    : undefined
+  if (openNetwork !== undefined) catalogs.add(OPEN_NETWORK_NAME, openNetwork.artifacts)
+  const hear = (peerId: string, addresses: readonly string[]) => void heard(peerId, addresses, host, later)
+  const providers = openNetwork?.providers
+  const closed = stack.use(
+    await ClosedNetworks.start({
+      networks,
+      catalogs,
+      forget: (id) => forgetContent(id, content),
+      deps: { key, host, streams, gate, issuer, directory, publishing, providers, presence, hear, log },
+      log,
+    }),
+  )
+  return { openNetwork, catalogs, closed }
 }
 
-/** Who may have an artifact: its publishers, then whoever the DHT knows. */
+/** A fellow member may be reached there; without addresses, where it was seen last. */
+async function heard(peerId: string, addresses: readonly string[], host: Host, { keeper }: Later): Promise<void> {
+  const known = addresses.length > 0 ? addresses.map((address) => multiaddr(address)) : await host.addressesOf(peerId)
+  keeper?.hear(peerId, known)
+}
+
+type SourcesDeps = {
+  catalogs: Pick<Catalogs, 'holders'>
+  closed: Pick<ClosedNetworks, 'get'>
+  providers: Pick<Providers, 'find'> | undefined
+  self: string
+}
+
+/**
+ * Who may have an artifact: its publishers in the network, then whoever the DHT knows, or the members that are connected. Nobody outside a
+ * closed network is asked for what is in it.
+ */
 async function* sourcesOf(
   cid: CID,
-  artifacts: Pick<Artifacts, 'holders'>,
-  providers: Pick<Providers, 'find'>,
-  self: string,
+  network: string,
+  { catalogs, closed, providers, self }: SourcesDeps,
   signal: AbortSignal,
 ): AsyncGenerator<string> {
   const seen = new Set([self])
-  for (const peerId of artifacts.holders(cid.toString())) {
+  const near = [...catalogs.holders(cid.toString(), network), ...(closed.get(network)?.connected() ?? [])]
+  for (const peerId of near) {
     if (seen.has(peerId)) continue
     seen.add(peerId)
     yield peerId
   }
+  if (network !== OPEN_NETWORK_ID || providers === undefined) return
   const limited = AbortSignal.any([signal, AbortSignal.timeout(PROVIDERS_MS_MAX)])
   try {
     for await (const peerId of providers.find(cid.toString(), limited)) if (!seen.has(peerId)) yield peerId
@@ -292,7 +306,7 @@ function presenceBody(name: string) {
   return { name, version: VERSION, capabilities: { system, cpus: cpus().length, memoryBytes: totalmem() } }
 }
 
-type Reloadable = { keeper: Keeper; trust: TrustedKeys; blobs: Blobs; log: Logger }
+type Reloadable = { keeper: Keeper; trust: TrustedKeys; blobs: Pick<Content['blobs'], 'setQuota'>; log: Logger }
 
 /** Takes over what a running agent can, says what it cannot, and keeps what it has when the new configuration is not sound. */
 function reload(current: { config: LoadedConfig }, { keeper, trust, blobs, log }: Reloadable): void {

@@ -77,6 +77,11 @@ export class Publications {
     return withdrawn
   }
 
+  /** Whether this node shares something under this name, or of this CID. */
+  has(ref: string): boolean {
+    return this.#deps.artifacts.own().some(({ name, cid }) => name === ref || cid === ref)
+  }
+
   #ownNamed(name: string): Artifact | undefined {
     return this.#deps.artifacts.own().find((entry) => entry.name === name)
   }

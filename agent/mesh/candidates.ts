@@ -1,5 +1,6 @@
 /**
- * Peers that could be dialled: heard of on the LAN, remembered, or named by the DHT; with when to try each next. Knows no network and
+ * Peers that could be dialled: heard of on the LAN, remembered, or named by the DHT or by fellow members of a network; with when to try
+ * each next. Knows no network and
  * no clock of its own, so that its rules can be tested: back-off with jitter, who goes first, and a bound on how many are kept.
  */
 import type { Multiaddr } from '@multiformats/multiaddr'
@@ -22,8 +23,8 @@ const SECOND_MS = 1_500
 const LASTED_MS = 60_000
 const REDIAL_MS = 500
 
-export type Source = 'lan' | 'book' | 'dht'
-const ORDER: readonly Source[] = ['lan', 'book', 'dht']
+export type Source = 'lan' | 'network' | 'book' | 'dht'
+const ORDER: readonly Source[] = ['lan', 'network', 'book', 'dht']
 
 export type Candidate = {
   readonly peerId: string

@@ -6,6 +6,9 @@
  * in a large network everybody finds room; a small one is simply a full mesh. Surplus connections are closed in order, after a while:
  * whoever arrives at a bootstrap has learnt of others by then. Bootstraps and connections in use are not closed by us; a bootstrap that
  * lets us go, since it has others to look after, is left in peace while there are enough other peers.
+ *
+ * Some are wanted however many others there are: fellow members of a network of which too few are connected. They are dialled first,
+ * and not let go.
  */
 import { peerIdFromString } from '@libp2p/peer-id'
 import { type Multiaddr, multiaddr } from '@multiformats/multiaddr'
@@ -70,6 +73,8 @@ export type KeeperOptions = {
   book: PeerBook
   bootstrap: readonly string[]
   maxPeers: number
+  /** Whether a peer is wanted however many others are connected. It is asked also of those that are. */
+  wants?: (peerId: string) => boolean
   log: Log
   random?: () => number
 }
@@ -79,6 +84,7 @@ export class Keeper implements AsyncDisposable {
   readonly #book: PeerBook
   readonly #log: Log
   readonly #maxPeers: number
+  readonly #wants: (peerId: string) => boolean
   readonly #random: () => number
   readonly #candidates: Candidates
   readonly #bootstraps: Bootstraps
@@ -100,6 +106,7 @@ export class Keeper implements AsyncDisposable {
     this.#book = options.book
     this.#log = options.log
     this.#maxPeers = options.maxPeers
+    this.#wants = options.wants ?? (() => false)
     this.#random = options.random ?? Math.random
     this.#candidates = new Candidates(this.#host.peerId, this.#random)
     this.#bootstraps = new Bootstraps(this.#host, this.#log, this.#random)
@@ -139,6 +146,12 @@ export class Keeper implements AsyncDisposable {
   /** Replaces the bootstraps, as a reload of the configuration does. @throws {AgentError} `usage` */
   setBootstrap(addresses: readonly string[]): void {
     this.#bootstraps.set(addresses)
+    this.#tick()
+  }
+
+  /** Notes where a fellow member of a network is said to be. */
+  hear(peerId: string, addresses: readonly Multiaddr[]): void {
+    this.#candidates.hear(peerId, addresses, 'network', Date.now())
     this.#tick()
   }
 
@@ -204,13 +217,16 @@ export class Keeper implements AsyncDisposable {
   }
 
   #dialDue(now: number, links: readonly Link[]): void {
-    const room = Math.min(DIALS_MAX, this.#wanted - links.length) - this.#dialling.size
-    if (room <= 0) return
+    const atOnce = DIALS_MAX - this.#dialling.size
+    const room = Math.min(atOnce, this.#wanted - links.length - this.#dialling.size)
+    if (atOnce <= 0) return
     const connected = new Set(links.map(({ peerId }) => peerId))
-    const skip = (peerId: string) => connected.has(peerId) || this.#dialling.has(peerId)
-    for (const { peerId, addresses } of this.#candidates.due(now, links.length === 0, skip).slice(0, room)) {
-      this.#begin(this.#dial(peerId, addresses))
-    }
+    const skip = (peerId: string) =>
+      connected.has(peerId) || this.#dialling.has(peerId) || (room <= 0 && !this.#wants(peerId))
+    const due = this.#candidates.due(now, links.length === 0, skip)
+    const wanted = due.filter(({ peerId }) => this.#wants(peerId)).slice(0, atOnce)
+    const others = due.filter((one) => !wanted.includes(one)).slice(0, Math.max(0, room - wanted.length))
+    for (const { peerId, addresses } of [...wanted, ...others]) this.#begin(this.#dial(peerId, addresses))
   }
 
   async #dial(peerId: string, addresses: readonly Multiaddr[]): Promise<void> {
@@ -233,7 +249,10 @@ export class Keeper implements AsyncDisposable {
     const surplus = Math.min(links.length - this.#maxPeers, TRIMMED_PER_TICK_MAX)
     if (surplus <= 0) return
     const spare = links
-      .filter(({ peerId, busy, connectedMs }) => !busy && now - connectedMs > GRACE_MS && !this.#bootstraps.has(peerId))
+      .filter(({ peerId, busy, connectedMs }) => {
+        const isSettled = !busy && now - connectedMs > GRACE_MS
+        return isSettled && !this.#bootstraps.has(peerId) && !this.#wants(peerId)
+      })
       .map((link) => ({ link, rank: this.#random() }))
       .sort((a, b) => a.rank - b.rank)
     for (const { link } of spare.slice(0, surplus)) {

@@ -1,0 +1,222 @@
+/**
+ * One closed network as it runs on this node, from start() until disposed: its catalog in a database of its own, its gossip, its members,
+ * what this node publishes there; and what keeps its membership alive: statements, renewal, meeting.
+ *
+ * Nothing of it reaches who is not in it: all of it runs on the network's scope, where there are members only.
+ */
+import { rmSync } from 'node:fs'
+import type { Logger } from 'pino'
+import type { Member } from '../protocols/membership/certificate.ts'
+import { Publications, type PublicationsDeps } from './artifacts/publications.ts'
+import { ARTIFACT_KIND, ARTIFACT_LEASE_MS, Artifacts } from './catalog/artifacts.ts'
+import { Members } from './catalog/members.ts'
+import { Nodes } from './catalog/nodes.ts'
+import { peerIdOf } from './catalog/peer-id.ts'
+import { Presence, type PresenceOptions } from './catalog/presence.ts'
+import { Records } from './catalog/records.ts'
+import { Renewer } from './catalog/renewer.ts'
+import { Replicator } from './catalog/replicator.ts'
+import { reasonOf } from './error.ts'
+import type { Issuer, Roll } from './identity/issuing.ts'
+import type { Membership } from './identity/membership.ts'
+import type { NodeKey } from './identity/node-key.ts'
+import type { Log } from './log.ts'
+import { Meeting, type MeetingOptions } from './membership/meeting.ts'
+import { Renewal } from './membership/renewal.ts'
+import { Statements } from './membership/statements.ts'
+import type { Gate } from './mesh/gate.ts'
+import { Topic } from './mesh/gossip.ts'
+import type { Host } from './mesh/host.ts'
+import { NetworkGossip } from './mesh/network-gossip.ts'
+import type { NetworkScope, NetworkStreams } from './mesh/network-streams.ts'
+import { openDatabase } from './state/database.ts'
+
+/** A certificate, to a member that has just connected. */
+const HAND_OVER_MS_MAX = 10_000
+/** The only topic of a network's gossip, which has nothing in common with any other. */
+const TOPIC = 'records'
+/** Members of a network that this node wants to be connected to, however many other peers it has: gossip needs some to go round. */
+const CONNECTED_MIN = 4
+
+export type ClosedNetworkDeps = {
+  key: NodeKey
+  host: Pick<Host, 'addresses'>
+  streams: NetworkStreams
+  gate: Pick<Gate, 'memberOf' | 'recheck' | 'refresh'>
+  issuer: Issuer
+  /** Where databases of networks are. */
+  directory: string
+  publishing: Omit<PublicationsDeps, 'artifacts' | 'providers' | 'network'>
+  /** undefined when this node takes no part in the open network, whose DHT it is. */
+  providers: MeetingOptions['providers'] | undefined
+  presence: PresenceOptions['body']
+  /** Told of who may be a member, and of where it says that it can be reached. */
+  hear: (peerId: string, addresses: readonly string[]) => void
+  log: Logger
+}
+
+type Parts = {
+  scope: NetworkScope
+  statements: Statements
+  renewal: Renewal
+  records: Records
+  members: Members
+  nodes: Nodes
+  artifacts: Artifacts
+  publications: Publications
+  replicator: Replicator
+}
+
+export class ClosedNetwork implements AsyncDisposable {
+  readonly membership: Membership
+  readonly members: Members
+  readonly nodes: Nodes
+  readonly artifacts: Artifacts
+  readonly publications: Publications
+  readonly renewal: Renewal
+  readonly #replicator: Replicator
+  readonly #scope: NetworkScope
+  readonly #stack: AsyncDisposableStack
+
+  private constructor(membership: Membership, parts: Parts, stack: AsyncDisposableStack) {
+    this.membership = membership
+    this.members = parts.members
+    this.nodes = parts.nodes
+    this.artifacts = parts.artifacts
+    this.publications = parts.publications
+    this.renewal = parts.renewal
+    this.#replicator = parts.replicator
+    this.#scope = parts.scope
+    this.#stack = stack
+  }
+
+  static async start(membership: Membership, deps: ClosedNetworkDeps): Promise<ClosedNetwork> {
+    await using stack = new AsyncDisposableStack()
+    const parts = await startParts(membership, deps, stack)
+    return new ClosedNetwork(membership, parts, stack.move())
+  }
+
+  /** What its members say of themselves, for those who issue. */
+  get roll(): Roll {
+    const { members } = this
+    return {
+      holderOf: (name) => members.byName(name)[0]?.key,
+      memberOf: (key) => members.get(peerIdOf(key)),
+    }
+  }
+
+  /** The clocks of members minus ours; undefined when none is known. */
+  clockOffsetMs(): number | undefined {
+    return this.#replicator.clockOffsetMs()
+  }
+
+  /** Connected members. */
+  connected(): string[] {
+    return this.#scope.connected()
+  }
+
+  /** Why no member would see what this node publishes; undefined when this node itself, or a member that is known, would. */
+  publishingRefusal(): string | undefined {
+    const { membership, members } = this
+    const own = membership.decide(membership.self, membership.self, 'content:publish')
+    const seen = (member: Member) => membership.decide(membership.self, member, 'content:publish').allowed
+    return own.allowed || members.list().some(seen) ? undefined : own.missing
+  }
+
+  /** Whether a peer is a member whose connection this node wants, since it has few of them. */
+  wants(peerId: string): boolean {
+    if (this.members.get(peerId) === undefined) return false
+    const connected = this.connected()
+    return connected.length < CONNECTED_MIN || (connected.length === CONNECTED_MIN && connected.includes(peerId))
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#stack.disposeAsync()
+  }
+}
+
+/** Forgets what a network that is not running has on the disk. */
+export function removeNetwork(directory: string, id: string): void {
+  for (const suffix of ['', '-wal', '-shm']) rmSync(`${databaseOf(directory, id)}${suffix}`, { force: true })
+}
+
+async function startParts(
+  membership: Membership,
+  deps: ClosedNetworkDeps,
+  stack: AsyncDisposableStack,
+): Promise<Parts> {
+  const { key, host, streams, gate, directory, publishing, providers, presence, hear } = deps
+  const { id, network } = membership
+  const log = deps.log.child({ network: membership.name })
+  const db = openDatabase(databaseOf(directory, id))
+  stack.defer(() => db.close())
+  const scope = stack.use(streams.of(network))
+  const statements = stack.use(await Statements.start({ membership, scope, recheck: () => gate.recheck(), log }))
+  const records: Records = stack.use(
+    new Records(db, { network, signer: key, admits: (record) => members.admits(record), log }),
+  )
+  const members: Members = stack.use(Members.start({ records, membership, log }))
+  const nodes = stack.use(new Nodes(records))
+  const welcomes = (publisher: Uint8Array) => {
+    const member = members.get(peerIdOf(publisher))
+    return member !== undefined && membership.decide(member, membership.self, 'content:publish').allowed
+  }
+  const artifacts = stack.use(new Artifacts({ db, records, nodes, welcomes }))
+  const publications = new Publications({ ...publishing, network: id, artifacts })
+  const gossip = stack.use(await NetworkGossip.start(key, scope))
+  const topic = stack.use(Topic.join(gossip.pubsub, TOPIC, log))
+  // Records are compared when statements have been: who is revoked is known by then.
+  const peers = {
+    onPeer: (listener: Parameters<Statements['onCompared']>[0]) => statements.onCompared(listener),
+    connected: () => scope.connected(),
+    openStream: scope.openStream.bind(scope),
+    handle: scope.handle.bind(scope),
+    unhandle: scope.unhandle.bind(scope),
+  }
+  const replicator = stack.use(await Replicator.start({ records, gossip: topic, peers, members, log }))
+  const renewal = await startRenewal(membership, { scope, members }, deps, stack, log)
+  stack.use(Renewer.start({ records, leases: { [ARTIFACT_KIND]: ARTIFACT_LEASE_MS }, log }))
+  stack.use(
+    Presence.start({ records, body: presence, addresses: () => host.addresses(), nodeCount: () => nodes.count, log }),
+  )
+  stack.defer(nodes.onAddresses((peerId, addresses) => hear(peerId, addresses)))
+  if (providers !== undefined) {
+    const connectedCount = () => scope.connected().length
+    stack.use(Meeting.start({ membership, providers, hear: (peerId) => hear(peerId, []), connectedCount, log }))
+  }
+  return { scope, statements, renewal, records, members, nodes, artifacts, publications, replicator }
+}
+
+/** Renewal, which also hands connected members what was signed for them while they were away. */
+async function startRenewal(
+  membership: Membership,
+  { scope, members }: Pick<Parts, 'scope' | 'members'>,
+  { gate, issuer }: ClosedNetworkDeps,
+  stack: AsyncDisposableStack,
+  log: Log,
+): Promise<Renewal> {
+  const { network } = membership
+  const renew = (subject: Uint8Array) => {
+    const chain = issuer.renew(membership, subject, gate.memberOf(network, peerIdOf(subject))?.chain)
+    return 'fault' in chain ? chain.fault : chain
+  }
+  const issuers = () => members.list().flatMap(({ peerId, issues }) => (issues ? [peerId] : []))
+  const refresh = (peerId: string, signal: AbortSignal) => gate.refresh(peerId, signal)
+  const renewal = stack.use(await Renewal.start({ membership, scope, renew, issuers, refresh, log }))
+  const handOwed = async (peerId: string) => {
+    const member = gate.memberOf(network, peerId)
+    const chain = member && issuer.owed(membership, member.chain)
+    if (chain !== undefined) await renewal.push(peerId, chain, AbortSignal.timeout(HAND_OVER_MS_MAX))
+  }
+  stack.defer(
+    scope.onPeer((peerId) => {
+      // What was not handed over stays owed.
+      handOwed(peerId).catch((error: unknown) => log.debug({ peerId, reason: reasonOf(error) }, 'certificate.owed'))
+    }),
+  )
+  return renewal
+}
+
+function databaseOf(directory: string, id: string): string {
+  return `${directory}/${id}.db`
+}

@@ -1,0 +1,119 @@
+/**
+ * Who may come in, and what is told of it: the networks that this node is in, what it signs for them, the invitations that it made, the
+ * gate that judges every connection by them, and the audit log of all of that.
+ */
+import { join } from 'node:path'
+import type { Admission } from '../protocols/hello/hello.ts'
+import { hexOf } from '../protocols/membership/statement.ts'
+import { peerIdOf } from './catalog/peer-id.ts'
+import { OPEN_NETWORK_ID } from './content/publication-key.ts'
+import { Audit } from './identity/audit.ts'
+import { Invitations } from './identity/invitations.ts'
+import { Issuer, type IssuerOptions } from './identity/issuing.ts'
+import { Networks } from './identity/networks.ts'
+import type { NodeKey } from './identity/node-key.ts'
+import type { Log } from './log.ts'
+import { Gate } from './mesh/gate.ts'
+import type { Database } from './state/database.ts'
+
+const AUDIT_FILE = 'audit.jsonl'
+const NETWORKS_DIRECTORY = 'networks'
+/** What the open network is called for people. */
+export const OPEN_NETWORK_NAME = 'open'
+
+export type EntranceOptions = {
+  db: Database
+  /** The state directory. */
+  directory: string
+  key: NodeKey
+  /** Whether this node takes part in the open network. */
+  open: boolean
+  /** What the members of a network say of themselves. */
+  roll: NonNullable<IssuerOptions['roll']>
+  log: Log
+}
+
+export class Entrance implements Disposable {
+  readonly networks: Networks
+  readonly issuer: Issuer
+  readonly invitations: Invitations
+  readonly audit: Audit
+  readonly gate: Gate
+  /** Whether this node takes part in the open network. */
+  readonly isOpen: boolean
+  /** Where what belongs to a network is kept. */
+  readonly directory: string
+
+  constructor({ db, directory, key, open, roll, log }: EntranceOptions) {
+    this.isOpen = open
+    this.directory = join(directory, NETWORKS_DIRECTORY)
+    this.audit = new Audit({ path: join(directory, AUDIT_FILE), log })
+    this.networks = new Networks({ db, directory: this.directory, key, log })
+    this.issuer = new Issuer({ db, roll })
+    this.invitations = new Invitations({
+      db,
+      networks: this.networks,
+      issuer: this.issuer,
+      onRedeemed: ({ membership, invitation, key: member, name }) =>
+        this.audit.append({
+          event: 'member.joined',
+          network: membership.name,
+          peerId: peerIdOf(member),
+          name,
+          invitation,
+        }),
+    })
+    this.gate = new Gate({
+      party: this.networks.party(() => open),
+      desk: this.invitations,
+      joined: (joined) => {
+        const membership = this.networks.join(joined)
+        this.audit.append({ event: 'network.joined', network: membership.name, name: membership.self.name })
+      },
+      onAdmitted: (peerId, admission) => this.#tellAdmitted(peerId, admission),
+      onRefused: ({ peerId, address, wasIn, why }) =>
+        this.audit.append({ event: wasIn ? 'peer.cut' : 'peer.refused', peerId, address, why }),
+      log,
+    })
+    this.networks.onChange(({ id, what }) => {
+      const membership = this.networks.get(id)
+      if (what === 'certificate' && membership !== undefined)
+        this.audit.append({ event: 'certificate.renewed', network: membership.name, name: membership.self.name })
+    })
+  }
+
+  /** Whether a peer may have what this node has in a network, by its id. Asked for each request. */
+  mayFetch(peerId: string, id: string): boolean {
+    // What everybody may have.
+    if (id === OPEN_NETWORK_ID) return this.isOpen
+    const membership = this.networks.get(id)
+    const member = membership && this.gate.memberOf(membership.network, peerId)
+    if (membership === undefined || member === undefined) return false
+    const decision = membership.decide(member, membership.self, 'content:fetch')
+    if (decision.allowed) return true
+    const { name } = member
+    this.audit.append({ event: 'access.refused', network: membership.name, peerId, name, why: decision.missing })
+    return false
+  }
+
+  /** Names of the networks shared with a connected peer. */
+  sharedWith(peerId: string): string[] {
+    const { open = false, members = [] } = this.gate.admitted(peerId) ?? {}
+    const closed = members.flatMap(({ network }) => this.networks.get(hexOf(network))?.name ?? [])
+    return open ? [OPEN_NETWORK_NAME, ...closed] : closed
+  }
+
+  [Symbol.dispose](): void {
+    this.gate[Symbol.dispose]()
+    this.audit[Symbol.dispose]()
+  }
+
+  /** A line for each network that lets the peer in, under what it is called there. */
+  #tellAdmitted(peerId: string, { open, members }: Admission): void {
+    for (const { network, name } of members) {
+      const known = this.networks.get(hexOf(network))?.name
+      this.audit.append({ event: 'peer.admitted', peerId, name, network: known, rule: 'member' })
+    }
+    if (open) this.audit.append({ event: 'peer.admitted', peerId, network: OPEN_NETWORK_NAME, rule: 'open network' })
+  }
+}

@@ -1,0 +1,55 @@
+/**
+ * The content of a node, put together: blobs on the disk and store paths in Nix's store, given to peers and fetched from them.
+ */
+import { BlobIndex } from './content/blob-index.ts'
+import { Blobs } from './content/blobs.ts'
+import { Fetcher, type FetcherInit } from './content/fetcher.ts'
+import { Holdings } from './content/holdings.ts'
+import { PieceLists } from './content/piece-lists.ts'
+import { PieceServer, type PieceServerInit } from './content/server.ts'
+import type { Log } from './log.ts'
+import { NarSource } from './nix/nar-source.ts'
+import { NixStore } from './nix/nix-store.ts'
+import type { Database } from './state/database.ts'
+import type { StateDirectory } from './state/directory.ts'
+
+type ContentDeps = {
+  state: StateDirectory
+  db: Database
+  quotaBytes: number
+  streams: PieceServerInit['streams'] & FetcherInit['streams']
+  mayFetch: PieceServerInit['mayFetch']
+  onFault: NonNullable<FetcherInit['onFault']>
+  log: Log
+}
+
+export type Content = {
+  blobs: Blobs
+  published: NarSource
+  /** Both of them. */
+  holdings: Holdings
+  pieces: PieceServer
+  fetcher: Fetcher
+  store: NixStore
+}
+
+/** Parts that stop are left to the stack. */
+export async function startContent(deps: ContentDeps, stack: AsyncDisposableStack): Promise<Content> {
+  const { state, db, quotaBytes, streams, mayFetch, onFault, log } = deps
+  const lists = new PieceLists(db)
+  const index = new BlobIndex(db)
+  const blobs = Blobs.open({ directory: state.file('blobs'), index, lists, quotaBytes, log })
+  const store = NixStore.ofMachine()
+  const published = new NarSource({ db, store, log })
+  const holdings = new Holdings([published, blobs])
+  const pieces = stack.use(await PieceServer.start({ streams, holdings, lists, mayFetch, log }))
+  const fetcher = stack.use(new Fetcher({ blobs, streams, log, onFault }))
+  return { blobs, published, holdings, pieces, fetcher, store }
+}
+
+/** What is here for the sake of a network that was left goes, and what is on its way. */
+export async function forgetContent(network: string, { fetcher, published, blobs }: Content): Promise<void> {
+  await fetcher.forgetNetwork(network)
+  published.forgetNetwork(network)
+  blobs.forgetNetwork(network)
+}

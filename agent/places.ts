@@ -1,0 +1,128 @@
+/**
+ * The networks of this node as places to publish in, named as people name them. Nothing goes out by a guess: with several networks, one
+ * has to be said.
+ */
+import type { Publications } from './artifacts/publications.ts'
+import type { ClosedNetwork } from './closed-network.ts'
+import type { ClosedNetworks } from './closed-networks.ts'
+import { OPEN_NETWORK_ID } from './content/publication-key.ts'
+import { type Entrance, OPEN_NETWORK_NAME } from './entrance.ts'
+import { AgentError } from './error.ts'
+import type { Host } from './mesh/host.ts'
+import type { OpenNetwork } from './open-network.ts'
+
+export type Place = {
+  /** For people. */
+  readonly name: string
+  /** The network's. */
+  readonly id: string
+  readonly publications: Publications
+  /** Peers that hear at once what is published. */
+  connected(): readonly string[]
+  /** Why nobody there would see what this node publishes. */
+  refusal(): string | undefined
+}
+
+export type PlacesDeps = {
+  /** undefined when this node takes no part in it. */
+  openNetwork: OpenNetwork | undefined
+  closed: ClosedNetworks
+  entrance: Pick<Entrance, 'networks'>
+  host: Pick<Host, 'connected'>
+}
+
+export class Places {
+  readonly #deps: PlacesDeps
+
+  constructor(deps: PlacesDeps) {
+    this.#deps = deps
+  }
+
+  /**
+   * Where to publish.
+   *
+   * @throws {AgentError} `usage` when none is named and there are several, or none; `not-found`; `not-allowed` when the policy lets nobody
+   *   see what this node publishes there
+   */
+  toPublish(network: string | undefined): Place {
+    const [only, ...others] = this.#named(network)
+    if (only === undefined) throw noNetwork()
+    if (others.length > 0) {
+      const names = [only, ...others].map(({ name }) => name)
+      throw new AgentError('usage', `this node is in ${names.length} networks: ${names.join(', ')}`, {
+        next: `Say with --network in which to publish. What is in "${OPEN_NETWORK_NAME}" can be read by everybody.`,
+      })
+    }
+    const missing = only.refusal()
+    if (missing === undefined) return only
+    throw new AgentError('not-allowed', `nobody in "${only.name}" would see it: ${missing}`, {
+      next: 'The policy decides: `agent policy show`.',
+    })
+  }
+
+  /**
+   * Where this node shares something; if nowhere, any place will say so.
+   *
+   * @throws {AgentError} `usage` when that is in several networks, `not-found`
+   */
+  sharing(ref: string, network: string | undefined): Place {
+    const places = this.#named(network)
+    const sharing = places.filter(({ publications }) => publications.has(ref))
+    if (sharing.length > 1) {
+      throw new AgentError('usage', `this node shares ${ref} in ${sharing.length} networks`, {
+        next: `Say in which with --network: ${sharing.map(({ name }) => name).join(' or ')}.`,
+      })
+    }
+    const [place = places[0]] = sharing
+    if (place === undefined) throw noNetwork()
+    return place
+  }
+
+  /** The id of the network that somebody named. @throws {AgentError} `not-found` */
+  idOf(network: string): string
+  idOf(network: string | undefined): string | undefined
+  idOf(network: string | undefined): string | undefined {
+    const { openNetwork, entrance } = this.#deps
+    if (network === undefined) return undefined
+    if (network === OPEN_NETWORK_NAME && openNetwork !== undefined) return OPEN_NETWORK_ID
+    return entrance.networks.find(network).id
+  }
+
+  #named(network: string | undefined): Place[] {
+    const { openNetwork, closed, host } = this.#deps
+    const open =
+      openNetwork === undefined
+        ? []
+        : [
+            {
+              name: OPEN_NETWORK_NAME,
+              id: OPEN_NETWORK_ID,
+              publications: openNetwork.publications,
+              connected: () => host.connected(),
+              refusal: () => undefined,
+            },
+          ]
+    const all = [...open, ...closed.list().map(placeOf)]
+    if (network === undefined) return all
+    const id = this.idOf(network)
+    const named = all.filter((one) => one.id === id)
+    if (named.length > 0) return named
+    throw new AgentError('failed', `the network "${network}" does not run`, { next: '`agent status` says why.' })
+  }
+}
+
+function placeOf(network: ClosedNetwork): Place {
+  return {
+    name: network.membership.name,
+    id: network.membership.id,
+    publications: network.publications,
+    connected: () => network.connected(),
+    refusal: () => network.publishingRefusal(),
+  }
+}
+
+function noNetwork(): AgentError {
+  return new AgentError('usage', 'this node is in no network, so there is nobody to share with', {
+    next: 'Make one with `agent network create NAME`, join one with `agent join`, or start the agent with --open.',
+  })
+}
