@@ -223,15 +223,15 @@ export type AuditEntry = {
   at: string
   event: string
   /** The network's name. */
-  network?: string
-  peerId?: string
+  network?: string | undefined
+  peerId?: string | undefined
   /** Of the member. */
-  name?: string
+  name?: string | undefined
   /** What allowed or refused it. */
-  rule?: string
-  why?: string
+  rule?: string | undefined
+  why?: string | undefined
   /** How often within the minute that ends at `at`, for what repeats. */
-  count?: number
+  count?: number | undefined
   [more: string]: unknown
 }
 /** `limit` is how many of those there are, the newest, begin the answer; the oldest of them comes first. */

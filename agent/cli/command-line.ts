@@ -9,6 +9,7 @@ import { Client } from '../api/client.ts'
 import { AgentError, type AgentErrorCode, reasonOf } from '../error.ts'
 import { printable, printableJson } from '../printable.ts'
 import { socketCandidates } from './find-socket.ts'
+import { Interrupted, Interruption } from './interruption.ts'
 import { Terminal } from './terminal.ts'
 
 const EXIT: Partial<Record<AgentErrorCode, number>> = { usage: 2, 'not-running': 3, 'not-allowed': 4, 'not-found': 5 }
@@ -22,7 +23,11 @@ First steps:
   agent start              in one terminal, on each of your machines
   agent status             is this node well, and whom does it see
   agent publish ./result   share a store path, a folder or a file
-  agent search             what is shared, here and elsewhere`
+  agent search             what is shared, here and elsewhere
+  agent network create     a network of your own machines; agent invite lets others in`
+
+/** The option of commands that are about one network. */
+export const IN_NETWORK = ['--network <name>', 'the network, by its name or the beginning of its id'] as const
 
 /** One command's run. */
 export type Session = {
@@ -147,31 +152,6 @@ export class CommandLine {
     return EXIT[code] ?? 1
   }
 }
-
-/** Thrown when the user pressed Ctrl-C and the command has tidied up; the message says what remains. */
-export class Interrupted extends Error {
-  override readonly name = 'Interrupted'
-}
-
-/** Ctrl-C once: the command tidies up. Twice: it is over, since the signals then act as ever. */
-class Interruption implements Disposable {
-  readonly #controller = new AbortController()
-  readonly #abort = () => {
-    this[Symbol.dispose]()
-    this.#controller.abort(new Interrupted())
-  }
-
-  begin(): AbortSignal {
-    for (const name of INTERRUPTS) process.on(name, this.#abort)
-    return this.#controller.signal
-  }
-
-  [Symbol.dispose](): void {
-    for (const name of INTERRUPTS) process.off(name, this.#abort)
-  }
-}
-
-const INTERRUPTS = ['SIGINT', 'SIGTERM'] as const
 
 type Explained = { code: AgentErrorCode; message: string; next?: string | undefined }
 

@@ -1,11 +1,17 @@
 /** Every command, in the order in which --help lists them. */
+import { addAudit } from './audit.ts'
 import type { AddCommand } from './command-line.ts'
 import { addCompletion } from './completion.ts'
 import { addConfig } from './config.ts'
 import { addDoctor } from './doctor.ts'
 import { addGet } from './get.ts'
+import { addInvite } from './invite.ts'
+import { addJoin } from './join.ts'
+import { addMember } from './member.ts'
+import { addNetwork } from './network.ts'
 import { addNixConf } from './nix-conf.ts'
 import { addPeers, addPing } from './peers.ts'
+import { addPolicy } from './policy.ts'
 import { addPublish, addUnpublish } from './publish.ts'
 import { addSearch, addShow } from './search.ts'
 import { addStart } from './start.ts'
@@ -23,6 +29,12 @@ export const commands: readonly AddCommand[] = [
   addSearch,
   addShow,
   addGet,
+  addNetwork,
+  addInvite,
+  addJoin,
+  addMember,
+  addPolicy,
+  addAudit,
   addTrust,
   addNixConf,
   addConfig,

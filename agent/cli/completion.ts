@@ -1,16 +1,33 @@
 /**
- * `agent completion SHELL`: a script that completes commands, flags and the names of artifacts. The script is made from the commands
- * themselves, so it knows exactly what this version has.
+ * `agent completion SHELL`: a script that completes commands, flags, and the names of artifacts, networks and members. The script is made
+ * from the commands themselves, so it knows exactly what this version has.
  */
 import type { Command } from 'commander'
+import type { Client } from '../api/client.ts'
 import type { SearchResult } from '../api/contract.ts'
+import type { MemberList, NetworkList } from '../api/membership-contract.ts'
 import { AgentError } from '../error.ts'
 import type { CommandLine } from './command-line.ts'
 
 const SHELLS = { bash, zsh, fish } as const
 
-/** Commands whose argument is an artifact. */
-const TAKES_ARTIFACT = ['get', 'show', 'unpublish']
+/** Commands whose first argument is a name that the agent knows, by what it names. */
+const TAKES = {
+  artifact: ['get', 'show', 'unpublish'],
+  network: [
+    'network show',
+    'network leave',
+    'network export-root',
+    'network import-root',
+    'network remove-root',
+    'network delegate',
+  ],
+  member: ['member show', 'member revoke', 'member label', 'policy explain'],
+} as const
+type Kind = keyof typeof TAKES
+const KINDS = Object.keys(TAKES) as Kind[]
+/** The flag whose value is a network's name, wherever it stands. */
+const NETWORK_FLAG = '--network'
 /**
  * Names of artifacts are written by peers, and shells evaluate word lists: what is not plainly a name is not offered.
  */
@@ -37,12 +54,21 @@ export function addCompletion(line: CommandLine): void {
     })
 
   // What the scripts call: names a line, and nothing at all when no agent runs.
-  const names = line.program.command('complete-names', { hidden: true })
-  line.asks(names, async ({ client, terminal }) => {
-    const result = await client.get<SearchResult>('search', { limit: NAMES_MAX }).catch(() => undefined)
-    const found = result?.artifacts.map(({ name }) => name).filter((name) => SAFE_NAME.test(name)) ?? []
-    terminal.print(...new Set(found))
+  const names = line.program.command('complete-names [kind]', { hidden: true })
+  line.asks<[string | undefined]>(names, async ({ client, terminal }, _options, kind) => {
+    const found = await namesOf(client, kind).catch(() => [])
+    terminal.print(...new Set(found.filter((name) => SAFE_NAME.test(name))))
   })
+}
+
+async function namesOf(client: Client, kind: string | undefined): Promise<string[]> {
+  if (kind === 'network') {
+    const { networks, open } = await client.get<NetworkList>('networks')
+    return [...networks, ...(open === null ? [] : [open])].map(({ name }) => name)
+  }
+  if (kind === 'member') return (await client.get<MemberList>('members')).members.map(({ name }) => name)
+  const { artifacts } = await client.get<SearchResult>('search', { limit: NAMES_MAX })
+  return artifacts.map(({ name }) => name)
 }
 
 type Entry = { words: string[]; summary: string; flags: { name: string; help: string }[]; children: string[] }
@@ -90,9 +116,12 @@ ${entriesOf(program)
   case "$path" in
 ${cases.join('\n')}
   esac
+  local names=''
   case "$path" in
-    ${TAKES_ARTIFACT.join('|')}) [[ $cur == -* ]] || words="$words $(agent complete-names 2>/dev/null | tr '\\n' ' ')" ;;
+${KINDS.map((kind) => `    ${TAKES[kind].map((path) => `'${path}'`).join('|')}) [[ $cur == -* ]] || names=${kind} ;;`).join('\n')}
   esac
+  if [[ \${COMP_WORDS[COMP_CWORD-1]} == ${NETWORK_FLAG} ]]; then words='' names=network; fi
+  [[ -z $names ]] || words="$words $(agent complete-names $names 2>/dev/null | tr '\\n' ' ')"
   COMPREPLY=($(compgen -W "$words" -- "$cur"))
 }
 complete -o default -F _agent agent`
@@ -124,11 +153,13 @@ ${parents.flatMap(({ words, children }) => children.map((name) => `      '${word
   case "$at" in
 ${cases.join('\n')}
   esac
-  _describe -o 'agent' offered
+  local kind=''
   case "$at" in
-    ${TAKES_ARTIFACT.join('|')}) names=(\${(f)"$(agent complete-names 2>/dev/null)"}); compadd -a names ;;
-    publish|start) _files ;;
+${KINDS.map((kind) => `    ${TAKES[kind].map((path) => `'${path}'`).join('|')}) kind=${kind} ;;`).join('\n')}
+    publish|start|join|'policy set'|'policy check') _files ;;
   esac
+  if [[ $words[CURRENT-1] == ${NETWORK_FLAG} ]]; then kind=network; else _describe -o 'agent' offered; fi
+  [[ -z $kind ]] || { names=(\${(f)"$(agent complete-names $kind 2>/dev/null)"}); compadd -a names }
 }
 # Sourced, it registers itself; loaded from fpath, it is called for the first time.
 if [[ \${funcstack[1]} == _agent ]]; then _agent "$@"; else compdef _agent agent; fi`
@@ -136,32 +167,39 @@ if [[ \${funcstack[1]} == _agent ]]; then _agent "$@"; else compdef _agent agent
 
 function fish(program: Command): string {
   const quote = (text: string) => `'${text.replace(/['\\]/g, '\\$&')}'`
-  const lines = entriesOf(program).flatMap(({ words, flags, children, summary }) => {
-    const [noun, verb] = words
-    const here =
-      noun === undefined
-        ? '__fish_use_subcommand'
-        : verb === undefined
-          ? `__fish_seen_subcommand_from ${noun}`
-          : `__fish_seen_subcommand_from ${noun}; and __fish_seen_subcommand_from ${verb}`
-    const self =
-      noun === undefined
-        ? []
-        : verb === undefined
-          ? [`complete -c agent -f -n __fish_use_subcommand -a ${noun} -d ${quote(summary)}`]
-          : [
-              `complete -c agent -f -n '__fish_seen_subcommand_from ${noun}; and not __fish_seen_subcommand_from ${(parentChildren(program, noun) ?? []).join(' ')}' -a ${verb} -d ${quote(summary)}`,
-            ]
-    const own = flags.map(({ name, help }) => `complete -c agent -n '${here}' -l ${name.slice(2)} -d ${quote(help)}`)
-    return [...self, ...(children.length > 0 && noun !== undefined ? [] : own)]
-  })
-  return [
-    '# fish completion for agent',
-    ...lines,
-    `complete -c agent -f -n '__fish_seen_subcommand_from ${TAKES_ARTIFACT.join(' ')}' -a '(agent complete-names 2>/dev/null)'`,
-  ].join('\n')
-}
-
-function parentChildren(program: Command, noun: string): string[] | undefined {
-  return program.commands.find((one) => one.name() === noun)?.commands.map((one) => one.name())
+  const entries = entriesOf(program)
+  const summaryOf = (words: string[]) =>
+    entries.find((entry) => entry.words.join(' ') === words.join(' '))?.summary ?? ''
+  const at = (words: readonly string[]) => quote(`__agent_at ${quote(words.join(' '))}`)
+  const lines = entries.flatMap(({ words, flags, children }) => [
+    ...children.map(
+      (name) => `complete -c agent -f -n ${at(words)} -a ${name} -d ${quote(summaryOf([...words, name]))}`,
+    ),
+    ...flags.map(({ name, help }) => {
+      const value = name === NETWORK_FLAG ? ` -x -a '(agent complete-names network 2>/dev/null)'` : ''
+      return `complete -c agent -n ${at(words)} -l ${name.slice(2)} -d ${quote(help)}${value}`
+    }),
+  ])
+  const cases = entries.flatMap(({ words, children }) =>
+    children.map(
+      (name) => `      case ${quote(`${words.join(' ')} ${name}`)}\n        set path ${[...words, name].join(' ')}`,
+    ),
+  )
+  const names = KINDS.flatMap((kind) =>
+    TAKES[kind].map(
+      (path) => `complete -c agent -f -n ${at(path.split(' '))} -a '(agent complete-names ${kind} 2>/dev/null)'`,
+    ),
+  )
+  return `# fish completion for agent
+function __agent_at
+  set -l path
+  set -l typed (commandline -opc)
+  for word in $typed[2..-1]
+    switch "$path $word"
+${cases.join('\n')}
+    end
+  end
+  test "$path" = "$argv[1]"
+end
+${[...lines, ...names].join('\n')}`
 }

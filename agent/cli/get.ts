@@ -4,7 +4,8 @@
  */
 import type { FetchResult } from '../api/contract.ts'
 import { printable } from '../printable.ts'
-import { type CommandLine, Interrupted, type Session } from './command-line.ts'
+import { type CommandLine, IN_NETWORK, type Session } from './command-line.ts'
+import { Interrupted } from './interruption.ts'
 import { showMs, showSize } from './measures.ts'
 import { Progress } from './progress.ts'
 import { artifactText } from './search.ts'
@@ -22,12 +23,13 @@ export function addGet(line: CommandLine): void {
       ],
     })
     .option('--to <dir>', 'directory to put it in', '.')
-  line.asks<[string], { to: string }>(command, async (session, { to }, ref) => {
+    .option(...IN_NETWORK)
+  line.asks<[string], { to: string; network?: string }>(command, async (session, { to, network }, ref) => {
     const { terminal, isJson } = session
     const startedAt = performance.now()
     const signal = session.interrupted()
     try {
-      const { artifact, parts } = await fetchArtifact(session, ref, signal)
+      const { artifact, parts } = await fetchArtifact(session, { ref, network }, signal)
       const { place } = await import('./place.ts')
       const placed = await placeParts(session, { artifact, parts }, to, place, signal)
       if (isJson) return terminal.json({ artifact, files: placed })
@@ -53,9 +55,13 @@ export function addGet(line: CommandLine): void {
   })
 }
 
-async function fetchArtifact({ client, terminal }: Session, ref: string, signal: AbortSignal): Promise<FetchResult> {
-  using progress = new Progress(terminal.progressOutput, `Fetching ${ref}`)
-  for await (const event of client.events('fetch', { ref }, signal)) {
+async function fetchArtifact(
+  { client, terminal }: Session,
+  asked: { ref: string; network: string | undefined },
+  signal: AbortSignal,
+): Promise<FetchResult> {
+  using progress = new Progress(terminal.progressOutput, `Fetching ${asked.ref}`)
+  for await (const event of client.events('fetch', asked, signal)) {
     if (event.type === 'progress') progress.show(event.doneBytes, event.totalBytes)
     else if (event.type === 'done') return event.result
   }

@@ -1,9 +1,11 @@
-/** Numbers as people read them: sizes, times, counts. */
+/** Numbers as people read and write them: sizes, times, counts. */
+import { AgentError } from '../error.ts'
 
 const SIZE_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB']
 const MINUTE = 60
 const HOUR = 60 * MINUTE
 const DAY = 24 * HOUR
+const DURATION_UNITS: Readonly<Record<string, number>> = { s: 1, m: MINUTE, h: HOUR, d: DAY, w: 7 * DAY }
 
 /** `1.4 GiB` */
 export function showSize(bytes: number): string {
@@ -24,6 +26,26 @@ export function showDuration(seconds: number): string {
   if (s < HOUR) return pair(Math.floor(s / MINUTE), 'min', s % MINUTE, 's')
   if (s < DAY) return pair(Math.floor(s / HOUR), 'h', Math.floor((s % HOUR) / MINUTE), 'min')
   return pair(Math.floor(s / DAY), 'd', Math.floor((s % DAY) / HOUR), 'h')
+}
+
+/** `3 h`: the largest unit alone, where there is little room. */
+export function showShortDuration(seconds: number): string {
+  return showDuration(seconds).split(' ').slice(0, 2).join(' ')
+}
+
+/** Seconds in `90m`, `24h`, `7d`. `what` begins the sentence for people. @throws {AgentError} `usage` */
+export function readDuration(text: string, what: string): number {
+  const [, digits, unit] = /^\s*(\d{1,9})\s*([smhdw])\s*$/.exec(text) ?? []
+  const seconds = Number(digits) * (DURATION_UNITS[unit ?? ''] ?? 0)
+  if (seconds > 0) return seconds
+  throw new AgentError('usage', `${what} must be like 90m, 24h or 7d, not ${JSON.stringify(text)}`)
+}
+
+/** A whole number. @throws {AgentError} `usage` */
+export function readCount(text: string, what: string, { min, max }: { min: number; max: number }): number {
+  const value = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN
+  if (value >= min && value <= max) return value
+  throw new AgentError('usage', `${what} must be a whole number from ${min} to ${max}, not ${JSON.stringify(text)}`)
 }
 
 /** `0.43 ms`, `12 ms`, `1.3 s` */

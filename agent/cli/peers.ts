@@ -1,9 +1,8 @@
 /** `agent peers` and `agent ping`: the nodes around this one. */
 import type { PeerView, PingResult } from '../api/contract.ts'
-import { AgentError } from '../error.ts'
 import { printable } from '../printable.ts'
 import type { CommandLine } from './command-line.ts'
-import { count, showDuration, showMs } from './measures.ts'
+import { count, readCount, showDuration, showMs } from './measures.ts'
 import { table } from './table.ts'
 
 const PINGS_DEFAULT = 3
@@ -35,14 +34,16 @@ export function addPeers(line: CommandLine): void {
       { title: 'RTT', align: 'right' as const },
       { title: 'PATH' },
       { title: 'UP' },
+      { title: 'NETWORKS', cut: 'end' as const },
       { title: 'ADDRESS', cut: 'middle' as const },
       { title: 'PEER ID', cut: 'middle' as const },
     ]
-    const rows = peers.map(({ name, rttMs, path, direction, connectedSeconds, address, peerId }) => [
+    const rows = peers.map(({ name, rttMs, path, direction, connectedSeconds, networks, address, peerId }) => [
       name ?? '-',
       rttMs === null ? '-' : showMs(rttMs),
       `${path}, ${direction}`,
       showDuration(connectedSeconds),
+      networks.join(', '),
       shortAddress(address),
       peerId,
     ])
@@ -63,9 +64,7 @@ export function addPing(line: CommandLine): void {
     })
     .option('-c, --count <number>', 'how often', String(PINGS_DEFAULT))
   line.asks<[string], { count: string }>(command, async ({ client, terminal, isJson }, options, peer) => {
-    const pings = Number(options.count)
-    if (!Number.isInteger(pings) || pings < 1 || pings > PINGS_MAX)
-      throw new AgentError('usage', `--count must be a whole number from 1 to ${PINGS_MAX}`)
+    const pings = readCount(options.count, '--count', { min: 1, max: PINGS_MAX })
     const results: PingResult[] = []
     for (let nth = 0; nth < pings; nth++) {
       const result = await client.post<PingResult>('ping', { peer })

@@ -1,6 +1,6 @@
 /** `agent publish` and `agent unpublish`: what this node offers. */
 import type { ArtifactView, PublishResult } from '../api/contract.ts'
-import type { CommandLine, Session } from './command-line.ts'
+import { type CommandLine, IN_NETWORK, type Session } from './command-line.ts'
 import { count } from './measures.ts'
 import { Progress } from './progress.ts'
 import { artifactText } from './search.ts'
@@ -16,11 +16,13 @@ export function addPublish(line: CommandLine): void {
         ['publish ./result', 'what nix-build made, with all it needs'],
         ['publish ./site --name site -d "our pages"', 'a folder'],
         ['publish - --name dump.sql < dump.sql', 'standard input, as a file'],
+        ['publish ./notes --network home', 'for the members of a closed network'],
       ],
     })
     .option('--name <name>', 'what others find it by; otherwise from the path')
     .option('-d, --description <text>', 'what it is, for those who search')
-  line.asks<[string], { name?: string; description?: string }>(command, async (session, options, path) => {
+    .option(...IN_NETWORK)
+  line.asks<[string], Naming>(command, async (session, options, path) => {
     const { terminal, isJson } = session
     const result = await publish(session, path, options)
     if (isJson) return terminal.json(result)
@@ -38,27 +40,28 @@ export function addPublish(line: CommandLine): void {
 }
 
 export function addUnpublish(line: CommandLine): void {
-  const command = line.command({
-    usage: 'unpublish <ref>',
-    summary: 'stop sharing an artifact of this node',
-    details: 'Peers forget it; copies that they fetched stay theirs.',
-    examples: [['unpublish hello', 'by name or CID']],
-  })
-  line.asks<[string]>(command, async ({ client, terminal, isJson }, _options, ref) => {
-    const artifact = await client.post<ArtifactView>('unpublish', { ref })
+  const command = line
+    .command({
+      usage: 'unpublish <ref>',
+      summary: 'stop sharing an artifact of this node',
+      details: 'Peers forget it; copies that they fetched stay theirs.',
+      examples: [['unpublish hello', 'by name or CID']],
+    })
+    .option(...IN_NETWORK)
+  line.asks<[string], { network?: string }>(command, async ({ client, terminal, isJson }, { network }, ref) => {
+    const artifact = await client.post<ArtifactView>('unpublish', { ref, network })
     if (isJson) terminal.json(artifact)
     else terminal.print(`No longer shared: ${artifactText(artifact)}`)
   })
 }
 
-type Naming = { name?: string; description?: string }
+type Naming = { name?: string; description?: string; network?: string }
 
-async function publish(session: Session, path: string, { name, description }: Naming): Promise<PublishResult> {
+async function publish(session: Session, path: string, { name, ...said }: Naming): Promise<PublishResult> {
   const { client, terminal } = session
   const signal = session.interrupted()
   const { sourceOf } = await import('./source.ts')
   const source = await sourceOf(path, signal)
-  const said = { ...(description !== undefined && { description }) }
   if (source.kind === 'store path') {
     const request = { storePath: source.path, ...said, ...(name !== undefined && { name }) }
     return await client.post<PublishResult>('publish', request, signal)

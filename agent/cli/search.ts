@@ -1,12 +1,14 @@
 /** `agent search` and `agent show`: what is shared here and by peers. */
 import type { ArtifactDetail, ArtifactView, FetchedArtifact, SearchResult } from '../api/contract.ts'
 import { printable } from '../printable.ts'
-import type { CommandLine } from './command-line.ts'
-import { count, showDuration, showSize } from './measures.ts'
+import { type CommandLine, IN_NETWORK } from './command-line.ts'
+import { count, showShortDuration, showSize } from './measures.ts'
 import { fields, table } from './table.ts'
 import type { Terminal } from './terminal.ts'
 
 const LIMIT_DEFAULT = 50
+/** What the network of everybody is called. */
+const OPEN = 'open'
 
 export function addSearch(line: CommandLine): void {
   const command = line
@@ -22,9 +24,11 @@ export function addSearch(line: CommandLine): void {
       ],
     })
     .option('-n, --limit <number>', 'at most so many', String(LIMIT_DEFAULT))
-  line.asks<[string[]], { limit: string }>(command, async ({ client, terminal, isJson }, { limit }, words) => {
+    .option(...IN_NETWORK)
+  type Options = { limit: string; network?: string }
+  line.asks<[string[]], Options>(command, async ({ client, terminal, isJson }, { limit, network }, words) => {
     const q = words.join(' ')
-    const result = await client.get<SearchResult>('search', { q, limit })
+    const result = await client.get<SearchResult>('search', { q, limit, network })
     if (isJson) return terminal.json(result)
     if (result.artifacts.length === 0) return terminal.print(...nothingFound(q))
     terminal.print(...artifactTable(result.artifacts, terminal, Date.now()))
@@ -37,39 +41,45 @@ export function addSearch(line: CommandLine): void {
 }
 
 export function addShow(line: CommandLine): void {
-  const command = line.command({
-    usage: 'show <ref>',
-    summary: 'all about one artifact: its CID, who has it, whether its signer is trusted',
-    details: 'The reference is a name, publisher/name, or a CID.',
-    examples: [
-      ['show hello', 'by name'],
-      ['show apple/hello', 'the one that the node apple publishes'],
-    ],
-  })
-  line.asks<[string]>(command, async ({ client, terminal, isJson }, _options, ref) => {
-    const artifact = await client.get<ArtifactDetail>(`artifacts/${encodeURIComponent(ref)}`)
+  const command = line
+    .command({
+      usage: 'show <ref>',
+      summary: 'all about one artifact: its CID, who has it, whether its signer is trusted',
+      details: 'The reference is a name, publisher/name, or a CID.',
+      examples: [
+        ['show hello', 'by name'],
+        ['show apple/hello', 'the one that the node apple publishes'],
+      ],
+    })
+    .option(...IN_NETWORK)
+  line.asks<[string], { network?: string }>(command, async ({ client, terminal, isJson }, { network }, ref) => {
+    const artifact = await client.get<ArtifactDetail>(`artifacts/${encodeURIComponent(ref)}`, { network })
     if (isJson) return terminal.json(artifact)
     terminal.print(...artifactScreen(artifact, terminal, Date.now()))
   })
 }
 
-/** One line about an artifact: `hello (nix, 51 paths, 230 MiB)`. */
-export function artifactText({ name, type, pathCount, sizeBytes }: FetchedArtifact): string {
+/** One line about an artifact: `hello (nix, 51 paths, 230 MiB)`, with its network where that is a closed one. */
+export function artifactText({ name, type, pathCount, sizeBytes, network = OPEN }: FetchedArtifact): string {
   const paths = pathCount === undefined ? '' : `${count(pathCount, 'path')}, `
-  return `${printable(name)} (${type}, ${paths}${showSize(sizeBytes)})`
+  return `${printable(name)} (${type}, ${paths}${showSize(sizeBytes)})${network === OPEN ? '' : ` in ${printable(network)}`}`
 }
 
 function artifactTable(artifacts: ArtifactView[], terminal: Terminal, nowMs: number): string[] {
+  // Most nodes are in the open network only.
+  const isMixed = artifacts.some(({ network }) => network !== OPEN)
   const columns = [
     { title: 'NAME', cut: 'end' as const, style: (text: string) => terminal.style('bold', text) },
+    ...(isMixed ? [{ title: 'NETWORK', cut: 'end' as const }] : []),
     { title: 'KIND' },
     { title: 'SIZE', align: 'right' as const },
     { title: 'PUBLISHER', cut: 'middle' as const },
     { title: 'AGE', align: 'right' as const },
     { title: 'DESCRIPTION', cut: 'end' as const },
   ]
-  const rows = artifacts.map(({ name, type, sizeBytes, publisher, own, issued, description }) => [
+  const rows = artifacts.map(({ name, network, type, sizeBytes, publisher, own, issued, description }) => [
     name,
+    ...(isMixed ? [network] : []),
     type,
     showSize(sizeBytes),
     own ? 'this node' : (publisher.name ?? publisher.peerId),
@@ -83,6 +93,7 @@ function artifactScreen(artifact: ArtifactDetail, terminal: Terminal, nowMs: num
   const { publisher, own, holders, signer, signerTrusted } = artifact
   const entries: [string, string | string[]][] = [
     ['CID', artifact.cid],
+    ['Network', printable(artifact.network)],
     ['Kind', artifact.type],
     ['Size', `${showSize(artifact.sizeBytes)} (${artifact.sizeBytes} bytes)`],
     ['Description', printable(artifact.description)],
@@ -116,8 +127,7 @@ function publisherText({ name, peerId }: ArtifactView['publisher']): string {
 
 function ageText(issued: string, nowMs: number): string {
   const seconds = Math.max(0, (nowMs - Date.parse(issued)) / 1_000)
-  // The larger unit alone: a table wants it short.
-  return Number.isNaN(seconds) ? '-' : showDuration(seconds).split(' ').slice(0, 2).join(' ')
+  return Number.isNaN(seconds) ? '-' : showShortDuration(seconds)
 }
 
 function nothingFound(words: string): string[] {

@@ -1,7 +1,8 @@
 /** `agent status`: whether this node is well, at a glance, and what to do if it is not. */
-import type { Status, Warning } from '../api/contract.ts'
+import type { PeerView, Status, Warning } from '../api/contract.ts'
 import { printable } from '../printable.ts'
 import type { CommandLine } from './command-line.ts'
+import { type Ending, endingOf, endingText } from './lifetime.ts'
 import { count, showDuration, showMs, showSize } from './measures.ts'
 import { shortAddress } from './peers.ts'
 import { fields, shorten } from './table.ts'
@@ -27,7 +28,11 @@ export function addStatus(line: CommandLine): void {
 }
 
 /** The screen, as lines. */
-export function statusScreen(status: Status, terminal: Pick<Terminal, 'style' | 'columns'>): string[] {
+export function statusScreen(
+  status: Status,
+  terminal: Pick<Terminal, 'style' | 'columns'>,
+  nowMs = Date.now(),
+): string[] {
   const { warnings } = status
   const health =
     warnings.length === 0
@@ -36,7 +41,7 @@ export function statusScreen(status: Status, terminal: Pick<Terminal, 'style' | 
   const entries: [string, string | string[]][] = [
     ['Peer id', status.peerId],
     ['Version', `${printable(status.version)}, up ${showDuration(status.uptimeSeconds)}`],
-    ['Network', status.networks.map(networkText)],
+    ['Network', networksText(status, nowMs)],
     ['Peers', peersText(status)],
     ['Listens', status.listen.length > 0 ? status.listen.map(shortAddress) : 'nowhere: this node only dials'],
     ['Shares', sharesText(status)],
@@ -45,10 +50,13 @@ export function statusScreen(status: Status, terminal: Pick<Terminal, 'style' | 
   ]
   // All but the peer id, which people copy, is cut to the terminal.
   const shown = fields(entries.filter(([, value]) => value.length > 0))
+  const endings = status.networks.flatMap(({ member }) => (member === undefined ? [] : [endingOf(member, nowMs)]))
   return [
     `${terminal.style('bold', printable(status.name))}  ${health}`,
     '',
-    ...shown.map((text) => (terminal.columns && !text.startsWith('Peer id') ? shorten(text, terminal.columns) : text)),
+    ...shown
+      .map((text) => (terminal.columns && !text.startsWith('Peer id') ? shorten(text, terminal.columns) : text))
+      .map((text) => coloured(text, endings, terminal)),
     ...warnings.flatMap((warning) => ['', ...warningText(warning, terminal)]),
   ]
 }
@@ -58,20 +66,58 @@ function warningText({ message, next }: Warning, terminal: Pick<Terminal, 'style
   return [`${terminal.style('yellow', '!')} ${printable(message)}`, ...(next ? [`  ${printable(next)}`] : [])]
 }
 
-function networkText({ name, kind, nodes }: Status['networks'][number]): string {
-  const others = nodes > 1 ? `${count(nodes, 'node')} known` : 'no other node known yet'
-  return `${printable(name)}${kind === 'closed' ? ' (closed)' : ''}, ${others}`
+/** Closed networks first: the open one is everybody's. */
+function networksText({ networks }: Status, nowMs: number): string[] {
+  const closed = networks.filter(({ kind }) => kind === 'closed').map((network) => closedText(network, nowMs))
+  const open = networks.filter(({ kind }) => kind === 'open').map(openText)
+  if (open.length > 0) return [...closed, ...open]
+  return [...closed, closed.length > 0 ? 'the open one is off' : 'none, and the open one is off: agent join']
+}
+
+function openText({ name, nodes }: Status['networks'][number]): string {
+  return `${printable(name)}, ${nodes > 1 ? `${count(nodes, 'node')} known` : 'no other node known yet'}`
+}
+
+/** `home: this node is pear, 2 of 3 members here, certificate ends in 80 d`. */
+function closedText({ name, nodes, member, members = 0 }: Status['networks'][number], nowMs: number): string {
+  const shown = printable(name)
+  if (member === undefined) return `${shown} (closed), ${count(nodes, 'node')} known`
+  const certificate = `certificate ${endingText(endingOf(member, nowMs))}`
+  const here = `${shown}: this node is ${printable(member.name)}`
+  if (member.state === 'member')
+    return `${here}, ${nodes} of ${count(Math.max(nodes, members), 'member')} here, ${certificate}`
+  const state = member.state === 'expired' ? '' : `${printable(member.state.replaceAll('-', ' '))}, `
+  return `${here}, but ${state}${certificate}: agent network show ${shown}`
+}
+
+/** Only what was not cut off can be coloured. */
+function coloured(text: string, endings: readonly Ending[], { style }: Pick<Terminal, 'style'>): string {
+  const ending = endings.find((one) => one.style !== undefined && text.includes(`certificate ${endingText(one)}`))
+  if (ending?.style === undefined) return text
+  const shown = endingText(ending)
+  return text.replace(
+    `certificate ${shown}`,
+    () => `certificate ${style(ending.style as NonNullable<Ending['style']>, shown)}`,
+  )
 }
 
 function peersText({ peers }: Status): string {
   if (peers.length === 0) return 'none'
   const nearest = [...peers].sort((a, b) => (a.rttMs ?? Infinity) - (b.rttMs ?? Infinity))
-  const names = nearest.slice(0, PEERS_SHOWN_MAX).map(({ name, peerId, rttMs }) => {
-    const shown = name === null ? shorten(peerId, 16, 'middle') : printable(name)
-    return rttMs === null ? shown : `${shown} ${showMs(rttMs)}`
-  })
+  const names = nearest.slice(0, PEERS_SHOWN_MAX).map(peerText)
   const more = peers.length > names.length ? [`${peers.length - names.length} more`] : []
   return `${peers.length} connected: ${[...names, ...more].join(', ')}`
+}
+
+/** `pear 1.3 ms`, with the closed networks that are shared with it. */
+function peerText({ name, peerId, rttMs, networks }: PeerView): string {
+  const shown = name === null ? shorten(peerId, 16, 'middle') : printable(name)
+  const closed = networks.filter((one) => one !== 'open')
+  return [
+    shown,
+    ...(rttMs === null ? [] : [showMs(rttMs)]),
+    ...(closed.length > 0 ? [`(${printable(closed.join(', '))})`] : []),
+  ].join(' ')
 }
 
 function sharesText({ artifacts, content }: Status): string {

@@ -5,6 +5,8 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import type { AgentApi } from '../../../agent/api/agent-api.ts'
 import type { Part, UploadRequest } from '../../../agent/api/contract.ts'
+import { CommandLine } from '../../../agent/cli/command-line.ts'
+import { commands } from '../../../agent/cli/commands.ts'
 import { AgentError } from '../../../agent/error.ts'
 import { layoutNar } from '../../../protocols/nar/write.ts'
 import {
@@ -79,12 +81,15 @@ describe('every command', () => {
     const { out } = await run(['--help'])
     const names = [...out.matchAll(/^ {2}([a-z-]+)(?: [<[].*?)? {2,}\S/gm)].map(([, name]) => name as string)
     const expected =
-      'start status peers ping publish unpublish search show get trust nix-conf config doctor completion version help'
+      'start status peers ping publish unpublish search show get network invite join member policy audit trust nix-conf config doctor completion version help'
     expect(names).toEqual(expect.arrayContaining(expected.split(' ')))
-    for (const name of names.filter((one) => one !== 'help')) {
-      const help = await run([name, '--help'])
+    const { program } = new CommandLine(commands)
+    const children = program.commands.flatMap((one) => one.commands.map((child) => `${one.name()} ${child.name()}`))
+    expect(children.length).toBeGreaterThan(15)
+    for (const name of [...names.filter((one) => one !== 'help'), ...children]) {
+      const help = await run([...name.split(' '), '--help'])
       expect(help.status).toBe(0)
-      expect(help.out).toMatch(new RegExp(`Examples:\n {2}agent ${name}`))
+      expect(help.out).toMatch(new RegExp(`Examples:\\n {2}agent ${name}`))
     }
   })
 

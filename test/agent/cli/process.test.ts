@@ -188,6 +188,16 @@ _agent; printf '%s\\n' "\${COMPREPLY[@]}"`,
     expect(await offered('agent get x')).toEqual([])
   })
 
+  it('offers names of networks and members where those are meant', async () => {
+    await using agent = await serve()
+    const plain = async (line: string) => (await offered(line, agent.socket)).filter((word) => !word.startsWith('-'))
+    expect(await plain('agent network show ')).toEqual(['home', 'open'])
+    expect(await plain('agent member revoke ')).toEqual(['apple', 'pear', 'quince'])
+    expect(await plain('agent policy explain q')).toEqual(['quince'])
+    expect(await plain('agent search --network ')).toEqual(['home', 'open'])
+    expect(await plain('agent network ')).toEqual(expect.arrayContaining(['create', 'list', 'leave', 'export-root']))
+  })
+
   it.skipIf(!has('fish'))('in fish offers commands, their commands, flags, and safe names', async () => {
     const { out: script } = await shell('agent completion fish')
     const file = join(directory, 'agent.fish')
@@ -202,6 +212,11 @@ _agent; printf '%s\\n' "\${COMPREPLY[@]}"`,
     expect(complete('agent trust list --j')).toEqual(['--json'])
     expect(complete('agent search --li')).toEqual(['--limit'])
     expect(complete('agent get he')).toEqual(['hello'])
+    expect(complete('agent network sh')).toEqual(['show'])
+    expect(complete('agent network show he')).toEqual(['hello'])
+    expect(complete('agent network show --ne')).toEqual([])
+    expect(complete('agent member list --ne')).toEqual(['--network'])
+    expect(complete('agent member list --network he')).toEqual(['hello'])
   })
 
   it.skipIf(!has('zsh'))('in zsh offers commands, their commands, flags, and safe names', async () => {
@@ -215,9 +230,13 @@ _describe() { print -l -- "\${(@P)3}"; }; agent() { echo hello; }`
       read('zsh', ['-f', '-c', `${stubs}\nsource ${file}; words=(${line} ''); CURRENT=$#words; _agent`])
         .split('\n')
         .map((one) => one.split(':')[0])
+        .filter((one) => one !== '')
     expect(complete('agent')).toEqual(expect.arrayContaining(['start', 'status', 'trust', '--version']))
     expect(complete('agent trust')).toEqual(expect.arrayContaining(['list', 'add', 'remove']))
     expect(complete('agent trust list')).toEqual(expect.arrayContaining(['--json', '--socket']))
     expect(complete('agent get')).toEqual(expect.arrayContaining(['--to', 'hello']))
+    expect(complete('agent network')).toEqual(expect.arrayContaining(['create', 'leave']))
+    expect(complete('agent network show')).toEqual(expect.arrayContaining(['--json', 'hello']))
+    expect(complete('agent member list --network')).toEqual(['hello'])
   })
 })
