@@ -83,28 +83,28 @@ const flag = z
   .default('false')
   .transform((value) => value === 'true')
 
-// Requests.
+// Requests. A field that is not known is refused: what it asks for would not be done.
 
-export const networkRequest = z.object({ network })
-export const ofNetworkRequest = z.object({ network: network.exactOptional() })
-export const createNetworkRequest: z.ZodType<CreateNetworkRequest> = z.object({
+export const networkRequest = z.strictObject({ network })
+export const ofNetworkRequest = z.strictObject({ network: network.exactOptional() })
+export const createNetworkRequest: z.ZodType<CreateNetworkRequest> = z.strictObject({
   name: memberName,
   as: memberName.exactOptional(),
 })
-export const leaveRequest = z.object({ network, force: flag })
-export const exportRequest = z.object({
+export const leaveRequest = z.strictObject({ network, force: flag })
+export const exportRequest = z.strictObject({
   network,
   passphrase: z
     .string()
     .min(PASSPHRASE_LENGTH_MIN, `must have at least ${PASSPHRASE_LENGTH_MIN} characters`)
     .max(PASSPHRASE_LENGTH_MAX),
 })
-export const importRequest: z.ZodType<ImportRootRequest & { network: string }> = z.object({
+export const importRequest: z.ZodType<ImportRootRequest & { network: string }> = z.strictObject({
   network,
   armored: z.string().min(1).max(ARMORED_LENGTH_MAX),
   passphrase: z.string().min(1).max(PASSPHRASE_LENGTH_MAX),
 })
-export const delegateRequest: z.ZodType<DelegateRequest & { network: string }> = z.object({
+export const delegateRequest: z.ZodType<DelegateRequest & { network: string }> = z.strictObject({
   network,
   member,
   may: z.array(right).min(1).max(right.options.length),
@@ -112,23 +112,23 @@ export const delegateRequest: z.ZodType<DelegateRequest & { network: string }> =
   labels: listedLabels.exactOptional(),
   days: z.int().min(1).max(DAYS_MAX),
 })
-export const inviteRequest: z.ZodType<InviteRequest> = z.object({
+export const inviteRequest: z.ZodType<InviteRequest> = z.strictObject({
   network: network.exactOptional(),
   name: namePattern.exactOptional(),
   labels,
   uses: z.int().min(1).max(USES_MAX),
   expiresSeconds: z.int().min(MINUTE_SECONDS).max(EXPIRES_SECONDS_MAX),
 })
-export const invitationRequest = z.object({
+export const invitationRequest = z.strictObject({
   id: z.string().regex(/^[0-9a-f]{4,16}$/, 'must be 4 to 16 hexadecimal digits'),
 })
-export const joinRequest: z.ZodType<JoinRequest> = z.object({
+export const joinRequest: z.ZodType<JoinRequest> = z.strictObject({
   token: z.string().min(1).max(TOKEN_LENGTH_MAX),
   name: memberName.exactOptional(),
 })
-export const memberRequest = z.object({ member, network: network.exactOptional() })
+export const memberRequest = z.strictObject({ member, network: network.exactOptional() })
 export const revokeRequest: z.ZodType<RevokeRequest & { member: string }> = z
-  .object({
+  .strictObject({
     member,
     network: network.exactOptional(),
     reason: z
@@ -139,24 +139,24 @@ export const revokeRequest: z.ZodType<RevokeRequest & { member: string }> = z
     issuedAfter: time.exactOptional(),
   })
   .refine(({ issuer, issuedAfter }) => issuer === true || issuedAfter === undefined, 'issuedAfter goes with issuer')
-export const labelRequest: z.ZodType<LabelRequest & { member: string }> = z.object({
+export const labelRequest: z.ZodType<LabelRequest & { member: string }> = z.strictObject({
   member,
   network: network.exactOptional(),
   labels: labelsOf(labelValue.nullable()),
 })
-export const setPolicyRequest: z.ZodType<SetPolicyRequest> = z.object({
+export const setPolicyRequest: z.ZodType<SetPolicyRequest> = z.strictObject({
   network: network.exactOptional(),
   text: z.string().max(POLICY_TEXT_LENGTH_MAX),
   replaces: count.exactOptional(),
 })
-export const policyText = z.object({ text: z.string().max(POLICY_TEXT_LENGTH_MAX) })
-export const explainRequest: z.ZodType<ExplainRequest> = z.object({
+export const policyText = z.strictObject({ text: z.string().max(POLICY_TEXT_LENGTH_MAX) })
+export const explainRequest: z.ZodType<ExplainRequest> = z.strictObject({
   network: network.exactOptional(),
   from: member,
   to: member,
   verb: z.string().min(1).max(REF_LENGTH_MAX),
 })
-export const auditRequest = z.object({
+export const auditRequest = z.strictObject({
   follow: flag,
   limit: z.coerce.number().int().min(0).max(AUDIT_LINES_MAX).default(AUDIT_LINES_DEFAULT),
 })

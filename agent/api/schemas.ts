@@ -43,29 +43,29 @@ const digest = z.string().regex(/^[0-9a-f]{64}$/, 'must be 64 hexadecimal digits
 const artifactType = z.enum(['file', 'folder', 'nix'])
 const node = { peerId: z.string(), name: z.string().nullable() }
 
-// Requests.
+// Requests. A field that is not known is refused: what it asks for would not be done.
 
-export const pingRequest = z.object({ peer: ref })
-export const publishRequest: z.ZodType<PublishRequest> = z.object({
+export const pingRequest = z.strictObject({ peer: ref })
+export const publishRequest: z.ZodType<PublishRequest> = z.strictObject({
   storePath: z.string().startsWith('/').max(REF_LENGTH_MAX),
   name: name.exactOptional(),
   description: description.exactOptional(),
   network,
 })
-export const uploadRequest: z.ZodType<UploadRequest> = z.object({
+export const uploadRequest: z.ZodType<UploadRequest> = z.strictObject({
   type: z.enum(['file', 'folder']),
   name,
   description: description.exactOptional(),
   network,
 })
-export const refRequest = z.object({ ref, network })
-export const searchRequest = z.object({
+export const refRequest = z.strictObject({ ref, network })
+export const searchRequest = z.strictObject({
   q: z.string().max(WORDS_LENGTH_MAX).default(''),
   limit: z.coerce.number().int().min(1).max(SEARCH_RESULTS_MAX).default(SEARCH_RESULTS_DEFAULT),
   network,
 })
-export const digestRequest = z.object({ digest })
-export const keyRequest = z.object({ key: ref })
+export const digestRequest = z.strictObject({ digest })
+export const keyRequest = z.strictObject({ key: ref })
 
 // Replies.
 

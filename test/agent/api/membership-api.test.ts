@@ -1,7 +1,9 @@
 /** What closed networks add to the local API: answers of many lines that end when they end, and larger requests. */
 import { rmSync } from 'node:fs'
+import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { AuditEntry } from '../../../agent/api/membership-contract.ts'
+import { routes } from '../../../agent/api/routes.ts'
 import type { AgentError } from '../../../agent/error.ts'
 import { clientOf, collect, failure, never } from './asking.ts'
 import { notFound, serve } from './fake-agent.ts'
@@ -80,6 +82,46 @@ describe('lines without a last one', () => {
     await agent.server[Symbol.asyncDispose]()
     expect((await end).message).toMatch(/agent is stopping/)
     rmSync(agent.directory, { recursive: true })
+  })
+})
+
+describe('requests', () => {
+  it('with a field that is not known are refused, since it would not be heeded', async () => {
+    await using agent = await serve()
+    const client = clientOf(agent.socket)
+    const asked = [
+      client.post('invitations', { labels: {}, uses: 1, expiresSeconds: 60, onlyOnMondays: true }),
+      client.post('members/pear/revoke', { scope: 'issuer' }),
+      client.post('publish', { storePath: '/nix/store/x', networks: ['home'] }),
+      client.delete('networks/home', { forced: 'true' }),
+    ]
+    for (const one of asked)
+      expect(await failure(one)).toMatchObject({
+        code: 'usage',
+        message: expect.stringMatching(/nrecognized key/),
+      })
+  })
+
+  it('are understood or refused, whatever they are', () => {
+    const word = fc.constantFrom(
+      'network',
+      'labels',
+      'name',
+      'member',
+      'token',
+      'may',
+      'text',
+      'reason',
+      'limit',
+      'ref',
+    )
+    const value = fc.anything({ key: fc.oneof(word, fc.string({ unit: 'binary' })), withNullPrototype: true })
+    fc.assert(
+      fc.property(fc.constantFrom(...routes), value, (route, sent) => {
+        route.input.safeParse(sent)
+      }),
+      { numRuns: 3_000 },
+    )
   })
 })
 
