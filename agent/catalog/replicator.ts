@@ -8,7 +8,6 @@
  *
  * Wire format and limits: protocols/records/spec.md. A peer's fault closes its stream, is logged at debug, and costs it a pause.
  */
-import { once } from 'node:events'
 import type { Stream } from '@libp2p/interface'
 import { WireError } from '../../protocols/error.ts'
 import { Frames } from '../../protocols/frame.ts'
@@ -48,8 +47,6 @@ const SESSION_MS_MAX = 180_000
 /** In one comparison: 10,000 publishers in batches of 256, and pages of records. */
 const REQUESTS_MAX = 4_096
 
-/** A comparison waits this long for `ready`; then it is better to compare without what that would have brought. */
-const READY_MS_MAX = 5_000
 /** A peer that refused this many offers and took none will refuse them again: see DEAF_MS. A single one may just have expired. */
 const DEAF_REFUSED_MIN = 16
 
@@ -77,8 +74,6 @@ export type ReplicatorOptions = {
   records: SyncStore & Pick<Records, 'accept' | 'onChange'>
   gossip: Gossip
   peers: Peers
-  /** Resolves when what must come before records was exchanged with the peer: who is revoked is then not taken from it. */
-  ready?: (peerId: string) => Promise<void>
   /** In a closed network: told when who was a stranger may be one no more. */
   members?: { onChange(listener: () => void): () => void }
   log: Log
@@ -91,7 +86,6 @@ export class Replicator implements AsyncDisposable {
   readonly #records: ReplicatorOptions['records']
   readonly #gossip: Gossip
   readonly #peers: Peers
-  readonly #ready: ReplicatorOptions['ready']
   readonly #log: Log
   readonly #random: () => number
   readonly #intervalMs: number
@@ -106,11 +100,10 @@ export class Replicator implements AsyncDisposable {
   #answering = 0
   #isRoundDue = false
 
-  private constructor({ records, gossip, peers, ready, log, random, intervalMs }: ReplicatorOptions) {
+  private constructor({ records, gossip, peers, log, random, intervalMs }: ReplicatorOptions) {
     this.#records = records
     this.#gossip = gossip
     this.#peers = peers
-    this.#ready = ready
     this.#log = log
     this.#random = random ?? Math.random
     this.#intervalMs = intervalMs ?? INTERVAL_MS
@@ -215,7 +208,6 @@ export class Replicator implements AsyncDisposable {
     const signal = AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(SESSION_MS_MAX)])
     let frames: Frames | undefined
     try {
-      await this.#waitReady(peerId, signal)
       frames = new Frames(await this.#peers.openStream(peerId, RECORDS_PROTOCOL, signal))
       const result = await syncWith(new RecordsAsker(frames), this.#records, {
         refused: this.#refused,
@@ -233,16 +225,6 @@ export class Replicator implements AsyncDisposable {
       frames?.abort(error as Error)
       this.#failed(peerId, error)
     }
-  }
-
-  async #waitReady(peerId: string, signal: AbortSignal): Promise<void> {
-    const ready = this.#ready?.(peerId).catch((error: unknown) => {
-      this.#log.debug({ peerId, reason: reasonOf(error) }, 'records.unready')
-    })
-    if (ready === undefined) return
-    const within = AbortSignal.any([signal, AbortSignal.timeout(READY_MS_MAX)])
-    await Promise.race([ready, once(within, 'abort')])
-    signal.throwIfAborted()
   }
 
   async #answer(stream: Stream, peerId: string): Promise<void> {

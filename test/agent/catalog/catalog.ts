@@ -88,10 +88,10 @@ export class FakeMesh {
   async node(
     options: { clock?: Clock; intervalMs?: number; store?: Store & Disposable } & Pick<
       ReplicatorOptions,
-      'ready' | 'members'
+      'members'
     > = {},
   ): Promise<FakeNode> {
-    const { store = makeStore(options), ready, members } = options
+    const { store = makeStore(options), members } = options
     const peerId = peerIdOf(store.key.publicKey)
     this.#links.set(peerId, new Set())
     const { intervalMs = 3_600_000 } = options
@@ -102,7 +102,6 @@ export class FakeMesh {
       log: store.log,
       random: () => 0.5,
       intervalMs,
-      ...(ready && { ready }),
       ...(members && { members }),
     })
     const dispose = async () => {

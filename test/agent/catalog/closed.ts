@@ -12,7 +12,7 @@ import type { TestNetwork } from '../../protocols/membership/people.ts'
 import { type Clock, clockAt, DAY_MS, keptLog, recordBy, type Said, type Store } from './catalog.ts'
 
 /** A membership that the test changes. */
-export class FakeMembership implements OwnMembership {
+class FakeMembership implements OwnMembership {
   readonly network: Uint8Array
   readonly revocations: Revocations
   readonly #key: NodeKey

@@ -187,39 +187,6 @@ describe('a closed network', () => {
     one.membership.learn(revocationOf(network, revoker.publicKey, 'issuer'))
     await until(() => names(node).includes('a'), 6_000)
   })
-
-  it('compares when what comes first is exchanged, and soon even if that never ends or fails', async () => {
-    await using mesh = new FakeMesh()
-    const { promise, resolve } = Promise.withResolvers<void>()
-    const asked: string[] = []
-    const ready = (peerId: string) => {
-      asked.push(peerId)
-      return promise
-    }
-    const [node, other] = [await mesh.node({ ready }), await mesh.node()]
-    say(other, 'x')
-    mesh.connect(node, other)
-    await until(() => asked.length > 0)
-    expect(asked).toEqual([other.peerId])
-    expect(mesh.opened).toEqual([])
-    resolve()
-    await until(() => names(node).includes('x'), 1_000)
-    const failing = await mesh.node({ ready: () => Promise.reject(new Error('no')) })
-    const waiting = await mesh.node({ ready: () => new Promise(() => {}) })
-    mesh.connect(failing, other)
-    mesh.connect(waiting, other)
-    await until(() => names(failing).includes('x'), 1_000)
-    await until(() => names(waiting).includes('x'), 7_000)
-  })
-
-  it('ends although it waits for what comes first', async () => {
-    await using mesh = new FakeMesh()
-    const node = await mesh.node({ ready: () => new Promise(() => {}) })
-    const other = await mesh.node()
-    mesh.connect(node, other)
-    await node.replicator[Symbol.asyncDispose]()
-    expect(mesh.opened).toEqual([])
-  })
 })
 
 describe('clocks', () => {
