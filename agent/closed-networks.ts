@@ -17,6 +17,8 @@ export type ClosedNetworksOptions = {
   catalogs: Pick<Catalogs, 'add' | 'remove'>
   /** Forgets the content that is here for a network's sake only. */
   forget: (id: string) => Promise<void>
+  /** Closed networks that content is here for. */
+  contentOf: Iterable<string>
   deps: ClosedNetworkDeps
   log: Log
 }
@@ -43,7 +45,8 @@ export class ClosedNetworks implements AsyncDisposable {
   /** Resolves when those that this node is in run. */
   static async start(options: ClosedNetworksOptions): Promise<ClosedNetworks> {
     const all = new ClosedNetworks(options)
-    for (const id of databasesIn(options.deps.directory)) {
+    // A kill in the middle of leaving a network leaves some of it.
+    for (const id of new Set([...databasesIn(options.deps.directory), ...options.contentOf])) {
       if (options.networks.get(id) === undefined) all.#enqueue(() => all.#forget(id))
     }
     for (const { id } of options.networks.list()) all.#enqueue(() => all.#run(id))

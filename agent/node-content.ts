@@ -6,6 +6,7 @@ import { Blobs } from './content/blobs.ts'
 import { Fetcher, type FetcherInit } from './content/fetcher.ts'
 import { Holdings } from './content/holdings.ts'
 import { PieceLists } from './content/piece-lists.ts'
+import { OPEN_NETWORK_ID } from './content/publication-key.ts'
 import { PieceServer, type PieceServerInit } from './content/server.ts'
 import type { Log } from './log.ts'
 import { NarSource } from './nix/nar-source.ts'
@@ -52,4 +53,11 @@ export async function forgetContent(network: string, { fetcher, published, blobs
   await fetcher.forgetNetwork(network)
   published.forgetNetwork(network)
   blobs.forgetNetwork(network)
+}
+
+/** Ids of the closed networks that something is here for. */
+export function closedNetworksOf({ published, blobs }: Content): Set<string> {
+  const all = new Set([...published.networks(), ...blobs.index.networks()])
+  all.delete(OPEN_NETWORK_ID)
+  return all
 }

@@ -85,6 +85,8 @@ export type Condition = {
   uptimeSeconds: number
   peerCount: number
   mdns: boolean
+  /** Whether this node takes part in the open network. */
+  open: boolean
   bootstraps: readonly BootstrapView[]
   /** Median over peers; undefined until some were asked. */
   clockOffsetMs: number | undefined
@@ -99,9 +101,16 @@ export function warningsOf(condition: Condition): Warning[] {
   return all.filter((one) => one !== undefined)
 }
 
-function peersWarning({ uptimeSeconds, peerCount, mdns, bootstraps }: Condition): Warning | undefined {
+function peersWarning({ uptimeSeconds, peerCount, mdns, open, bootstraps }: Condition): Warning | undefined {
   const lost = bootstraps.filter(({ state }) => state === 'unreachable' || state === 'wrong-peer')
   if (peerCount === 0 && uptimeSeconds >= ALONE_SECONDS_MIN && lost.length === 0) {
+    if (!open) {
+      return {
+        code: 'peers.none',
+        message: 'no peers: no member of the networks that this node is in can be reached',
+        next: 'With the open network off only members count. Are others running? Join a network with `agent join`, or let others in with `agent invite`.',
+      }
+    }
     const ways = mdns ? 'On another network, start' : 'With mDNS off, start'
     return {
       code: 'peers.none',

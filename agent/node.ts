@@ -30,7 +30,7 @@ import { CacheKey } from './nix/signing.ts'
 import { Substituter } from './nix/substituter.ts'
 import { TrustedKeys } from './nix/trust.ts'
 import { NodeApi } from './node-api.ts'
-import { type Content, forgetContent, startContent } from './node-content.ts'
+import { type Content, closedNetworksOf, forgetContent, startContent } from './node-content.ts'
 import { Misses, PeerFaults, warningsOf } from './node-warnings.ts'
 import { OpenNetwork } from './open-network.ts'
 import { Notifier } from './service/notify.ts'
@@ -176,6 +176,7 @@ async function startNode(
       uptimeSeconds: (performance.now() - startedMs) / 1_000,
       peerCount: host.connected().length,
       mdns,
+      open,
       bootstraps: keeper.bootstraps(),
       clockOffsetMs: openNetwork?.replicator.clockOffsetMs() ?? closed.clockOffsetMs(),
       missingPaths: published.missingPaths(),
@@ -255,6 +256,7 @@ async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
       networks,
       catalogs,
       forget: (id) => forgetContent(id, content),
+      contentOf: closedNetworksOf(content),
       deps: { key, host, streams, gate, issuer, directory, publishing, providers, presence, hear, log },
       log,
     }),

@@ -6,6 +6,7 @@ const well: Condition = {
   uptimeSeconds: 100,
   peerCount: 2,
   mdns: true,
+  open: true,
   bootstraps: [],
   clockOffsetMs: 1_000,
   missingPaths: new Set(),
@@ -31,6 +32,8 @@ describe('warnings', () => {
     expect(codes({ peerCount: 0 })).toEqual(['peers.none'])
     const [without] = warningsOf({ ...well, peerCount: 0, mdns: false })
     expect(without?.next).toContain('With mDNS off, start with --bootstrap')
+    const [closed] = warningsOf({ ...well, peerCount: 0, open: false })
+    expect(closed).toMatchObject({ code: 'peers.none', next: expect.stringContaining('agent join') as string })
   })
 
   it('name the bootstrap that cannot be reached, and why, instead of saying that there are no peers', () => {
