@@ -1,9 +1,11 @@
 /** Nodes that find each other by one bootstrap, or by memory, and say what stands in the way. */
+import { multiaddr } from '@multiformats/multiaddr'
 import { describe, expect, test } from 'vitest'
 import { ephemeralNodeKey } from '../../../agent/identity/node-key.ts'
 import { LOOPBACK, memoryDatabase, type Node, startNode, until } from './nodes.ts'
 
 const connectedTo = (node: Node, other: Node) => node.host.connected().includes(other.host.peerId)
+const addressesOf = (node: Node) => node.host.addresses().map((address) => multiaddr(address))
 const portOf = (node: Node) => Number(node.host.addresses()[0]?.split('/')[4])
 
 describe('Keeper', () => {
@@ -41,6 +43,18 @@ describe('Keeper', () => {
     expect(node.keeper.bootstraps().map(({ state }) => state)).toEqual(['unreachable', 'wrong-peer', 'self', 'self'])
     expect(node.keeper.bootstraps()[0]).toMatchObject({ reason: expect.stringContaining('ECONNREFUSED') })
     expect(() => node.keeper.setBootstrap(['localhost:7477'])).toThrow(expect.objectContaining({ code: 'usage' }))
+  })
+
+  test('fellow members are dialled however many others are connected; those others would not be', async () => {
+    const [bootstrap, member, other] = await Promise.all([startNode(), startNode(), startNode()])
+    const wants = (peerId: string) => peerId === member.host.peerId
+    // Of one peer at most, one is dialled.
+    const node = await startNode({ maxPeers: 1, bootstrap: bootstrap.host.addresses(), wants })
+    await until('it has all the peers that it may have', () => connectedTo(node, bootstrap))
+    node.keeper.hear(other.host.peerId, addressesOf(other))
+    node.keeper.hear(member.host.peerId, addressesOf(member))
+    await until('the member is connected', () => connectedTo(node, member))
+    expect(connectedTo(node, other)).toBe(false)
   })
 
   test('a bootstrap that comes later, and one that restarts, is connected', async () => {

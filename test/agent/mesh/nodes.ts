@@ -36,14 +36,16 @@ export type NodeOptions = Partial<HostOptions> & {
   maxPeers?: number
   db?: Database
   key?: NodeKey
+  /** Whom the keeper wants however many others are connected. */
+  wants?: (peerId: string) => boolean
 }
 
 /** A host with its keeper. */
 export async function startNode(options: NodeOptions = {}): Promise<Node> {
-  const { bootstrap = [], maxPeers = 24, db = memoryDatabase(), ...rest } = options
+  const { bootstrap = [], maxPeers = 24, db = memoryDatabase(), wants = () => false, ...rest } = options
   const host = await Host.start(hostOptions({ ...rest, maxPeers }))
   const book = new PeerBook(db)
-  const keeper = Keeper.start({ host, book, bootstrap, maxPeers, log: quiet })
+  const keeper = Keeper.start({ host, book, bootstrap, maxPeers, wants, log: quiet })
   let stopped: Promise<void> | undefined
   const stop = () => {
     stopped ??= keeper[Symbol.asyncDispose]().then(() => host[Symbol.asyncDispose]())
