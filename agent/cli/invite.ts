@@ -125,6 +125,6 @@ export function invitationTable(
 }
 
 /** What nobody can use any more. */
-function dim(invitation: InvitationView | undefined, text: string, { style }: Pick<Terminal, 'style'>): string {
-  return invitation?.state === 'open' ? text : style('dim', text)
+function dim(invitation: InvitationView | undefined, text: string, terminal: Pick<Terminal, 'style'>): string {
+  return invitation?.state === 'open' ? text : terminal.style('dim', text)
 }

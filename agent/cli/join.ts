@@ -38,9 +38,9 @@ export function addJoin(line: CommandLine): void {
     const network = await client.post<NetworkDetail>('join', { token, name }, session.interrupted())
     if (isJson) return terminal.json(network)
     const { member, members } = network
-    terminal.print(
-      `This machine is ${printable(member.name)} in network ${printable(network.name)}; ${count(members, 'member')}.`,
-    )
+    // Who else is there is told by the others: it may not have come yet.
+    const others = members > 1 ? `; ${count(members, 'member')}` : ''
+    terminal.print(`This machine is ${printable(member.name)} in network ${printable(network.name)}${others}.`)
     if (!terminal.isInteractive) return
     const ending = endingText(endingOf(member, Date.now()))
     terminal.note(

@@ -91,14 +91,14 @@ function closedText({ name, nodes, member, members = 0 }: Status['networks'][num
 }
 
 /** Only what was not cut off can be coloured. */
-function coloured(text: string, endings: readonly Ending[], { style }: Pick<Terminal, 'style'>): string {
-  const ending = endings.find((one) => one.style !== undefined && text.includes(`certificate ${endingText(one)}`))
-  if (ending?.style === undefined) return text
-  const shown = endingText(ending)
-  return text.replace(
-    `certificate ${shown}`,
-    () => `certificate ${style(ending.style as NonNullable<Ending['style']>, shown)}`,
-  )
+function coloured(text: string, endings: readonly Ending[], terminal: Pick<Terminal, 'style'>): string {
+  for (const ending of endings) {
+    const { style } = ending
+    const shown = `certificate ${endingText(ending)}`
+    if (style === undefined || !text.includes(shown)) continue
+    return text.replace(shown, () => `certificate ${terminal.style(style, endingText(ending))}`)
+  }
+  return text
 }
 
 function peersText({ peers }: Status): string {

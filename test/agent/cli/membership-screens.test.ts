@@ -133,6 +133,20 @@ describe('times', () => {
       expect(() => readDuration(text, '--expires')).toThrow(/--expires must be like 90m/)
   })
 
+  it('that are left are rounded to what is shown', () => {
+    const text = (seconds: number) =>
+      endingOf({ issued: new Date(NOW).toISOString(), expires: new Date(NOW + seconds * 1_000).toISOString() }, NOW)
+        .text
+    expect([90 * 86_400 - 5, 86_400 - 5, 36 * 3_600 + 1, 3_600 - 5, 65, 5].map(text)).toEqual([
+      'in 90 d',
+      'in 1 d',
+      'in 2 d',
+      'in 1 h',
+      'in 1 min',
+      'in 5 s',
+    ])
+  })
+
   it('of which nothing is known are no ending', () => {
     expect(endingOf({ issued: 'x', expires: 'y' }, NOW)).toEqual({ text: '-', isOver: false, style: undefined })
   })

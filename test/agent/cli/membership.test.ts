@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import type { MembershipApi } from '../../../agent/api/membership-api.ts'
-import type { MemberView } from '../../../agent/api/membership-contract.ts'
-import { notFound } from '../api/fake-agent.ts'
+import type { MemberView, NetworkDetail } from '../../../agent/api/membership-contract.ts'
+import { notFound, serve, status } from '../api/fake-agent.ts'
 import { fakeMembership, home, invitation, members, policy } from '../api/fake-membership.ts'
 import { ask } from './ask-membership.ts'
 import { plain, run } from './capture.ts'
@@ -134,6 +134,38 @@ describe('every command', () => {
       const { out } = await ask(line.split(' '), replaced)
       expect(out.replaceAll('\n', '')).not.toMatch(/[\p{Cc}\p{Cf}]/u)
       expect(out).toContain(shown)
+    }
+  })
+})
+
+describe('colours', () => {
+  it('are on a terminal, for what somebody should look at', async () => {
+    const member = { ...home.member, issued: '2026-01-01T00:00:00.000Z', expires: '2026-01-02T00:00:00.000Z' }
+    const ended: NetworkDetail = {
+      ...home,
+      member: { ...member, state: 'expired' },
+      invitations: [{ ...invitation, state: 'used-up' }],
+    }
+    const replaced: Partial<MembershipApi> = {
+      networks: () => ({ networks: [ended], open: null }),
+      network: () => ended,
+      invitations: () => ended.invitations,
+      members: () => ({ network: 'home', members: members.map((one) => ({ ...one, ...member, state: 'expired' })) }),
+      member: () => ({ ...pear, ...member, state: 'expired' }),
+    }
+    const screens = ['network list', 'network show home', 'invite --list', 'member list', 'member show pear', 'status']
+    for (const screen of screens) {
+      await using agent = await serve({
+        membership: fakeMembership(replaced),
+        status: () => ({ ...status, networks: [ended] }),
+      })
+      const asked = { socket: agent.socket }
+      const { out, status: code } = await run(screen.split(' '), { ...asked, columns: 140 })
+      expect([screen, code]).toEqual([screen, 0])
+      expect(out).toContain(screen === 'invite --list' ? '\x1b[2mused up' : '\x1b[31m')
+      // The same text as in a pipe, which has none.
+      const { out: piped } = await run(screen.split(' '), asked)
+      expect(plain(out)).toBe(piped)
     }
   })
 })
