@@ -1,5 +1,5 @@
 /**
- * Brings delegations to the members that they are for, from start() until disposed: the node that has the root key says those that it gave
+ * Brings delegations to the members that they are for, from start() until disposed: the node where the root key was says those that it gave
  * as records of the network, so that they arrive also when the two are never there at the same time; and each member takes in its own.
  *
  * Records carry them and nothing more: what makes a delegation good is the root's signature. Specification: protocols/records/spec.md.
@@ -17,10 +17,7 @@ import type { Log } from '../log.ts'
 const CHECK_MS = 6 * 3_600_000
 
 export type DelegationsOptions = {
-  membership: Pick<
-    Membership,
-    'network' | 'self' | 'rootKey' | 'revocations' | 'delegations' | 'takeDelegation' | 'onChange'
-  >
+  membership: Pick<Membership, 'network' | 'self' | 'revocations' | 'delegations' | 'takeDelegation' | 'onChange'>
   records: Pick<Records, 'publisher' | 'now' | 'get' | 'list' | 'put' | 'onChange'>
   log: Log
 }
@@ -71,10 +68,9 @@ export class Delegations implements Disposable {
     }
   }
 
-  /** Says what the root key here gave to others and is not said for long enough. */
+  /** Says what was given to others from here, also when the root key went since, and is not said for long enough. */
   #say(): void {
     const { membership, records, log } = this.#options
-    if (membership.rootKey === 'absent') return
     const now = records.now()
     for (const delegation of membership.delegations()) {
       const name = hexOf(delegation.id)

@@ -10,10 +10,11 @@ import { openRoot } from '../../../agent/identity/root-export.ts'
 import { makeFounder, makeHome, QUICK } from './homes.ts'
 
 const PASSPHRASE = 'burst swarm slender curve'
-/** age's own command, and `script`, which gives it the terminal that it asks for the passphrase on. */
-const hasAge = ['age', 'script'].every((command) => spawnSync(command, ['--version']).error === undefined)
+/** Of util-linux: gives a command the terminal that age asks for the passphrase on. */
+const TERMINAL = 'script'
+const hasAge = ['age', TERMINAL].every((command) => spawnSync(command, ['--version']).error === undefined)
 if (!hasAge)
-  console.warn('SKIPPED: root export against a second implementation: install age (and script, of util-linux)')
+  console.warn(`SKIPPED: root export against a second implementation: install age (and ${TERMINAL}, of util-linux)`)
 
 async function exported() {
   const founder = makeFounder()
@@ -22,7 +23,7 @@ async function exported() {
 
 /** Runs age on a terminal of its own, and answers each time that it asks for the passphrase. */
 async function runAge(args: string, passphrase: string): Promise<number | null> {
-  const child = spawn('script', ['-qec', `age ${args}`, '/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'] })
+  const child = spawn(TERMINAL, ['-qec', `age ${args}`, '/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'] })
   let answered = 0
   let shown = ''
   child.stdout.setEncoding('utf8').on('data', (text: string) => {

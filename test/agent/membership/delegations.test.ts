@@ -3,10 +3,12 @@ import { describe, expect, it, onTestFinished } from 'vitest'
 import { Records } from '../../../agent/catalog/records.ts'
 import type { Membership } from '../../../agent/identity/membership.ts'
 import { Delegations } from '../../../agent/membership/delegations.ts'
+import { issueRevocation } from '../../../protocols/membership/revocation.ts'
+import type { StatementSigner } from '../../../protocols/membership/statement.ts'
 import { DELEGATION_KIND } from '../../../protocols/records/delegation.ts'
 import { TestNetwork } from '../../protocols/membership/people.ts'
 import { keptLog } from '../catalog/catalog.ts'
-import { DAY, type Home, letIn, makeFounder, makeHome, NOW } from '../identity/homes.ts'
+import { DAY, type Home, letIn, makeFounder, makeHome, NOW, QUICK } from '../identity/homes.ts'
 
 /** A node's records of the network, with delegations running on them. */
 function start({ db, key, clock }: Pick<Home, 'db' | 'key' | 'clock'>, membership: Membership) {
@@ -70,15 +72,19 @@ describe('a delegation', () => {
     expect(net.can('issue')).toBeDefined()
   })
 
-  it('is said again before it runs out, and not once it has ended or its key was revoked', () => {
+  it('is said again before it runs out, also without the root key, and not once its key was revoked', async () => {
     const { founder, guest } = makePair()
+    const fields = { network: founder.net.network, key: guest.key.publicKey, scope: 'issuer', issued: NOW } as const
+    const revocation = issueRevocation(fields, founder.net.can('issue')?.signer as StatementSigner)
     founder.issuer.delegate(founder.net, guest.key.publicKey, wish)
     start(founder, founder.net).stop()
+    await founder.networks.exportRoot('lab', 'burst swarm slender', QUICK)
+    founder.networks.removeRoot('lab')
     founder.clock.at += 50 * DAY
     const second = start(founder, founder.net)
     expect(second.said()).toMatchObject([{ expires: NOW + 140 * DAY }])
     second.stop()
-    founder.issuer.revoke(founder.net, { key: guest.key.publicKey, scope: 'issuer' })
+    founder.net.takeRevocation(revocation.bytes)
     founder.clock.at += 60 * DAY
     expect(start(founder, founder.net).said()).toMatchObject([{ expires: NOW + 140 * DAY }])
   })
