@@ -158,7 +158,7 @@ async function startParts(
   const members: Members = stack.use(Members.start({ records, membership, log }))
   const nodes = stack.use(new Nodes(records))
   const welcomes = (publisher: Uint8Array) => {
-    const member = members.get(peerIdOf(publisher))
+    const member = members.of(publisher)
     return member !== undefined && membership.decide(member, membership.self, 'content:publish').allowed
   }
   const artifacts = stack.use(new Artifacts({ db, records, nodes, welcomes }))
