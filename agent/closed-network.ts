@@ -115,6 +115,18 @@ export class ClosedNetwork implements AsyncDisposable {
     return this.#scope.connected()
   }
 
+  /** Resolves when a member other than this node is known, or the time is over. */
+  async met(msMax: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>()
+    const look = () => this.members.list().length > 1 && resolve()
+    const unlisten = this.members.onChange(look)
+    const timer = setTimeout(resolve, msMax)
+    look()
+    await promise
+    clearTimeout(timer)
+    unlisten()
+  }
+
   /** Why no member would see what this node publishes; undefined when this node itself, or a member that is known, would. */
   publishingRefusal(): string | undefined {
     const { membership, members } = this

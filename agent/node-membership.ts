@@ -51,6 +51,8 @@ import type { Host } from './mesh/host.ts'
 
 /** To a member that is connected. */
 const HAND_OVER_MS_MAX = 5_000
+/** Whoever joined is told of the others that are there, if they say so soon. */
+const MET_MS_MAX = 2_000
 const DAY_MS = 24 * 3_600_000
 /** More than a token holds are not worth a try. */
 const TOKEN_ADDRESSES_MAX = 8
@@ -195,6 +197,7 @@ export class NodeMembership implements MembershipApi {
     const { joining, closed } = this.#parts
     const membership = await joining.join(token, name ?? this.#parts.name, signal)
     await closed.settled()
+    await this.#closed(membership)?.met(MET_MS_MAX)
     return this.#views.detail(membership)
   }
 
