@@ -202,7 +202,8 @@ export class Invitations implements TokenDesk {
       if (!isAgain) onRedeemed?.({ membership, invitation: row.id, key, name: chain.statement.name })
       return { name: membership.name, secret: membership.secret, chain }
     } catch (error) {
-      if (error instanceof AgentError && error.code === 'not-allowed') return 'not-issuing'
+      // Its delegation allows no such name any more, or the name makes the certificate too long.
+      if (error instanceof AgentError) return 'not-issuing'
       throw error
     }
   }

@@ -167,10 +167,12 @@ export class Membership {
    *
    * @throws {WireError} `too-large`, `malformed`, `bad-signature`, `refused`
    */
-  takeRevocation(bytes: Uint8Array, { isOwn = false } = {}): boolean {
-    const { statement } = decodeRevocation(bytes, this.network)
+  takeRevocation(received: Uint8Array, { isOwn = false } = {}): boolean {
+    const { statement } = decodeRevocation(received, this.network)
     const key = hexOf(statement.id)
     if (this.#stored.has(key)) return false
+    // A copy: what arrived may be part of a much larger buffer.
+    const bytes = Uint8Array.from(received)
     // In force at once, also when it cannot be stored: whoever sends it sends it again then.
     this.revocations.add(bytes)
     this.#options.rows.putStatement(this.id, { kind: 'revocation', key, bytes }, isOwn)

@@ -60,8 +60,9 @@ export class NetworkRows {
     return this.#db.prepare('SELECT 1 FROM networks WHERE id = ?').get(id) !== undefined
   }
 
-  isNamed(name: string): boolean {
-    return this.#db.prepare('SELECT 1 FROM networks WHERE name = ?').get(name) !== undefined
+  /** Whether another network than this one has the name. */
+  isTaken(name: string, id = ''): boolean {
+    return this.#db.prepare('SELECT 1 FROM networks WHERE name = ? AND id != ?').get(name, id) !== undefined
   }
 
   /** A new network, and what is known in it from the start. Replaces a row that could not be read; the statements beside that stay. */

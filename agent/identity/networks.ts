@@ -122,7 +122,7 @@ export class Networks {
       throw new AgentError('usage', `"${name.slice(0, 80)}" cannot be the name of a network`, {
         next: `Take lower-case letters, digits and hyphens, at most 63, and not "${OPEN_NAME}".`,
       })
-    if (this.#rows.isNamed(name)) throw new AgentError('taken', `there is a network "${name}" here already`)
+    if (this.#rows.isTaken(name)) throw new AgentError('taken', `there is a network "${name}" here already`)
     this.#checkRoom()
     checkLabels(own.labels ?? {})
     const { id, network, signer } = this.#roots.make()
@@ -153,7 +153,7 @@ export class Networks {
     const verdict = judgeChain(chain, by)
     if ('fault' in verdict) throw new AgentError('not-allowed', `the network cannot be joined: ${verdict.why}`)
     this.#checkRoom()
-    const local = this.#freeName(name)
+    const local = this.#freeName(name, id)
     const bytes = Uint8Array.from(secret)
     this.#rows.add({ id, name: local, secret: bytes, chain: chain.bytes })
     return this.#enter({ id, name: local, secret: bytes, chain, rootExportedMs: undefined })
@@ -338,11 +338,11 @@ export class Networks {
   }
 
   /** The network's own name, with a number when there is another of that name here. */
-  #freeName(name: string): string {
-    if (name !== OPEN_NAME && !this.#rows.isNamed(name)) return name
+  #freeName(name: string, id: string): string {
+    if (name !== OPEN_NAME && !this.#rows.isTaken(name, id)) return name
     for (let number = 2; ; number++) {
       const numbered = `${name.slice(0, 63 - `-${number}`.length)}-${number}`
-      if (!this.#rows.isNamed(numbered)) return numbered
+      if (!this.#rows.isTaken(numbered, id)) return numbered
     }
   }
 

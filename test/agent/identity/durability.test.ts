@@ -36,7 +36,7 @@ it('after kill -9 at any moment each network is whole or gone, and no token is u
     for (const net of here) {
       expect(net.fault()).toBeUndefined()
       expect(net.can('issue')).toBeDefined()
-      expect(said.get(net.id)).not.toContain('left')
+      expect(said.get(net.id) ?? []).not.toContain('left')
     }
     for (const [id, words] of said) {
       const net = networks.get(id)

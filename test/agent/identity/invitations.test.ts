@@ -93,6 +93,19 @@ describe('an invitation', () => {
     expect(founder.redeemed.map(({ name }) => name)).toContain('db1')
   })
 
+  it('that promises as much as fits a certificate is not used up by a name that does not', () => {
+    const founder = makeFounder()
+    const labels = Object.fromEntries(
+      Array.from({ length: 7 }, (_, nth) => [`${'k'.repeat(31)}${nth}`, 'v'.repeat(63)]),
+    )
+    const id = idOf(invite(founder, { labels: { ...labels, k: 'v'.repeat(20) } }))
+    const answers = Array.from({ length: 63 }, (_, length) =>
+      founder.invitations.redeem(id, makeKey().publicKey, 'n'.repeat(63 - length)),
+    )
+    expect(answers[0]).toBe('not-issuing')
+    expect(answers.filter((one) => typeof one !== 'string')).toHaveLength(1)
+  })
+
   it('counts keys, not uses, also across a restart', () => {
     const founder = makeFounder()
     const token = invite(founder)

@@ -184,6 +184,18 @@ describe('joining', () => {
   })
 })
 
+describe('joining again', () => {
+  it('mends a network whose row cannot be read, under its name', () => {
+    const [founder, guest] = [makeFounder(), makeHome()]
+    const { network, secret, chain } = letIn(founder, guest)
+    guest.db.exec("UPDATE networks SET chain = x'00'")
+    const again = guest.restart()
+    expect(again.networks.list()).toEqual([])
+    expect(again.networks.join({ network, name: 'lab', secret, chain }).name).toBe('lab')
+    expect(again.restart().networks.find('lab').fault()).toBeUndefined()
+  })
+})
+
 describe('leaving', () => {
   it('takes everything with it, and is refused while the only copy of the root key is here', () => {
     const { net, networks, issuer, invitations, directory, db } = makeFounder()
