@@ -34,7 +34,7 @@ import { type Content, closedNetworksOf, forgetContent, startContent } from './n
 import { Misses, PeerFaults, warningsOf } from './node-warnings.ts'
 import { OpenNetwork } from './open-network.ts'
 import { Notifier } from './service/notify.ts'
-import { type Database, openDatabase } from './state/database.ts'
+import { type Database, dropHistory, openDatabase } from './state/database.ts'
 import { StateDirectory } from './state/directory.ts'
 import { diskError, freeBytesOf } from './state/disk.ts'
 import { VERSION } from './version.ts'
@@ -255,7 +255,10 @@ async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
     await ClosedNetworks.start({
       networks,
       catalogs,
-      forget: (id) => forgetContent(id, content),
+      forget: async (id) => {
+        await forgetContent(id, content)
+        dropHistory(db)
+      },
       contentOf: closedNetworksOf(content),
       deps: { key, host, streams, gate, issuer, directory, publishing, providers, presence, hear, log },
       log,

@@ -1,6 +1,7 @@
 /**
  * The one SQLite file of an agent's state. WAL, so that kill -9 at any moment loses nothing that was committed; each part of the
- * agent owns its tables and their schema versions, and a file written by a newer agent is refused, not guessed at.
+ * agent owns its tables and their schema versions, and a file written by a newer agent is refused, not guessed at. What is deleted is
+ * overwritten, since there are secrets among it.
  */
 import { dirname } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
@@ -27,10 +28,12 @@ export function openDatabase(path: string): Database {
       PRAGMA journal_mode = WAL;
       PRAGMA synchronous = NORMAL;
       PRAGMA foreign_keys = ON;
+      PRAGMA secure_delete = ON;
       CREATE TABLE IF NOT EXISTS schema_versions (part TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT;
     `)
     const verdict = db.prepare('PRAGMA quick_check(1)').get() as { quick_check: string }
     if (verdict.quick_check !== 'ok') throw new Error(verdict.quick_check)
+    dropHistory(db)
     return db
   } catch (cause) {
     db?.close()
@@ -41,6 +44,14 @@ export function openDatabase(path: string): Database {
       next: `Restore it from a backup, or move it away and start again: the node key is kept, records and the list of shared files are lost here, and peers send their records again.`,
     })
   }
+}
+
+/**
+ * Drops the log of what was written: what was deleted is then nowhere in the files. It waits for readers, of which there are none but
+ * other processes; when those stay the log goes later.
+ */
+export function dropHistory(db: Database): void {
+  db.prepare('PRAGMA wal_checkpoint(TRUNCATE)').get()
 }
 
 /**
