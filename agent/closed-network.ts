@@ -21,6 +21,7 @@ import type { Issuer, Roll } from './identity/issuing.ts'
 import type { Membership } from './identity/membership.ts'
 import type { NodeKey } from './identity/node-key.ts'
 import type { Log } from './log.ts'
+import { Delegations } from './membership/delegations.ts'
 import { Meeting, type MeetingOptions } from './membership/meeting.ts'
 import { Renewal } from './membership/renewal.ts'
 import { Statements } from './membership/statements.ts'
@@ -168,6 +169,7 @@ async function startParts(
     new Records(db, { network, signer: key, admits: (record) => members.admits(record), log }),
   )
   const members: Members = stack.use(Members.start({ records, membership, log }))
+  stack.use(Delegations.start({ membership, records, log }))
   const nodes = stack.use(new Nodes(records))
   const welcomes = (publisher: Uint8Array) => {
     const member = members.of(publisher)

@@ -31,6 +31,7 @@ import type {
   NetworkView,
   PolicyCheck,
   PolicyView,
+  RestoreRequest,
   RevokeRequest,
   RevokeResult,
   SetPolicyRequest,
@@ -122,6 +123,15 @@ export class NodeMembership implements MembershipApi {
     await networks.importRoot(id, armored, passphrase)
     audit.append({ event: 'root.imported', network: name })
     return this.network(id)
+  }
+
+  async restoreNetwork({ armored, passphrase, as }: RestoreRequest): Promise<NetworkDetail> {
+    const { networks, closed, audit } = this.#parts
+    const membership = await networks.restore(armored, passphrase, { memberName: as ?? this.#parts.name })
+    await closed.settled()
+    const { name, self } = membership
+    audit.append({ event: 'network.joined', network: name, name: self.name, why: 'restored from its root key' })
+    return this.#views.detail(membership)
   }
 
   removeRoot(reference: string): NetworkDetail {

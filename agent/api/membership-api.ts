@@ -26,6 +26,7 @@ import type {
   NetworkList,
   PolicyCheck,
   PolicyView,
+  RestoreRequest,
   RevokeRequest,
   RevokeResult,
   SetPolicyRequest,
@@ -42,6 +43,8 @@ export interface MembershipApi {
   /** Writes nothing: whoever asks keeps the file, and the root key counts as exported from then on. */
   exportRoot(network: string, passphrase: string): Promise<ExportedRoot>
   importRoot(network: string, request: ImportRootRequest): Promise<NetworkDetail>
+  /** Comes into a network that this node is not in, with nothing but its exported root key. */
+  restoreNetwork(request: RestoreRequest): Promise<NetworkDetail>
   removeRoot(network: string): Awaitable<NetworkDetail>
   delegate(network: string, request: DelegateRequest): Awaitable<DelegationView>
 

@@ -70,6 +70,8 @@ export type CreateNetworkRequest = {
 /** `armored` is an age file (age-encryption.org/v1) in its text form, encrypted with the passphrase. */
 export type ExportedRoot = { armored: string }
 export type ImportRootRequest = { armored: string; passphrase: string }
+/** As what, as in CreateNetworkRequest. */
+export type RestoreRequest = ImportRootRequest & { as?: string }
 
 export type DelegateRequest = {
   /** A member's name or peer id. */
@@ -95,7 +97,7 @@ export type DelegationView = {
 
 export type InviteRequest = {
   network?: string
-  /** A member's name, or a pattern with one `*` that the newcomer's own name is made to fit; otherwise the newcomer's own. */
+  /** A member's name, or a pattern with one `*`, which stands for a few letters of the newcomer's key; otherwise the newcomer's own. */
   name?: string
   labels: Labels
   uses: number

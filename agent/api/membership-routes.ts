@@ -66,6 +66,16 @@ const networkRoutes: readonly Route[] = [
   }),
   route({
     method: 'POST',
+    path: 'networks/restore',
+    summary: 'Come into a network with nothing but its exported root key',
+    takes: 'json',
+    input: schemas.restoreRequest,
+    answers: 'json',
+    reply: schemas.networkDetail,
+    handle: ({ membership }, { input }) => membership.restoreNetwork(input),
+  }),
+  route({
+    method: 'POST',
     path: 'networks/:network/root/remove',
     summary: 'Remove the root key, once exported, from this node',
     takes: 'json',

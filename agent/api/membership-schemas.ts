@@ -33,6 +33,7 @@ import type {
   NetworkView,
   PolicyCheck,
   PolicyView,
+  RestoreRequest,
   RevokeRequest,
   RevokeResult,
   SetPolicyRequest,
@@ -99,11 +100,15 @@ export const exportRequest = z.strictObject({
     .min(PASSPHRASE_LENGTH_MIN, `must have at least ${PASSPHRASE_LENGTH_MIN} characters`)
     .max(PASSPHRASE_LENGTH_MAX),
 })
-export const importRequest: z.ZodType<ImportRootRequest & { network: string }> = z.strictObject({
-  network,
+const exported = {
   armored: z.string().min(1).max(ARMORED_LENGTH_MAX),
   passphrase: z.string().min(1).max(PASSPHRASE_LENGTH_MAX),
+}
+export const importRequest: z.ZodType<ImportRootRequest & { network: string }> = z.strictObject({
+  network,
+  ...exported,
 })
+export const restoreRequest: z.ZodType<RestoreRequest> = z.strictObject({ ...exported, as: memberName.exactOptional() })
 export const delegateRequest: z.ZodType<DelegateRequest & { network: string }> = z.strictObject({
   network,
   member,

@@ -128,7 +128,7 @@ complete -o default -F _agent agent`
 }
 
 function zsh(program: Command): string {
-  const quote = (text: string) => text.replace(/'/g, "'\\''").replace(/[[\]:\\]/g, '\\$&')
+  const quote = (text: string) => text.replace(/[[\]:\\]/g, '\\$&').replace(/'/g, "'\\''")
   const entries = entriesOf(program)
   const summaryOf = (words: string[]) =>
     entries.find((entry) => entry.words.join(' ') === words.join(' '))?.summary ?? ''

@@ -1,5 +1,5 @@
 /**
- * `agent network export-root`, `import-root`, `remove-root`, `delegate`: where a network's root key is, and who may act in its stead. The
+ * `agent network export-root`, `import-root`, `restore`, `remove-root`, `delegate`: where a network's root key is, and who may act in its stead. The
  * exported key is an age file: any age tool opens it with the passphrase.
  */
 
@@ -15,6 +15,7 @@ import { endingOf } from './lifetime.ts'
 import { readCount } from './measures.ts'
 import { networkNamed, networkPath } from './network-named.ts'
 import { knownPassphrase, newPassphrase, PASSPHRASE_FILE } from './passphrase.ts'
+import type { Terminal } from './terminal.ts'
 import { readText } from './text-input.ts'
 
 /** An age file with one key is some 500 bytes. */
@@ -26,6 +27,7 @@ const DAYS_MAX = 3_650
 export function addRootKey(line: CommandLine, parent: Command): void {
   addExport(line, parent)
   addImport(line, parent)
+  addRestore(line, parent)
   addRemove(line, parent)
   addDelegate(line, parent)
 }
@@ -82,18 +84,42 @@ function addImport(line: CommandLine, parent: Command): void {
   line.asks<[string, string], Options>(
     command,
     async ({ client, terminal, isJson }, { passphraseFile }, named, file) => {
-      if (file === '-' && passphraseFile === undefined)
-        throw new AgentError('usage', 'standard input cannot be both the key and the passphrase', {
-          next: 'Give --passphrase-file FILE.',
-        })
-      const armored = await readText(file, terminal, ARMORED_BYTES_MAX)
+      const exported = await readExported(terminal, file, passphraseFile)
       const { id } = await networkNamed(client, named)
-      const passphrase = await knownPassphrase(terminal, passphraseFile)
-      const network = await client.post<NetworkDetail>(`${networkPath(id)}/root/import`, { armored, passphrase })
+      const network = await client.post<NetworkDetail>(`${networkPath(id)}/root/import`, exported)
       if (isJson) terminal.json(network)
       else terminal.print(`The root key of ${printable(network.name)} is on this machine again.`)
     },
   )
+}
+
+function addRestore(line: CommandLine, parent: Command): void {
+  const command = line
+    .command({
+      parent,
+      usage: 'restore <file>',
+      summary: 'come into a network with nothing but its exported root key',
+      details: 'The way back when every machine that could invite is lost. The root key is on this machine afterwards.',
+      examples: [['network restore home-root.age --as gate', 'asks for the passphrase']],
+    })
+    .option('--as <name>', "what this machine is called there; otherwise the node's name")
+    .option(...PASSPHRASE_FILE)
+  type Options = { as?: string; passphraseFile?: string }
+  line.asks<[string], Options>(command, async ({ client, terminal, isJson }, { as, passphraseFile }, file) => {
+    const exported = await readExported(terminal, file, passphraseFile)
+    const network = await client.post<NetworkDetail>('networks/restore', { ...exported, ...(as && { as }) })
+    if (isJson) return terminal.json(network)
+    terminal.print(`This machine is ${printable(network.member.name)} in network ${printable(network.name)}.`)
+  })
+}
+
+async function readExported(terminal: Terminal, file: string, passphraseFile: string | undefined) {
+  if (file === '-' && passphraseFile === undefined)
+    throw new AgentError('usage', 'standard input cannot be both the key and the passphrase', {
+      next: 'Give --passphrase-file FILE.',
+    })
+  const armored = await readText(file, terminal, ARMORED_BYTES_MAX)
+  return { armored, passphrase: await knownPassphrase(terminal, passphraseFile) }
 }
 
 function addRemove(line: CommandLine, parent: Command): void {

@@ -129,6 +129,7 @@ export function fakeMembership(replaced: Partial<MembershipApi> = {}): Membershi
       armored: '-----BEGIN AGE ENCRYPTED FILE-----\nYWdl\n-----END AGE ENCRYPTED FILE-----\n',
     }),
     importRoot: async () => ({ ...home, rootKey: 'exported' }),
+    restoreNetwork: async () => ({ ...home, rootKey: 'exported' }),
     removeRoot: () => ({ ...home, rootKey: 'absent', may: [], issues: false }),
     delegate: (_network, { member, may, names, labels, days }) => ({
       network: 'home',
