@@ -4,13 +4,16 @@
  */
 import { join } from 'node:path'
 import type { Admission } from '../protocols/hello/hello.ts'
-import { hexOf } from '../protocols/membership/statement.ts'
+import { networkOf } from '../protocols/membership/network.ts'
+import type { RevocationFields } from '../protocols/membership/revocation.ts'
+import { hexOf, sameBytes } from '../protocols/membership/statement.ts'
 import { peerIdOf } from './catalog/peer-id.ts'
 import { OPEN_NETWORK_ID } from './content/publication-key.ts'
 import { Audit } from './identity/audit.ts'
 import { Invitations } from './identity/invitations.ts'
 import { Issuer, type IssuerOptions } from './identity/issuing.ts'
-import { Networks } from './identity/networks.ts'
+import type { Membership } from './identity/membership.ts'
+import { type NetworkChange, Networks } from './identity/networks.ts'
 import type { NodeKey } from './identity/node-key.ts'
 import type { Log } from './log.ts'
 import { Gate } from './mesh/gate.ts'
@@ -43,6 +46,8 @@ export class Entrance implements Disposable {
   readonly isOpen: boolean
   /** Where what belongs to a network is kept. */
   readonly directory: string
+  /** Those that the log has, by id. */
+  readonly #revocations = new Set<string>()
 
   constructor({ db, directory, key, open, roll, log }: EntranceOptions) {
     this.isOpen = open
@@ -75,10 +80,10 @@ export class Entrance implements Disposable {
         this.audit.append({ event: wasIn ? 'peer.cut' : 'peer.refused', peerId, address, why }),
       log,
     })
+    for (const { revocations } of this.networks.list()) this.#noteNew(revocations)
     this.networks.onChange(({ id, what }) => {
       const membership = this.networks.get(id)
-      if (what === 'certificate' && membership !== undefined)
-        this.audit.append({ event: 'certificate.renewed', network: membership.name, name: membership.self.name })
+      if (membership !== undefined) this.#tellChange(membership, what)
     })
   }
 
@@ -106,6 +111,36 @@ export class Entrance implements Disposable {
   [Symbol.dispose](): void {
     this.gate[Symbol.dispose]()
     this.audit[Symbol.dispose]()
+  }
+
+  /** Whoever changed it, here or elsewhere. */
+  #tellChange(membership: Membership, what: NetworkChange['what']): void {
+    const network = membership.name
+    const nameOf = (key: Uint8Array) =>
+      sameBytes(networkOf(key), membership.network) ? 'root key' : (this.#nameOf(membership, key) ?? peerIdOf(key))
+    if (what === 'certificate') this.audit.append({ event: 'certificate.renewed', network, name: membership.self.name })
+    if (what === 'policy' && membership.policy !== undefined) {
+      const { version, issuer } = membership.policy.statement
+      this.audit.append({ event: 'policy.changed', network, version, by: nameOf(issuer) })
+    }
+    if (what !== 'revocations') return
+    for (const { key, scope, reason, issuer } of this.#noteNew(membership.revocations)) {
+      const peerId = peerIdOf(key)
+      const name = this.#nameOf(membership, key)
+      const event = scope === 'issuer' ? 'issuer.revoked' : 'member.revoked'
+      this.audit.append({ event, network, peerId, name, by: nameOf(issuer), why: reason })
+    }
+  }
+
+  /** Revocations that were not noted before. */
+  #noteNew(revocations: Membership['revocations']): RevocationFields[] {
+    const fresh = revocations.list().filter(({ statement }) => !this.#revocations.has(hexOf(statement.id)))
+    for (const { statement } of fresh) this.#revocations.add(hexOf(statement.id))
+    return fresh.map(({ statement }) => statement)
+  }
+
+  #nameOf(membership: Membership, key: Uint8Array): string | undefined {
+    return sameBytes(key, membership.self.key) ? membership.self.name : this.issuer.known(membership, key)?.name
   }
 
   /** A line for each network that lets the peer in, under what it is called there. */

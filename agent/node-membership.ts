@@ -223,7 +223,7 @@ export class NodeMembership implements MembershipApi {
   }
 
   revoke(reference: string, request: RevokeRequest): RevokeResult {
-    const { issuer, gate, audit } = this.#parts
+    const { issuer, gate } = this.#parts
     const membership = this.#meant(request.network)
     const member = this.#views.member(membership, reference)
     const { key, name } = member
@@ -236,13 +236,6 @@ export class NodeMembership implements MembershipApi {
       issuer.revoke(membership, { key, scope, reason: request.reason, ...(scope === 'issuer' && { issuedAfter }) })
     }
     gate.recheck()
-    audit.append({
-      event: 'member.revoked',
-      network: membership.name,
-      peerId,
-      name,
-      ...(request.reason !== undefined && { why: request.reason }),
-    })
     const cut = wasConnected && gate.admitted(peerId) === undefined ? 1 : 0
     return { network: membership.name, peerId, name, scopes: [...scopes], announcedTo, cut }
   }
@@ -292,7 +285,7 @@ export class NodeMembership implements MembershipApi {
   }
 
   setPolicy({ network, text, replaces }: SetPolicyRequest): PolicyView {
-    const { issuer, audit } = this.#parts
+    const { issuer } = this.#parts
     const membership = this.#meant(network)
     const { grants, mistakes } = this.checkPolicy(text)
     if (mistakes.length > 0) throw new AgentError('usage', `the policy has mistakes:\n${mistakes.join('\n')}`)
@@ -301,8 +294,7 @@ export class NodeMembership implements MembershipApi {
       throw new AgentError('taken', `version ${present ?? 'none'} of the policy is in force by now, not ${replaces}`, {
         next: 'Look at it with `agent policy show`, and set yours again.',
       })
-    const { version } = issuer.setPolicy(membership, grants).statement
-    audit.append({ event: 'policy.changed', network: membership.name, version })
+    issuer.setPolicy(membership, grants)
     return this.policy(membership.id)
   }
 

@@ -42,6 +42,7 @@ export type AuditEvent =
   | 'member.revoked'
   | 'member.labelled'
   | 'issuer.delegated'
+  | 'issuer.revoked'
   | 'policy.changed'
   | 'network.created'
   | 'network.joined'
