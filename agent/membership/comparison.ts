@@ -45,24 +45,24 @@ export class RefusedStatements {
 /** What came and went. */
 export type CompareResult = { received: number; given: number }
 
-/** @throws {WireError} for what the peer did wrong */
+/** `signal` is asked for each question. @throws {WireError} for what the peer did wrong */
 export async function compareWith(
   asker: StatementsAsker,
   ours: Compared,
   refused: RefusedStatements,
-  signal: AbortSignal,
+  signal: () => AbortSignal,
 ): Promise<CompareResult> {
-  const theirs = await asker.summary(signal)
+  const theirs = await asker.summary(signal())
   const buckets = differing(theirs.digests, ours.digests())
   const result: CompareResult = { received: 0, given: 0 }
   let after: Uint8Array | undefined
   for (let pages = 0; buckets.byteLength > 0 && pages < PAGES_MAX; pages++) {
-    const page = await asker.ids(buckets, after, signal)
+    const page = await asker.ids(buckets, after, signal())
     const isLast = page.length < IDS_PAGE_MAX
     const lacking = lackingThere(ours, buckets, { after, upTo: isLast ? undefined : page.at(-1), page })
     const wanted = page.filter((id) => !ours.has(id) && !refused.has(id))
     result.received += await fetchAll(asker, ours, { wanted, refused, signal })
-    for (const statements of statementPages(lacking)) result.given += await asker.offer({ statements }, signal)
+    for (const statements of statementPages(lacking)) result.given += await asker.offer({ statements }, signal())
     if (isLast) break
     after = page.at(-1)
   }
@@ -73,12 +73,12 @@ export async function compareWith(
 async function fetchAll(
   asker: StatementsAsker,
   ours: Compared,
-  { wanted, refused, signal }: { wanted: Uint8Array[]; refused: RefusedStatements; signal: AbortSignal },
+  { wanted, refused, signal }: { wanted: Uint8Array[]; refused: RefusedStatements; signal: () => AbortSignal },
 ): Promise<number> {
   let received = 0
   for (let at = 0; at < wanted.length; ) {
     const batch = wanted.slice(at, at + STATEMENTS_ASKED_MAX)
-    const statements = await asker.statements(batch, signal)
+    const statements = await asker.statements(batch, signal())
     at += statements.length
     const outcome = await ours.takeAll({ statements })
     received += outcome.taken
@@ -111,13 +111,14 @@ function* lackingThere(ours: Compared, buckets: Uint8Array, { after, upTo, page 
 async function agreeOnPolicy(
   asker: StatementsAsker,
   ours: Compared,
-  { theirs, result, signal }: { theirs: PolicyPosition | null; result: CompareResult; signal: AbortSignal },
+  { theirs, result, signal }: { theirs: PolicyPosition | null; result: CompareResult; signal: () => AbortSignal },
 ): Promise<void> {
   const held = ours.policy()
   const order = comparePositions(held?.position ?? null, theirs)
-  if (order > 0 && held !== undefined) result.given += await asker.offer({ statements: [], policy: held.bytes }, signal)
+  if (order > 0 && held !== undefined)
+    result.given += await asker.offer({ statements: [], policy: held.bytes }, signal())
   if (order >= 0) return
-  const policy = await asker.policy(signal)
+  const policy = await asker.policy(signal())
   if (policy !== undefined) result.received += (await ours.takeAll({ statements: [], policy })).taken
 }
 

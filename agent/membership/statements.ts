@@ -36,10 +36,13 @@ const PATIENCE_MS = 3_000
 const PAUSE_MS = 60_000
 /** News for one member, waiting to be offered. With more, comparing is cheaper. */
 const NEWS_MAX = 256
-/** Comparisons driven from here at once: each holds about two frames in memory. Offers are not counted: they must not wait. */
-const DRIVEN_MAX = 4
+/**
+ * Comparisons driven from here at once: each holds about two frames in memory, and members that answer slowly must not keep it from others.
+ * Offers are not counted: they must not wait.
+ */
+const DRIVEN_MAX = 16
 /** Answered at once, of all members. */
-const ANSWERED_MAX = 32
+const ANSWERED_MAX = 64
 /** Per member: a comparison and an offer, and one of each that is just ending. */
 const STREAMS_MAX = 4
 /** One wait for a peer. An answer is made from memory; what is offered is verified first, 0.2 ms each. */
@@ -236,12 +239,13 @@ export class Statements implements AsyncDisposable {
   }
 
   async #compare(peerId: string, peer: Peer): Promise<void> {
-    const signal = AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(SESSION_MS_MAX)])
+    const session = AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(SESSION_MS_MAX)])
+    const signal = () => AbortSignal.any([session, AbortSignal.timeout(WAIT_MS_MAX)])
     let frames: Frames | undefined
     try {
-      frames = new Frames(await this.#scope.openStream(peerId, STATEMENTS_PROTOCOL, signal))
+      frames = new Frames(await this.#scope.openStream(peerId, STATEMENTS_PROTOCOL, signal()))
       const result = await compareWith(new StatementsAsker(frames), this.#comparedBy(peerId), this.#refused, signal)
-      await frames.close(signal)
+      await frames.close(signal())
       if (result.received + result.given > 0) this.#log.debug({ peerId, ...result }, 'statements.compared')
       this.#compared(peerId, peer)
     } catch (error) {

@@ -56,7 +56,7 @@ async function compare(ours: Side, theirs: Side, refused = new RefusedStatements
   const take = async (offer: Parameters<Side['takeAll']>[0]) => (await theirs.takeAll(offer)).taken
   const answering = answerStatements(new Frames(far), { ...theirs, take }, limits)
   const frames = new Frames(near)
-  const result = await compareWith(new StatementsAsker(frames), ours, refused, signal)
+  const result = await compareWith(new StatementsAsker(frames), ours, refused, () => signal)
   await frames.close(signal)
   await answering
   return result

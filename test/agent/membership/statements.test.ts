@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
 import { encodeCbor } from '../../../protocols/cbor.ts'
 import { Frames } from '../../../protocols/frame.ts'
-import { IDS_PAGE_MAX, STATEMENTS_PROTOCOL } from '../../../protocols/membership/exchange.ts'
+import { answerStatements, IDS_PAGE_MAX, STATEMENTS_PROTOCOL } from '../../../protocols/membership/exchange.ts'
 import { issuePolicy } from '../../../protocols/membership/policy.ts'
 import { issueRevocation } from '../../../protocols/membership/revocation.ts'
 import { hexOf } from '../../../protocols/membership/statement.ts'
@@ -69,6 +69,41 @@ describe('members that meet', () => {
     const ofA = await startStatements(a)
     await until('they compared', () => ofA.compared.length === 1 && ofB.compared.length === 1)
     expect(revoked(a)).toHaveLength(1)
+  })
+})
+
+describe('who was dialled', () => {
+  it('compares when the other does not', async () => {
+    const [a, b] = await startNetwork('b')
+    if (b === undefined) throw new Error('two')
+    a.net.takeRevocation(revocationOf(a, randomBytes(32)))
+    const offered: string[] = []
+    await b.scope.handle(
+      STATEMENTS_PROTOCOL,
+      async (stream) => {
+        const frames = new Frames(stream)
+        await answerStatements(
+          frames,
+          {
+            digests: () => new Uint8Array(4_096),
+            ids: () => [],
+            statement: () => undefined,
+            policy: () => undefined,
+            take: async ({ statements, policy }) => {
+              offered.push(...statements.map(({ kind }) => kind), ...(policy ? ['policy'] : []))
+              return 1
+            },
+          },
+          { requestsMax: 10, signal: soon },
+        )
+        await frames.close(soon())
+      },
+      { maxInboundStreams: 4 },
+    )
+    const ofA = await startStatements(a)
+    await meet(b, a)
+    await until('they compared', () => ofA.compared.length === 1)
+    expect(offered).toEqual(['revocation', 'policy'])
   })
 })
 
