@@ -75,7 +75,7 @@ export function ratio(ours: readonly number[], theirs: readonly number[]): numbe
   return median(ours.map((value, turn) => value / (theirs[turn] ?? Number.NaN)))
 }
 
-export type Unit = 'ms' | 'MB/s' | '/s' | 'MB' | '%' | 'KB/h' | 'us'
+export type Unit = 'ms' | 'MB/s' | '/s' | 'MB' | 'KB' | '%' | 'KB/h' | 'us'
 
 export type Result = {
   what: string
@@ -83,8 +83,8 @@ export type Result = {
   unit: Unit
   /** What it is compared with, measured in the same turns. */
   against?: { what: string; samples: readonly number[] }
-  /** What is wanted of the median. */
-  goal?: { atMost: number } | { atLeast: number }
+  /** What is wanted of the median, or of the ratio. */
+  goal?: { atMost: number } | { atLeast: number } | { timesAtMost: number }
 }
 
 type Row = readonly string[]
@@ -104,10 +104,12 @@ export class Report {
   result({ what, samples, unit, against, goal }: Result): void {
     const value = median(samples)
     const range = samples.length > 1 ? `${round(Math.min(...samples))} … ${round(Math.max(...samples))}` : ''
-    const times = against ? `${round(ratio(samples, against.samples))} x` : ''
+    const times = against ? ratio(samples, against.samples) : Number.NaN
     const shown = [`  ${what}`, `${round(value)} ${unit}`, range]
-    const other = against ? [against.what, `${round(median(against.samples))} ${unit}`, times] : ['', '', '']
-    const row = [...shown, ...other, goalText(value, unit, goal)]
+    const other = against
+      ? [against.what, `${round(median(against.samples))} ${unit}`, `${round(times)} x`]
+      : ['', '', '']
+    const row = [...shown, ...other, goalText(value, times, unit, goal)]
     this.#rows.push(row)
     print(row.filter((cell) => cell !== '').join('  '))
   }
@@ -130,11 +132,13 @@ export class Report {
   }
 }
 
-function goalText(value: number, unit: Unit, goal: Result['goal']): string {
+function goalText(value: number, times: number, unit: Unit, goal: Result['goal']): string {
   if (goal === undefined) return ''
-  const [isMet, wanted] =
-    'atMost' in goal ? [value <= goal.atMost, `≤ ${goal.atMost}`] : [value >= goal.atLeast, `≥ ${goal.atLeast}`]
-  return `${wanted} ${unit} ${isMet ? styleText('green', 'met') : styleText('red', 'missed')}`
+  const shown = (isMet: boolean, wanted: string) =>
+    `${wanted} ${isMet ? styleText('green', 'met') : styleText('red', 'missed')}`
+  if ('timesAtMost' in goal) return shown(times <= goal.timesAtMost, `≤ ${goal.timesAtMost} x`)
+  if ('atMost' in goal) return shown(value <= goal.atMost, `≤ ${goal.atMost} ${unit}`)
+  return shown(value >= goal.atLeast, `≥ ${goal.atLeast} ${unit}`)
 }
 
 /** Three significant digits: more would be noise. */

@@ -1,8 +1,6 @@
 /**
- * What the agent is compared with: a plain libp2p node of the same modules, with the libraries' defaults wherever it works with them. A
- * process of its own, told what to do over Node's IPC channel, so that it costs nothing else.
+ * What the agent is compared with: a plain libp2p node of the same modules, with the libraries' defaults wherever it works with them.
  */
-import { fork } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { createReadStream } from 'node:fs'
@@ -17,6 +15,7 @@ import { ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
+import { Child, type Handlers, serveParent } from './child.ts'
 
 /** What a node is asked, and what it answers to that. */
 type Calls = {
@@ -31,74 +30,26 @@ type Calls = {
   /** Fetches the file that the peer serves: on disk and hashed at the end. */
   fetch: { ask: { address: string; to: string }; answer: { digest: string } }
 }
-type Name = keyof Calls
-type Handlers = { [N in Name]: (ask: Calls[N]['ask']) => Promise<Calls[N]['answer']> }
-type Question = { id: number; name: Name; ask: never }
-type Answer = { id: number; answer?: unknown; error?: string }
 
+const ROLE = 'stock'
 const TOPIC = 'stock'
 const PROTOCOL = '/stock/file/1'
 const READ_BYTES = 256 * 1024
 const DIALS_MAX = 4
-const ANSWER_MS_MAX = 180_000
 
-/** The other end of the channel. */
-export class StockNode implements AsyncDisposable {
-  readonly #child
-  readonly #waiting = new Map<number, (answer: Answer) => void>()
-  #asked = 0
-
-  private constructor(entry: string, namespace: string | undefined) {
-    // `ip netns exec` passes the channel on: it is an inherited file descriptor.
-    const how = namespace
-      ? { execPath: 'ip', execArgv: ['netns', 'exec', namespace, process.execPath] }
-      : { execArgv: [] }
-    this.#child = fork(entry, ['stock'], how)
-    this.#child.on('message', (answer: Answer) => this.#waiting.get(answer.id)?.(answer))
-  }
-
+export class StockNode extends Child<Calls> {
   /** `entry` is this file, or a bundle of it. Resolves with its address when it listens. */
   static async start(
     entry: string,
     { address = '/ip4/127.0.0.1/tcp/0', namespace }: { address?: string; namespace?: string } = {},
   ): Promise<{ node: StockNode; address: string }> {
-    const node = new StockNode(entry, namespace)
+    const node = new StockNode(entry, { role: ROLE, namespace })
     try {
       return { node, ...(await node.ask('listen', { address })) }
     } catch (error) {
       await node[Symbol.asyncDispose]()
       throw error
     }
-  }
-
-  get pid(): number {
-    return this.#child.pid ?? 0
-  }
-
-  async ask<N extends Name>(name: N, ask: Calls[N]['ask']): Promise<Calls[N]['answer']> {
-    const id = this.#asked++
-    const signal = AbortSignal.timeout(ANSWER_MS_MAX)
-    const answer = await new Promise<Answer>((resolve, reject) => {
-      const fail = () => reject(new Error(`a stock node did not answer ${name}`))
-      signal.addEventListener('abort', fail, { once: true })
-      this.#child.once('exit', fail)
-      this.#waiting.set(id, (answered) => {
-        this.#waiting.delete(id)
-        signal.removeEventListener('abort', fail)
-        this.#child.off('exit', fail)
-        resolve(answered)
-      })
-      this.#child.send({ id, name, ask } as Question)
-    })
-    if (answer.error !== undefined) throw new Error(`stock node, ${name}: ${answer.error}`)
-    return answer.answer as Calls[N]['answer']
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return
-    const gone = once(this.#child, 'exit')
-    this.#child.kill('SIGKILL')
-    await gone
   }
 }
 
@@ -121,7 +72,7 @@ async function makeNode(address: string): Promise<Libp2p<{ pubsub: GossipSub }>>
   })) as unknown as Libp2p<{ pubsub: GossipSub }>
 }
 
-function handlers(): Handlers {
+function handlers(): Handlers<Calls> {
   const arrivals = new Map<string, number>()
   let node: Libp2p<{ pubsub: GossipSub }> | undefined
   const started = () => {
@@ -200,13 +151,4 @@ async function receive(stream: Stream, to: string): Promise<string> {
   return hash.digest('hex')
 }
 
-if (process.send !== undefined && process.argv[2] === 'stock') {
-  const handle = handlers() as Record<Name, (ask: never) => Promise<unknown>>
-  process.on('message', ({ id, name, ask }: Question) => {
-    handle[name](ask).then(
-      (answer) => process.send?.({ id, answer }),
-      (error: unknown) => process.send?.({ id, error: String(error) }),
-    )
-  })
-  process.on('disconnect', () => process.exit())
-}
+serveParent<Calls>(ROLE, handlers)
