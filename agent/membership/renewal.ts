@@ -42,7 +42,7 @@ const STREAMS_MAX = 2
 const REFRESHED_AT_ONCE = 4
 
 /** What this needs of a membership. */
-export type RenewedMembership = {
+type RenewedMembership = {
   readonly network: Uint8Array
   /** This node's own. */
   readonly chain: Chain

@@ -18,7 +18,7 @@ export const STATEMENTS_PROTOCOL = '/undernet/statements/1'
 export const STATEMENT_BUCKETS = 256
 /** Of SHA-256. A hash and no sum: a delegate that may revoke could choose what it signs so that a sum hides what others revoked. */
 export const STATEMENT_DIGEST_BYTES = 16
-export const STATEMENT_ID_BYTES = 32
+const STATEMENT_ID_BYTES = 32
 /** In one answer: 256 KiB. With so many there may be more. */
 export const IDS_PAGE_MAX = 8_192
 /** Statements in one request or offer. */

@@ -13,7 +13,7 @@ import { clockAt } from '../catalog/catalog.ts'
 import { type Home, letIn, makeHome } from '../identity/homes.ts'
 import { join, quiet, startHost, until } from '../mesh/nodes.ts'
 
-export type NetworkNode = {
+type NetworkNode = {
   readonly home: Home
   readonly key: Key
   readonly peerId: string
@@ -47,7 +47,8 @@ export async function startNode(isOpen = false): Promise<NetworkNode> {
   return { home, key: home.key, peerId, host, gate, streams, cuts }
 }
 
-function inNetwork(node: NetworkNode, net: Membership): MemberNode {
+/** A node as it is in one of its networks. */
+export function inNetwork(node: NetworkNode, net: Membership): MemberNode {
   return { ...node, net, scope: node.streams.of(net.network) }
 }
 
@@ -60,7 +61,7 @@ export async function startNetwork(...names: string[]): Promise<[MemberNode, ...
 }
 
 /** Lets a node into the founder's network. */
-export function enter(founder: MemberNode, node: NetworkNode, name: string): MemberNode {
+function enter(founder: MemberNode, node: NetworkNode, name: string): MemberNode {
   return inNetwork(node, letIn({ ...founder.home, net: founder.net }, node.home, { name }))
 }
 

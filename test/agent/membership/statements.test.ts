@@ -7,8 +7,8 @@ import { answerStatements, IDS_PAGE_MAX, STATEMENTS_PROTOCOL } from '../../../pr
 import { issuePolicy } from '../../../protocols/membership/policy.ts'
 import { issueRevocation } from '../../../protocols/membership/revocation.ts'
 import { hexOf } from '../../../protocols/membership/statement.ts'
-import { until } from '../mesh/nodes.ts'
-import { type MemberNode, meet, startNetwork, startStatements } from './nodes.ts'
+import { join, until } from '../mesh/nodes.ts'
+import { inNetwork, type MemberNode, meet, startNetwork, startNode, startStatements } from './nodes.ts'
 
 const soon = () => AbortSignal.timeout(10_000)
 
@@ -104,6 +104,35 @@ describe('who was dialled', () => {
     await meet(b, a)
     await until('they compared', () => ofA.compared.length === 1)
     expect(offered).toEqual(['revocation', 'policy'])
+  })
+})
+
+describe('who joins by a token over a connection that there is', () => {
+  it('is known by the name that it wished, and has what members know, without connecting anew', async () => {
+    const first = await startNode(true)
+    const founder = inNetwork(first, first.home.networks.create('lab', { memberName: 'founder' }))
+    founder.net.takeRevocation(revocationOf(founder, randomBytes(32)))
+    const newcomer = await startNode(true)
+    const ofFounder = await startStatements(founder)
+    await join(newcomer.host, founder.host)
+    await until('they are connected', () => founder.gate.admitted(newcomer.peerId)?.open === true)
+    const [link] = founder.host.links()
+    const { token } = founder.home.invitations.create({
+      membership: founder.net,
+      addresses: [],
+      expires: Date.now() + 60_000,
+    })
+    const dial = () => Promise.reject(new Error('dialled'))
+    await newcomer.gate.join(token, founder.peerId, dial, soon(), 'db7')
+    const [net] = newcomer.home.networks.list()
+    if (net === undefined) throw new Error('it has joined')
+    const member = inNetwork(newcomer, net)
+    const ofMember = await startStatements(member)
+    await until('they compared', () => ofFounder.compared.length === 1 && ofMember.compared.length === 1)
+    expect(founder.gate.memberOf(net.network, newcomer.peerId)?.name).toBe('db7')
+    expect(revoked(member)).toEqual(revoked(founder))
+    expect(net.policy?.statement.version).toBe(1)
+    expect(founder.host.links()).toMatchObject([{ connectedMs: link?.connectedMs, peerId: newcomer.peerId }])
   })
 })
 
