@@ -12,7 +12,7 @@ import type {
   Right,
   SignerView,
 } from './api/membership-contract.ts'
-import { peerIdOf } from './catalog/peer-id.ts'
+import { peerIdOf, publisherOf } from './catalog/peer-id.ts'
 import type { ClosedNetworks } from './closed-networks.ts'
 import { AgentError } from './error.ts'
 import type { Invitation, Invitations } from './identity/invitations.ts'
@@ -68,6 +68,18 @@ export class MembershipViews {
     throw new AgentError('usage', `${found.length} members are called ${reference}`, {
       next: `Give the peer id: ${ids.join(' or ')}.`,
     })
+  }
+
+  /**
+   * The key that is meant: of a member, or of anybody by its peer id. `name` is null where no certificate of the key is known.
+   *
+   * @throws {AgentError} as `member`
+   */
+  keyOf(membership: Membership, reference: string): { key: Uint8Array; name: string | null } {
+    const key = publisherOf(reference)
+    if (key === undefined) return this.member(membership, reference)
+    const name = this.roll(membership).find((member) => sameBytes(member.key, key))?.name
+    return { key, name: name ?? null }
   }
 
   detail(membership: Membership): NetworkDetail {

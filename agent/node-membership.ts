@@ -225,8 +225,9 @@ export class NodeMembership implements MembershipApi {
   revoke(reference: string, request: RevokeRequest): RevokeResult {
     const { issuer, gate } = this.#parts
     const membership = this.#meant(request.network)
-    const member = this.#views.member(membership, reference)
-    const { key, name } = member
+    // Who joined and said nothing since is on no roll, and can be put out all the same.
+    const { key, name: known } = this.#views.keyOf(membership, reference)
+    const name = known ?? issuer.known(membership, key)?.name ?? null
     const peerId = peerIdOf(key)
     const scopes = request.issuer === true ? (['issuer', 'member'] as const) : (['member'] as const)
     const issuedAfter = request.issuedAfter === undefined ? undefined : Date.parse(request.issuedAfter)
