@@ -1,7 +1,8 @@
 /**
  * Joins networks by tokens: the one that somebody hands in, and those of a file, for machines without a person at the keyboard.
  *
- * A token of the file is tried until its network is joined or its issuer refuses it for good; the issuer may start later than this node.
+ * A token of the file is tried until its network is joined: the issuer may start later than this node, or be too busy to answer. One that
+ * was refused is shown ever more seldom, since a node that is just stopping looks like one that does not know the token.
  */
 import { readFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -23,6 +24,9 @@ const JOIN_MS_MAX = 20_000
 /** Between tries of a token of the file. */
 const RETRY_FIRST_MS = 1_000
 const RETRY_MAX_MS = 60_000
+/** After a refusal: few of these are ever taken back. */
+const REFUSED_FIRST_MS = 60_000
+const REFUSED_MAX_MS = 3_600_000
 /** Peers that are shown the new certificate at once; each is a hello of some milliseconds. */
 const SHOWN_AT_ONCE = 4
 /** A machine is in sixteen networks at most; the rest is a mistake. */
@@ -35,6 +39,8 @@ export type JoiningDeps = {
   /** What this node would be called. */
   name: string
   log: Log
+  /** Between two tries. */
+  rest?: (ms: number, signal: AbortSignal) => Promise<unknown>
 }
 
 export class Joining implements AsyncDisposable {
@@ -88,9 +94,10 @@ export class Joining implements AsyncDisposable {
   }
 
   async #joinSomeTime(place: string, token: Token): Promise<void> {
-    const { networks, name, log } = this.#deps
+    const { networks, name, log, rest = restFor } = this.#deps
     const { signal } = this.#stopping
-    for (let waitMs = RETRY_FIRST_MS; !signal.aborted; waitMs = Math.min(waitMs * 2, RETRY_MAX_MS)) {
+    let [waitMs, refusedMs] = [RETRY_FIRST_MS, REFUSED_FIRST_MS]
+    while (!signal.aborted) {
       if (networks.get(hexOf(token.network))?.fault() === undefined && networks.get(hexOf(token.network))) return
       try {
         await this.#join(token, name, signal)
@@ -101,9 +108,12 @@ export class Joining implements AsyncDisposable {
         const reason = reasonOf(error)
         this.#troubles.set(place, reason)
         log.warn({ place, reason }, 'join.failed')
-        if (error instanceof AgentError && error.code === 'not-allowed') return
+        const isRefused = error instanceof AgentError && error.code === 'not-allowed'
+        const restMs = (isRefused ? refusedMs : waitMs) * (0.5 + Math.random())
+        if (isRefused) refusedMs = Math.min(refusedMs * 2, REFUSED_MAX_MS)
+        else waitMs = Math.min(waitMs * 2, RETRY_MAX_MS)
+        await rest(restMs, signal).catch(() => undefined)
       }
-      await delay(waitMs * (0.5 + Math.random()), undefined, { signal, ref: false }).catch(() => undefined)
     }
   }
 
@@ -114,12 +124,13 @@ export class Joining implements AsyncDisposable {
       throw new AgentError('usage', 'this node made the token itself', { next: 'Use it on the other machine.' })
     const addresses = token.addresses.map((address) => address.encapsulate(`/p2p/${issuer}`))
     const limited = AbortSignal.any([signal, AbortSignal.timeout(JOIN_MS_MAX)])
+    const attempt = () => gate.join(token, issuer, () => host.dial(addresses, limited), limited, wished)
     try {
-      await gate.join(token, issuer, () => host.dial(addresses, limited), limited, wished)
+      await attempt().catch((error: unknown) => (isLate(error) ? attempt() : Promise.reject(error as Error)))
     } catch (cause) {
       signal.throwIfAborted()
       const refused = refusalIn(cause)
-      if (refused !== undefined) throw refused
+      if (refused !== undefined && !isLate(cause)) throw refused
       throw new AgentError('failed', `the node that made the token cannot be reached: ${reasonOf(cause)}`, {
         cause,
         next: `Is it running, and can this machine reach it at ${token.addresses.join(' or ') || 'any address'}?`,
@@ -151,6 +162,16 @@ export class Joining implements AsyncDisposable {
     const settled = work.finally(() => this.#work.delete(settled))
     this.#work.add(settled)
   }
+}
+
+function restFor(ms: number, signal: AbortSignal): Promise<unknown> {
+  return delay(ms, undefined, { signal, ref: false })
+}
+
+/** Nobody refused: the hello has a few seconds, and one of the two was too busy for that. */
+function isLate(error: unknown): boolean {
+  const cause = refusalIn(error)?.cause
+  return cause instanceof WireError && (cause.code === 'timeout' || cause.code === 'closed')
 }
 
 function readToken(text: string): Token {

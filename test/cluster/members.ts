@@ -69,8 +69,13 @@ export class Lab implements AsyncDisposable {
   async restart(agent: RealAgent, options: Partial<MemberOptions> = {}): Promise<RealAgent> {
     const before = this.#agents.get(agent)
     if (before === undefined) throw new Error(`${agent.name} is not of this lab`)
-    await agent.end('SIGTERM')
+    if (!agent.isGone) await this.end(agent)
     return await this.start({ ...before, ...options })
+  }
+
+  /** Ends an agent; it may be started again. */
+  async end(agent: RealAgent): Promise<void> {
+    expect(await agent.end('SIGTERM'), agent.log.slice(-20).join('\n')).toBe(0)
   }
 
   /** Runs a command with the clock of an agent that was started with another one. */
@@ -85,10 +90,9 @@ export class Lab implements AsyncDisposable {
     return [process.execPath, this.#bundle.entry]
   }
 
-  /** Ends an agent for good. */
-  async drop(agent: RealAgent): Promise<void> {
-    await agent[Symbol.asyncDispose]()
-    this.#agents.delete(agent)
+  /** For what such a script runs. */
+  get env(): Record<string, string> {
+    return this.#bundle.env
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -152,7 +156,12 @@ export async function membersOf(agent: RealAgent, network?: string): Promise<Mem
 }
 
 /** Resolves when each agent knows members of these names, and no others, and all of them are there. */
-export async function allSee(agents: RealAgent[], names: string[], network?: string, ms = SOON_MS_MAX): Promise<void> {
+export async function allSee(
+  agents: RealAgent[],
+  names: string[],
+  network?: string,
+  within: { ms: number; clock?: () => number } = { ms: SOON_MS_MAX },
+): Promise<void> {
   const wanted = names.toSorted().join(' ')
   const seen = async (agent: RealAgent) => {
     const members = await membersOf(agent, network)
@@ -173,7 +182,7 @@ export async function allSee(agents: RealAgent[], names: string[], network?: str
     }
     return true
   }
-  await until(all, { what: () => missing, ms, everyMs: POLL_MS })
+  await until(all, { what: () => missing, everyMs: POLL_MS, ...within })
 }
 
 /** Uploads a file of that text, and returns its CID. */
