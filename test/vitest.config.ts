@@ -1,9 +1,11 @@
 /**
- * Three projects, one after the other: `unit` in parallel threads; then `cluster` (several real agents) and `lab` (network namespaces,
- * real Nix) one file at a time, since each takes the machine for itself, and some promise times.
+ * `unit` in parallel threads; then `crowd`, which needs the machine for itself; then `cluster` (several real agents) and `lab` (network
+ * namespaces, real Nix) side by side, each one file at a time: most of their time they wait, and what they promise in seconds has room.
  */
 import { defineConfig } from 'vitest/config'
 
+/** Thirty agents. */
+const CROWD = 'test/cluster/thirty.test.ts'
 const oneAtATime = { pool: 'forks', fileParallelism: false, testTimeout: 120_000, hookTimeout: 120_000 } as const
 
 export default defineConfig({
@@ -20,10 +22,20 @@ export default defineConfig({
       },
       {
         test: {
+          name: 'crowd',
+          root: '.',
+          include: [CROWD],
+          sequence: { groupOrder: 1 },
+          ...oneAtATime,
+        },
+      },
+      {
+        test: {
           name: 'cluster',
           root: '.',
           include: ['test/cluster/**/*.test.ts'],
-          sequence: { groupOrder: 1 },
+          exclude: [CROWD],
+          sequence: { groupOrder: 2 },
           ...oneAtATime,
         },
       },
