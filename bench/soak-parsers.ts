@@ -1,9 +1,12 @@
 /**
- * The parsers that bytes of strangers reach, each with valid inputs to begin from: frames, records and the comparing of records, pieces,
- * artifacts and their manifests, NARs. Both sides of a protocol are here: an asker parses what a hostile answerer says.
+ * The parsers that bytes of strangers reach, each with valid inputs to begin from: frames and CBOR, records and the comparing of records,
+ * pieces, artifacts and their manifests, NARs; and those of closed networks, which have files of their own. Both sides of a protocol are
+ * here: an asker parses what a hostile answerer says.
  */
-import { createHash, createPrivateKey, sign } from 'node:crypto'
-import { rawPublicKey } from '../agent/identity/key-file.ts'
+import { createHash } from 'node:crypto'
+import { CID } from 'multiformats/cid'
+import { create as createDigest } from 'multiformats/hashes/digest'
+import { z } from 'zod'
 import {
   artifactBody,
   type ClosureManifest,
@@ -16,7 +19,7 @@ import {
   manifestCid,
 } from '../protocols/artifact/artifact.ts'
 import { decodeCbor, encodeCbor } from '../protocols/cbor.ts'
-import { encodeFrame, Frames } from '../protocols/frame.ts'
+import { encodeFrame } from '../protocols/frame.ts'
 import { NAR_MAGIC, parseNar } from '../protocols/nar/read.ts'
 import { answerPieces, encodeRequest, PieceAsker, type PieceHolder } from '../protocols/pieces/exchange.ts'
 import {
@@ -26,25 +29,14 @@ import {
   type RecordHoldings,
   RecordsAsker,
 } from '../protocols/records/exchange.ts'
-import { presenceBody } from '../protocols/records/presence.ts'
-import {
-  decodeRecord,
-  encodeRecord,
-  OPEN_NETWORK,
-  type RecordFields,
-  type RecordSigner,
-} from '../protocols/records/record.ts'
-import { streamPair } from '../test/stream-pair.ts'
+import { addressesIn, presenceBody } from '../protocols/records/presence.ts'
+import { decodeRecord, encodeRecord, OPEN_NETWORK, type RecordFields } from '../protocols/records/record.ts'
 import { Random } from './random.ts'
+import { helloParsers } from './soak-hello.ts'
+import { membershipParsers, signerOf } from './soak-membership.ts'
+import type { Parser } from './soak-run.ts'
+import { askAll, cut, framed, incoming } from './soak-stream.ts'
 
-export type Parser = {
-  name: string
-  seeds: readonly Buffer[]
-  /** @throws {WireError} and nothing else. */
-  parse(input: Buffer, random: Random): Promise<void> | void
-}
-
-const PKCS8_PREFIX = Buffer.from('302e020100300506032b657004220420', 'hex')
 const NOW = Date.UTC(2026, 0, 1)
 const DAY_MS = 24 * 3_600_000
 const NEVER = new AbortController().signal
@@ -56,16 +48,23 @@ export function parsers(seed: number): Parser[] {
   const records = recordSeeds(random)
   return [
     { name: 'frames', seeds: frameSeeds(random), parse: readFrames },
-    { name: 'records', seeds: records, parse: (input) => void decodeRecord(input) },
-    { name: 'records: presence', seeds: [presenceSeed()], parse: (input) => void decodeCbor(input, presenceBody) },
+    { name: 'CBOR', seeds: cborSeeds(random), parse: (input) => decodeCbor(input, z.unknown()) },
+    { name: 'records', seeds: records, parse: (input) => decodeRecord(input) },
+    {
+      name: 'records: presence',
+      seeds: presenceSeeds(),
+      parse: (input) => addressesIn(decodeCbor(input, presenceBody)),
+    },
     { name: 'records: requests', seeds: recordRequests(random, records), parse: answerRecordRequests },
     { name: 'records: answers', seeds: recordAnswers(random, records), parse: readRecordAnswers },
     { name: 'pieces: requests', seeds: pieceRequests(random), parse: answerPieceRequests },
     { name: 'pieces: answers', seeds: pieceAnswers(random), parse: readPieceAnswers },
-    { name: 'artifacts', seeds: artifactSeeds(random), parse: (input) => void decodeCbor(input, artifactBody) },
-    { name: 'artifacts: manifests', seeds: manifestSeeds(random), parse: (input) => void decodeManifest(input) },
-    { name: 'artifacts: signatures', seeds: signatureSeeds(), parse: (input) => void decodeSignatures(input) },
+    { name: 'artifacts', seeds: artifactSeeds(random), parse: (input) => decodeCbor(input, artifactBody) },
+    { name: 'artifacts: manifests', seeds: manifestSeeds(random), parse: (input) => decodeManifest(input) },
+    { name: 'artifacts: signatures', seeds: signatureSeeds(), parse: (input) => decodeSignatures(input) },
     { name: 'NARs', seeds: narSeeds(random), parse: (input, cuts) => parseNar(chunksOf(input, cuts), VISITOR) },
+    ...membershipParsers(random),
+    ...helloParsers(random),
   ]
 }
 
@@ -82,21 +81,15 @@ async function readFrames(input: Buffer, random: Random): Promise<void> {
   for (let read = 0; read < FRAMES_MAX; read++) if ((await frames.read(NEVER)) === undefined) return
 }
 
-/** A stream on which a stranger has sent all this, in chunks of any size, and nothing more. */
-function incoming(input: Buffer, random: Random): Frames {
-  const [theirs, ours] = streamPair()
-  const frames = new Frames(ours)
-  for (const chunk of cut(input, random)) theirs.send(chunk)
-  void theirs.close()
-  return frames
-}
-
-function* cut(input: Buffer, random: Random): Generator<Buffer> {
-  for (let at = 0; at < input.byteLength; ) {
-    const length = random.oneIn(4) ? 1 + random.below(16) : 1 + random.below(input.byteLength)
-    yield input.subarray(at, at + length)
-    at += length
-  }
+function cborSeeds(random: Random): Buffer[] {
+  const deep = Array.from({ length: 30 }).reduce<unknown>((inner) => [inner], 'x')
+  const values = [
+    { a: 1, b: [-1, 2 ** 40, 1.5, true, null], c: 'text', d: new Uint8Array(random.bytes(20)) },
+    deep,
+    Object.fromEntries(Array.from({ length: 100 }, (_, nth) => [`key${nth}`, nth])),
+    CID.createV1(0x55, createDigest(0x12, new Uint8Array(random.bytes(32)))),
+  ]
+  return values.map((value) => Buffer.from(encodeCbor(value)))
 }
 
 async function* chunksOf(input: Buffer, random: Random): AsyncGenerator<Uint8Array> {
@@ -104,11 +97,6 @@ async function* chunksOf(input: Buffer, random: Random): AsyncGenerator<Uint8Arr
 }
 
 // Records
-
-function signerOf(random: Random): RecordSigner {
-  const key = createPrivateKey({ key: Buffer.concat([PKCS8_PREFIX, random.bytes(32)]), format: 'der', type: 'pkcs8' })
-  return { publicKey: rawPublicKey(key), sign: (bytes) => sign(null, bytes, key) }
-}
 
 function recordSeeds(random: Random): Buffer[] {
   const signer = signerOf(random)
@@ -127,8 +115,9 @@ function presence() {
   return { name: 'node', version: '0.1.0', capabilities: { system: 'x86_64-linux', cpus: 2, memoryBytes: 2 ** 34 } }
 }
 
-function presenceSeed(): Buffer {
-  return Buffer.from(encodeCbor(presence()))
+function presenceSeeds(): Buffer[] {
+  const addresses = ['/ip4/192.0.2.7/tcp/7477', '/dns4/host.example/tcp/7477/p2p-circuit']
+  return [presence(), { ...presence(), addresses }].map((body) => Buffer.from(encodeCbor(body)))
 }
 
 function recordRequests(random: Random, records: readonly Buffer[]): Buffer[] {
@@ -172,16 +161,15 @@ function recordAnswers(random: Random, records: readonly Buffer[]): Buffer[] {
 }
 
 async function readRecordAnswers(input: Buffer, random: Random): Promise<void> {
-  const asker = new RecordsAsker(incoming(input, random))
+  const asker = () => new RecordsAsker(incoming(input, random))
   const ids = [new Uint8Array(32), new Uint8Array(32)]
-  const asked = [
-    () => asker.summary(OPEN_NETWORK, NOW, NEVER),
-    () => asker.publishers(new Uint8Array(3), NEVER),
-    () => asker.positions(ids, NEVER),
-    () => asker.records(ids, NEVER),
-    () => asker.offer([new Uint8Array(10)], NEVER),
-  ]
-  await random.pick(asked)()
+  await askAll([
+    () => asker().summary(OPEN_NETWORK, NOW, NEVER),
+    () => asker().publishers(new Uint8Array(3), NEVER),
+    () => asker().positions(ids, NEVER),
+    () => asker().records(ids, NEVER),
+    () => asker().offer([new Uint8Array(10)], NEVER),
+  ])
 }
 
 // Pieces
@@ -192,8 +180,10 @@ function pieceRequests(random: Random): Buffer[] {
     encodeRequest({ op: 'have', digests: [digest, random.bytes(32)] }),
     encodeRequest({ op: 'hashes', digest, from: 0, count: 100 }),
     encodeRequest({ op: 'get', digest, from: 3, count: 4 }),
+    encodeRequest({ op: 'get', digest, from: 0, count: 1, network: random.bytes(32) }),
   ]
-  return [...requests, Buffer.concat(requests.map(encodeFrame))].map((one) => Buffer.from(encodeFrame(one)))
+  const frames = requests.map((one) => Buffer.from(encodeFrame(one)))
+  return [...frames, Buffer.concat(frames)]
 }
 
 const HOLDER: PieceHolder = {
@@ -226,14 +216,13 @@ function pieceAnswers(random: Random): Buffer[] {
 }
 
 async function readPieceAnswers(input: Buffer, random: Random): Promise<void> {
-  const asker = new PieceAsker(incoming(input, random))
+  const asker = () => new PieceAsker(incoming(input, random))
   const digest = new Uint8Array(32)
-  const asked = [
-    () => asker.have([digest, digest], NEVER),
-    () => asker.hashes(digest, { sizeBytesMax: 2 ** 38 }, NEVER),
-    () => asker.readGet(NEVER),
-  ]
-  await random.pick(asked)()
+  await askAll([
+    () => asker().have([digest, digest], NEVER),
+    () => asker().hashes(digest, { sizeBytesMax: 2 ** 38 }, NEVER),
+    () => asker().readGet(NEVER),
+  ])
 }
 
 // Artifacts
@@ -309,8 +298,4 @@ function word(value: string | Buffer): Buffer {
   whole.writeBigUInt64LE(BigInt(bytes.byteLength))
   bytes.copy(whole, 8)
   return whole
-}
-
-function framed(messages: readonly object[]): Buffer[] {
-  return messages.map((message) => Buffer.from(encodeFrame(encodeCbor(message))))
 }
