@@ -145,7 +145,7 @@ describe('a token', () => {
   test('whose answer was lost on its way lets the same machine in when it comes again, and nobody else', async () => {
     const [unlucky, other] = await Promise.all([start('unlucky'), start('other')])
     const token = await invite(founder)
-    const [{ id: invitation = '' } = {}] = await used()
+    const invitation = (await used())[0]?.id ?? ''
     const isUsed = async () => (await used()).some((one) => one.id === invitation && one.used === 1)
     const proxy = await cutBefore((await founder.status()).listen[0] ?? '', isUsed)
     const through = altered(token, { addresses: [multiaddr(`/ip4/127.0.0.1/tcp/${proxy.port}`)] })

@@ -20,6 +20,7 @@ import { expect, test } from 'vitest'
 import type { PublishResult, SearchResult } from '../../agent/api/contract.ts'
 import { fileCid } from '../../protocols/artifact/artifact.ts'
 import { Bundle, freePort, RealAgent, until } from '../agents.ts'
+import { randomFrom } from '../random.ts'
 
 const KILLS = 50
 /** After the work of a round began; enough for several operations. */
@@ -338,15 +339,4 @@ function pick<T>(map: ReadonlyMap<string, T>, random: Random): T | undefined {
 
 function hexOf(random: Random): string {
   return Math.floor(random() * 2 ** 32).toString(16)
-}
-
-/** mulberry32. */
-function randomFrom(seed: number): Random {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
-  }
 }
