@@ -46,6 +46,8 @@ import { firstWords, HELLO_MS_MAX } from './first-words.ts'
 
 /** How often certificates are held against the clock. What is known at once, a revocation, cuts at once (`recheck`). */
 const CHECK_MS = 1_000
+/** Of a token. The keeper, which also dials its issuer, rests longer each time that it is refused. */
+const SHOW_TRIES_MAX = 3
 
 type Direction = Connection['direction']
 
@@ -91,7 +93,12 @@ type Live = {
   admission: Admission
 }
 
-type Joining = { readonly token: Token; readonly wished: string | undefined; joined: Joined | undefined }
+type Joining = {
+  readonly token: Token
+  readonly wished: string | undefined
+  isShown: boolean
+  joined?: Joined | undefined
+}
 
 export class Gate implements Disposable {
   readonly #options: GateOptions
@@ -253,11 +260,10 @@ export class Gate implements Disposable {
       throw new AgentError('usage', `"${wished.slice(0, 80)}" cannot be the name of a member`)
     const key = hexOf(token.issuer)
     if (this.#joining.has(key)) throw new AgentError('taken', 'another token of the same node is being used')
-    const joining: Joining = { token, wished, joined: undefined }
+    const joining: Joining = { token, wished, isShown: false }
     this.#joining.set(key, joining)
     try {
-      if (this.admitted(issuer) === undefined) await dial()
-      else await this.refresh(issuer, signal)
+      await this.#show(joining, issuer, dial, signal)
       if (joining.joined === undefined) throw new AgentError('failed', 'the node that the token names was not asked')
       return joining.joined
     } finally {
@@ -333,6 +339,18 @@ export class Gate implements Disposable {
     return { party: this.#options.party, peer: keyOf(peer), frames, signal }
   }
 
+  /** Says hello with the token; once more where the dial turned out to be one that was under way, without it. */
+  async #show(joining: Joining, issuer: string, dial: () => Promise<unknown>, signal: AbortSignal): Promise<void> {
+    for (let tries = 1; !joining.isShown && tries <= SHOW_TRIES_MAX; tries++) {
+      try {
+        if (this.admitted(issuer) === undefined) await dial()
+        else await this.refresh(issuer, signal)
+      } catch (error) {
+        if (joining.isShown || refusalIn(error) === undefined || tries === SHOW_TRIES_MAX) throw error
+      }
+    }
+  }
+
   #answer(options: HelloOptions): Promise<Admission> {
     const { desk } = this.#options
     return answer(desk === undefined ? options : { ...options, desk })
@@ -342,8 +360,8 @@ export class Gate implements Disposable {
   async #greet(options: HelloOptions): Promise<Greeting> {
     const joining = this.#joining.get(hexOf(options.peer))
     if (joining === undefined) return greet(options)
-    const { token, wished } = joining
-    const greeting = await greet({ ...options, token, wished })
+    joining.isShown = true
+    const greeting = await greet({ ...options, token: joining.token, wished: joining.wished })
     if (greeting.joined !== undefined) await this.#options.joined?.(greeting.joined)
     joining.joined = greeting.joined
     return greeting

@@ -326,6 +326,25 @@ describe('a token', () => {
     )
   })
 
+  it('is shown also when somebody dials its issuer just then without it', async () => {
+    const { issuer, token, own } = await gateway()
+    const newcomer = await start(new TestParty(makeKey(), Date.now()))
+    newcomer.party.known.set(hex(home.id), home.revocations)
+    const begun = Promise.withResolvers<void>()
+    newcomer.party.networks = () => {
+      begun.resolve()
+      return newcomer.party.credentials
+    }
+    const other = dial(newcomer, issuer)
+    await begun.promise
+    // libp2p makes one dial of the two.
+    const again = () => newcomer.node.dial(issuer.node.getMultiaddrs())
+    const joined = newcomer.gate?.join(token, issuer.peerId, again, AbortSignal.timeout(5_000))
+    expect(await other).toBeInstanceOf(Error)
+    await expect(joined).resolves.toMatchObject({ name: 'home' })
+    expect(own.used).toHaveLength(1)
+  })
+
   it('is used over a connection that there is', async () => {
     const { issuer, token, own } = await gateway()
     const newcomer = await start(new TestParty(makeKey(), Date.now()))
