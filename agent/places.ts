@@ -19,8 +19,8 @@ export type Place = {
   readonly publications: Publications
   /** Peers that hear at once what is published. */
   connected(): readonly string[]
-  /** Why nobody there would see what this node publishes. */
-  refusal(): string | undefined
+  /** Why nobody there would see what this node publishes, and what to do. */
+  refusal(): { why: string; next: string } | undefined
 }
 
 export type PlacesDeps = {
@@ -41,8 +41,8 @@ export class Places {
   /**
    * Where to publish.
    *
-   * @throws {AgentError} `usage` when none is named and there are several, or none; `not-found`; `not-allowed` when the policy lets nobody
-   *   see what this node publishes there
+   * @throws {AgentError} `usage` when none is named and there are several, or none; `not-found`; `not-allowed` when nobody would see what
+   *   this node publishes there
    */
   toPublish(network: string | undefined): Place {
     const [only, ...others] = this.#named(network)
@@ -53,11 +53,10 @@ export class Places {
         next: `Say with --network in which to publish. What is in "${OPEN_NETWORK_NAME}" can be read by everybody.`,
       })
     }
-    const missing = only.refusal()
-    if (missing === undefined) return only
-    throw new AgentError('not-allowed', `nobody in "${only.name}" would see it: ${missing}`, {
-      next: 'The policy decides: `agent policy show`.',
-    })
+    const refusal = only.refusal()
+    if (refusal === undefined) return only
+    const { why, next } = refusal
+    throw new AgentError('not-allowed', `nobody in "${only.name}" would see it: ${why}`, { next })
   }
 
   /**
@@ -117,8 +116,15 @@ function placeOf(network: ClosedNetwork): Place {
     id: network.membership.id,
     publications: network.publications,
     connected: () => network.connected(),
-    refusal: () => network.publishingRefusal(),
+    refusal: () => refusalIn(network),
   }
+}
+
+function refusalIn(network: ClosedNetwork): ReturnType<Place['refusal']> {
+  const fault = network.membership.fault()
+  if (fault !== undefined) return { why: fault.why, next: '`agent status` says how this node comes back.' }
+  const why = network.publishingRefusal()
+  return why === undefined ? undefined : { why, next: 'The policy decides: `agent policy show`.' }
 }
 
 function noNetwork(): AgentError {

@@ -18,14 +18,13 @@ const JOINED_MS_MAX = 60_000
 const POLL_MS = 250
 const SCRIPT = fileURLToPath(new URL('fleet.sh', import.meta.url))
 /** An interrupted test ends the script, which ends its agents. */
-const ENDS_WITH_US = ['setpriv', '--pdeathsig', 'TERM']
+const ENDS_WITH_US = ['--pdeathsig', 'TERM']
 
 test(`${NODES} nodes are joined by one script within 60 s, and all see all`, { timeout: 300_000 }, async () => {
   await using lab = await Lab.open()
   const directory = lab.path('fleet')
   const startMs = performance.now()
-  const [file = '', ...args] = [...ENDS_WITH_US, 'sh', SCRIPT, directory, String(NODES)]
-  const script = spawn(file, args, {
+  const script = spawn('setpriv', [...ENDS_WITH_US, 'sh', SCRIPT, directory, String(NODES)], {
     env: { ...process.env, ...lab.env, AGENT: lab.command.join(' ') },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
