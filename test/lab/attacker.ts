@@ -172,7 +172,7 @@ export function keyOf(address: string): Uint8Array {
   return peer.publicKey.raw
 }
 
-export function peerOf(address: string): string {
+function peerOf(address: string): string {
   const peerId = peerIdIn(parseAddress(address))
   if (peerId === undefined) throw new Error(`${address} names no peer`)
   return peerId

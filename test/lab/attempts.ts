@@ -263,6 +263,6 @@ function causesOf(error: unknown): Error[] {
   return [error, ...inner.flatMap(causesOf)]
 }
 
-export function most(got: readonly Got[]): Got {
+function most(got: readonly Got[]): Got {
   return LEVELS.findLast((level) => got.includes(level)) ?? 'nothing'
 }
