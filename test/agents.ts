@@ -37,6 +37,8 @@ export type AgentOptions = {
   listen?: string | string[]
   flags?: string[]
   env?: Record<string, string>
+  /** Kept of its log, the newest; LOG_LINES_MAX if not said. */
+  logLinesMax?: number
 }
 
 export type Outcome = { code: number; stdout: string; stderr: string }
@@ -189,7 +191,7 @@ export class RealAgent implements AsyncDisposable {
     })
     createInterface({ input: child.stderr as NonNullable<typeof child.stderr> }).on('line', (line) => {
       this.log.push(line)
-      if (this.log.length > LOG_LINES_MAX) this.log.shift()
+      if (this.log.length > (options.logLinesMax ?? LOG_LINES_MAX)) this.log.shift()
     })
     return child
   }

@@ -1,5 +1,4 @@
 /** The root key on its way off the node and back: an age file that other tools open, and nobody without the passphrase. */
-import { spawn, spawnSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { armor, Decrypter, Encrypter } from 'age-encryption'
@@ -7,33 +6,14 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { AgentError } from '../../../agent/error.ts'
 import { openRoot } from '../../../agent/identity/root-export.ts'
+import { hasAge, runAge } from '../../age.ts'
 import { makeFounder, makeHome, QUICK } from './homes.ts'
 
 const PASSPHRASE = 'burst swarm slender curve'
-/** Of util-linux: gives a command the terminal that age asks for the passphrase on. */
-const TERMINAL = 'script'
-const hasAge = ['age', TERMINAL].every((command) => spawnSync(command, ['--version']).error === undefined)
-if (!hasAge)
-  console.warn(`SKIPPED: root export against a second implementation: install age (and ${TERMINAL}, of util-linux)`)
 
 async function exported() {
   const founder = makeFounder()
   return { ...founder, armored: await founder.networks.exportRoot('lab', PASSPHRASE, QUICK) }
-}
-
-/** Runs age on a terminal of its own, and answers each time that it asks for the passphrase. */
-async function runAge(args: string, passphrase: string): Promise<number | null> {
-  const child = spawn(TERMINAL, ['-qec', `age ${args}`, '/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'] })
-  let answered = 0
-  let shown = ''
-  child.stdout.setEncoding('utf8').on('data', (text: string) => {
-    shown += text
-    const asked = [...shown.matchAll(/passphrase[^\n]*: /gi)].length
-    for (; answered < asked; answered++) child.stdin.write(`${passphrase}\n`)
-  })
-  const { promise, resolve } = Promise.withResolvers<number | null>()
-  child.once('close', resolve)
-  return promise
 }
 
 describe('an exported root key', () => {
