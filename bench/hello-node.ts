@@ -69,8 +69,12 @@ async function makeNode(key: NodeKey, kind: Kind, listens: boolean, membership: 
     // What the open network runs is not what is measured.
     open: false,
   })
+  const { components } = node as unknown as { components: Components }
+  // As libp2p does it: it waits for the listener's answer before it begins with Noise.
+  if (kind === 'plain') components.connectionProtector = undefined
+  // All of this comes from one address, faster than an agent lets anybody.
+  components.connectionManager.inboundConnectionRateLimiter.consume = async () => undefined
   await startStack(node)
-  unlimited(node)
   await node.handle(ECHO, async (stream) => {
     for await (const bytes of stream) stream.send(bytes)
     await stream.close()
@@ -94,13 +98,11 @@ function gateOf(key: NodeKey, open: boolean, membership: Membership | undefined)
   return new Gate({ party, log: pino({ level: 'silent' }) })
 }
 
-/** All of this comes from one address, faster than an agent lets anybody. */
-function unlimited(node: Node): void {
-  const { connectionManager } = (node as unknown as { components: { connectionManager: Limited } }).components
-  connectionManager.inboundConnectionRateLimiter.consume = async () => undefined
-}
 /** Public in the class, 3.x. */
-type Limited = { inboundConnectionRateLimiter: { consume(host: string): Promise<unknown> } }
+type Components = {
+  connectionManager: { inboundConnectionRateLimiter: { consume(host: string): Promise<unknown> } }
+  connectionProtector: unknown
+}
 
 async function connectOnce(node: Node, address: string): Promise<{ connection: Connection; times: Times }> {
   const signal = AbortSignal.timeout(CONNECT_MS_MAX)

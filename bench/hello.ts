@@ -1,8 +1,8 @@
 /**
- * What the hello adds to a connection: the agent's libp2p stack with it, among nodes of the open network and among members of a closed
- * one, against the same stack with plain Noise. Each contender is two processes of its own. Once without distance, where work shows,
- * and once 20 ms apart, where round trips do. A member's certificate, given by a delegate, is a new one in every hello, as if nobody had been
- * here before.
+ * What a connection costs with the hello: the agent's libp2p stack as it is, among nodes of the open network and among members of a closed
+ * one, against the same stack with plain Noise as libp2p does it: without a hello, and waiting to be told that the listener speaks Noise
+ * (mesh/eager-noise.ts). Each contender is two processes of its own. Once without distance, where work shows, and once 20 ms apart, where
+ * round trips do. A member's certificate, given by a delegate, is a new one in every hello, as if nobody had been here before.
  */
 import { randomBytes } from 'node:crypto'
 import { ephemeralNodeKey } from '../agent/identity/node-key.ts'

@@ -19,6 +19,7 @@ import type { Multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { announced, byReach, isLoopback } from './addresses.ts'
 import { BoundedDatastore } from './datastore.ts'
+import { eager } from './eager-noise.ts'
 import type { Gate } from './gate.ts'
 import { makeGossip } from './gossip.ts'
 import { noiseCrypto } from './noise-cipher.ts'
@@ -35,7 +36,7 @@ const CONNECTIONS_MAX_LEAST = 100
 const PENDING_MAX = 64
 /** New connections a second from one address: a whole lab, or a site behind one NAT, starting at once. */
 const INBOUND_PER_SECOND_MAX = 50
-/** Noise and yamux take three round trips. Whoever sends garbage or nothing is gone after this. */
+/** Noise, the hello and yamux take three round trips. Whoever sends garbage or nothing is gone after this. */
 const UPGRADE_MS_MAX = 5_000
 /** A dead address must not use up the dial; TCP alone would wait two minutes. */
 const DIAL_ADDRESS_MS_MAX = 4_000
@@ -89,6 +90,7 @@ export type StackOptions = {
 /** Builds the host, not started yet. */
 export async function makeStack(options: StackOptions): Promise<Libp2p<Services>> {
   const connectionsMax = Math.max(CONNECTIONS_MAX_LEAST, options.maxPeers * CONNECTIONS_MAX_FACTOR)
+  const { connectionEncrypter, connectionProtector } = eager(noise({ crypto: noiseCrypto }))
   const node: Libp2p<Services> = (await createLibp2p({
     start: false,
     privateKey: options.privateKey,
@@ -105,7 +107,8 @@ export async function makeStack(options: StackOptions): Promise<Libp2p<Services>
         outboundSocketInactivityTimeout: SOCKET_IDLE_MS,
       }),
     ],
-    connectionEncrypters: [options.gate.secure(noise({ crypto: noiseCrypto }))],
+    connectionProtector,
+    connectionEncrypters: [options.gate.secure(connectionEncrypter)],
     streamMuxers: [
       yamux({
         enableKeepAlive: false,

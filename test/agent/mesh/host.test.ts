@@ -122,15 +122,22 @@ describe('Host', () => {
   })
 })
 
+/** Replacing takes a round trip and some 20 ms, on a machine that may be busy. */
+const STAYS_MS = 300
+
 describe('one connection per peer', () => {
   test('of two that dial each other at the same moment, one connection stays on both ends', async () => {
     for (let round = 0; round < 10; round++) {
       const [a, b] = await Promise.all([startHost(), startHost()])
       await Promise.allSettled([join(a, b), join(b, a)])
-      await until('one connection each', () => a.links().length === 1 && b.links().length === 1)
-      await delay(50)
-      expect([a.links().length, b.links().length]).toEqual([1, 1])
-      expect(a.links()[0]?.direction).not.toBe(b.links()[0]?.direction)
+      // A connection that was first may be replaced by the one that both prefer: it is the last that counts.
+      let sinceMs = 0
+      await until('one connection, the same on both ends, and it stays', () => {
+        const [one, other] = [a.links(), b.links()]
+        const isOne = one.length === 1 && other.length === 1 && one[0]?.direction !== other[0]?.direction
+        sinceMs = isOne ? sinceMs || performance.now() : 0
+        return isOne && performance.now() - sinceMs > STAYS_MS
+      })
     }
   })
 
