@@ -6,7 +6,8 @@ import type { Warning } from './api/contract.ts'
 import type { ClosedNetworks } from './closed-networks.ts'
 import type { Membership } from './identity/membership.ts'
 
-const DAY_MS = 24 * 3_600_000
+const HOUR_MS = 3_600_000
+const DAY_MS = 24 * HOUR_MS
 /** Certificates are renewed at half of their time. One that is so near its end was not, for weeks. */
 const ENDING_SHARE = 0.2
 
@@ -57,7 +58,14 @@ function certificateWarning(membership: Membership, now: number): Warning | unde
   if (leftMs > (self.notAfter - self.issued) * ENDING_SHARE) return undefined
   return {
     code: 'membership.ending',
-    message: `the certificate of this node in "${name}" ends in ${Math.max(1, Math.round(leftMs / DAY_MS))} days and could not be renewed`,
+    message: `the certificate of this node in "${name}" ends in ${timeText(leftMs)} and could not be renewed`,
     next: 'Let this node reach one that may let others in (`agent member list` shows who issues); it then renews by itself.',
   }
+}
+
+/** Days, or hours when there are few. */
+function timeText(ms: number): string {
+  if (ms >= 2 * DAY_MS) return `${Math.round(ms / DAY_MS)} days`
+  const hours = Math.max(1, Math.round(ms / HOUR_MS))
+  return hours === 1 ? '1 hour' : `${hours} hours`
 }
