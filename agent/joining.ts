@@ -130,7 +130,7 @@ export class Joining implements AsyncDisposable {
     } catch (cause) {
       signal.throwIfAborted()
       const refused = refusalIn(cause)
-      if (refused !== undefined && !isLate(cause)) throw refused
+      if (refused !== undefined && !isLate(cause)) throw reasonIn(refused)
       throw new AgentError('failed', `the node that made the token cannot be reached: ${reasonOf(cause)}`, {
         cause,
         next: `Is it running, and can this machine reach it at ${token.addresses.join(' or ') || 'any address'}?`,
@@ -162,6 +162,13 @@ export class Joining implements AsyncDisposable {
     const settled = work.finally(() => this.#work.delete(settled))
     this.#work.add(settled)
   }
+}
+
+/** What the issuer said, or what keeps this node from taking it in, without the words about a connection that stand around it. */
+function reasonIn(refused: AgentError): AgentError {
+  const { cause } = refused
+  if (cause instanceof AgentError) return cause
+  return cause instanceof WireError ? new AgentError('not-allowed', cause.message, { cause }) : refused
 }
 
 function restFor(ms: number, signal: AbortSignal): Promise<unknown> {

@@ -47,8 +47,12 @@ describe('a token that somebody hands in', () => {
     gate.join.mockRejectedValueOnce(refusal('refused', 'the token was used already'))
     await expect(joining.join(token(1), undefined, signal)).rejects.toMatchObject({
       code: 'not-allowed',
-      message: expect.stringContaining('the token was used already'),
+      message: 'the token was used already',
     })
+    // What this node itself has against it.
+    const limit = new AgentError('limit', 'a node is in at most 16 networks', { next: 'Leave another one first.' })
+    gate.join.mockRejectedValueOnce(new AgentError('not-allowed', `no connection: ${limit.message}`, { cause: limit }))
+    await expect(joining.join(token(1), undefined, signal)).rejects.toBe(limit)
     // As libp2p wraps it, when there were several addresses.
     gate.join.mockRejectedValueOnce(new AggregateError([new Error('refused'), refusal('refused', 'it has expired')]))
     await expect(joining.join(token(1), undefined, signal)).rejects.toMatchObject({ code: 'not-allowed' })
