@@ -11,7 +11,14 @@ import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
 import type { GossipSub } from '@libp2p/gossipsub'
 import { type Identify, type IdentifyPush, identify, identifyPush } from '@libp2p/identify'
-import type { ConnectionGater, Ed25519PrivateKey, Libp2p, PeerId } from '@libp2p/interface'
+import {
+  type ConnectionGater,
+  type Ed25519PrivateKey,
+  type Libp2p,
+  NotFoundError,
+  type PeerId,
+  type PeerStore,
+} from '@libp2p/interface'
 import { type KadDHT, kadDHT, MessageType, passthroughMapper, type QueryEvent } from '@libp2p/kad-dht'
 import { type Ping, ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
@@ -240,8 +247,32 @@ function connectedOnly(components: DhtComponents): DhtComponents {
       return components.ping.ping(peer, options)
     },
   }
+  const views: Record<string, unknown> = { ping: quietPing, peerStore: participantsOf(components.peerStore) }
   return new Proxy(components, {
-    get: (target, name) => (name === 'ping' ? quietPing : Reflect.get(target, name)),
+    get: (target, name) => views[String(name)] ?? Reflect.get(target, name),
+  })
+}
+
+/**
+ * The peers that the DHT knows, and so tells anybody of who asks for them by their id: those that take part in it. Others are in the peer
+ * store for the sake of a closed network, and nobody else is to hear where they are, or that they are known here.
+ */
+function participantsOf(peerStore: PeerStore): PeerStore {
+  const get: PeerStore['get'] = async (id, options) => {
+    const peer = await peerStore.get(id, options)
+    if (peer.protocols.includes(KAD_PROTOCOL)) return peer
+    throw new NotFoundError('not in the DHT')
+  }
+  const getInfo: PeerStore['getInfo'] = async (id, options) => {
+    await get(id, options)
+    return await peerStore.getInfo(id, options)
+  }
+  const views: Record<string, unknown> = { get, getInfo }
+  return new Proxy(peerStore, {
+    get: (target, name) => {
+      const own: unknown = views[String(name)] ?? Reflect.get(target, name)
+      return typeof own === 'function' ? own.bind(target) : own
+    },
   })
 }
 
