@@ -8,6 +8,7 @@ import { WireError } from '../../protocols/error.ts'
 import { encodeFrame, Frames } from '../../protocols/frame.ts'
 import { STATEMENTS_PROTOCOL, StatementsAsker } from '../../protocols/membership/exchange.ts'
 import { askRenewal, RENEWAL_PROTOCOL } from '../../protocols/membership/renewal.ts'
+import { hexOf } from '../../protocols/membership/statement.ts'
 import type { Token } from '../../protocols/membership/token.ts'
 import { PIECES_PROTOCOL, PieceAsker } from '../../protocols/pieces/exchange.ts'
 import { RECORDS_PROTOCOL, RecordsAsker } from '../../protocols/records/exchange.ts'
@@ -29,6 +30,10 @@ export type Target = {
   /** What it publishes there. */
   readonly secret: Uint8Array
   readonly secretDigest: Uint8Array
+  /** What that is called there. */
+  readonly secretName: string
+  /** The raw key of another member, that takes no part in the open network. */
+  readonly fellow: Uint8Array
   /** What it publishes in the open network; what is nowhere if it takes no part in that. */
   readonly openDigest: Uint8Array
   /** Tokens that let nobody in any more, or never did. */
@@ -41,8 +46,8 @@ type Opener = { open(address: string, protocol: string): Promise<Stream> }
 
 const GOSSIP_PROTOCOL = '/meshsub/1.2.0'
 const OPEN_TOPIC = `undernet/records/${Buffer.from(OPEN_NETWORK).toString('hex')}`
-/** kad-dht's FIND_NODE, for a key of 32 bytes. */
-const FIND_NODE = Buffer.concat([Buffer.from('08041220', 'hex'), Buffer.alloc(32, 7)])
+/** kad-dht's questions, as numbers of its protobuf: who is near a key, who provides it, what is its value. */
+const KAD_QUESTIONS = [4, 3, 1]
 /** An identify message that says an agent version and nothing else. */
 const PUSHED = Buffer.concat([Buffer.from([0x32, 4]), Buffer.from('evil')])
 
@@ -74,16 +79,28 @@ const plain: Record<string, (from: Opener, target: Target) => Promise<Got>> = {
       await frames.readBytes(32, signal)
       return 'public'
     }),
-  kad: (from, { address, ...target }) =>
-    speak(from.open(address, '/undernet/kad/1'), async (frames, signal) => {
-      await frames.write(FIND_NODE, signal)
-      const said = await frames.read(signal)
-      return said === undefined ? 'nothing' : tells(said, target) ? 'private' : 'public'
+  // About a key that nobody has, and about the fellow member that strangers know nothing of.
+  kad: async (from, { address, ...target }) => {
+    const id = Buffer.concat([Buffer.from('002408011220', 'hex'), target.fellow])
+    const keys = [Buffer.alloc(32, 7), id, Buffer.concat([Buffer.from('/pk/'), id])]
+    const asked = KAD_QUESTIONS.flatMap((question) => keys.map((key) => kadMessage(question, key)))
+    const got = asked.map((message) =>
+      speak(from.open(address, '/undernet/kad/1'), async (frames, signal) => {
+        await frames.write(message, signal)
+        const said = await frames.read(signal)
+        if (said === undefined) return 'nothing'
+        // An answer may repeat the key that was asked for.
+        const [before = '', ...after] = hexOf(said).split(hexOf(message.subarray(2)))
+        return tells(Buffer.from(before + after.join(''), 'hex'), target) ? 'private' : 'public'
+      }),
+    )
+    return most(await Promise.all(got))
+  },
+  'open records': (from, { address, ...target }) =>
+    speak(from.open(address, RECORDS_PROTOCOL), async (frames, signal) => {
+      const records = await readRecords(frames, Uint8Array.from(OPEN_NETWORK), signal)
+      return records.length === 0 ? 'refused' : records.some((one) => tells(one, target)) ? 'private' : 'public'
     }),
-  'open records': (from, { address }) =>
-    speak(from.open(address, RECORDS_PROTOCOL), (frames, signal) =>
-      readRecords(frames, Uint8Array.from(OPEN_NETWORK), 'public', signal),
-    ),
   'open piece': (from, { address, openDigest }) =>
     speak(from.open(address, PIECES_PROTOCOL), (frames, signal) =>
       getPiece(frames, openDigest, undefined, 'public', signal),
@@ -116,9 +133,10 @@ const undernet: Record<string, Attempt> = {
     return members.length > 0 ? 'private' : open ? 'public' : 'nothing'
   },
   'home records': (from, { address, network }) =>
-    speak(from.openIn(address, network, RECORDS_PROTOCOL), (frames, signal) =>
-      readRecords(frames, network, 'private', signal),
-    ),
+    speak(from.openIn(address, network, RECORDS_PROTOCOL), async (frames, signal) => {
+      const records = await readRecords(frames, network, signal)
+      return records.length === 0 ? 'refused' : 'private'
+    }),
   'home statements': (from, { address, network }) =>
     speak(from.openIn(address, network, STATEMENTS_PROTOCOL), async (frames, signal) => {
       const policy = await new StatementsAsker(frames).policy(signal)
@@ -147,7 +165,10 @@ const undernet: Record<string, Attempt> = {
         .map((one): [Uint8Array, string] => [one.network, RECORDS_PROTOCOL]),
     ]
     const got = others.map(async ([id, protocol]) =>
-      speak(from.openIn(address, id, protocol), (frames, signal) => readRecords(frames, id, 'private', signal)),
+      speak(from.openIn(address, id, protocol), async (frames, signal) => {
+        await readRecords(frames, id, signal)
+        return 'private'
+      }),
     )
     return most(await Promise.all(got))
   },
@@ -190,20 +211,18 @@ async function letIn(from: Attacker, { address }: Target): Promise<Got> {
   })
 }
 
-async function readRecords(frames: Frames, network: Uint8Array, good: Got, signal: AbortSignal): Promise<Got> {
+/** All of them. */
+async function readRecords(frames: Frames, network: Uint8Array, signal: AbortSignal): Promise<Uint8Array[]> {
   const asker = new RecordsAsker(frames)
   await asker.summary(network, Date.now(), signal)
-  const publishers = await asker.publishers(
-    Uint8Array.from({ length: 256 }, (_, nth) => nth),
-    signal,
-  )
-  const positions = await asker.positions(
-    publishers.map(({ publisher }) => publisher),
-    signal,
-  )
-  const ids = positions.flat().map(({ id }) => id)
-  const records = await asker.records(ids, signal)
-  return records.some((one) => one !== null) ? good : 'refused'
+  const buckets = Uint8Array.from({ length: 256 }, (_, nth) => nth)
+  const publishers = (await asker.publishers(buckets, signal)).map(({ publisher }) => publisher)
+  const ids = (await asker.positions(publishers, signal)).flat().map(({ id }) => id)
+  return (await asker.records(ids, signal)).filter((one) => one !== null)
+}
+
+function kadMessage(question: number, key: Uint8Array): Uint8Array {
+  return Buffer.concat([Buffer.from([0x08, question, 0x12, key.byteLength]), key])
 }
 
 async function getPiece(
@@ -224,10 +243,12 @@ async function getPiece(
   return most([holding ? good : 'refused', listed, pieces])
 }
 
-/** Whether what was said names the network, or what is in it. */
-function tells(said: Uint8Array, { network, secretDigest }: Pick<Target, 'network' | 'secretDigest'>): boolean {
-  const text = Buffer.from(said)
-  return [network, secretDigest, Buffer.from('home')].some((one) => text.includes(Buffer.from(one)))
+/** Whether what was said names the network, what is in it, or who. */
+function tells(
+  said: Uint8Array,
+  { network, secretDigest, secretName, fellow }: Pick<Target, 'network' | 'secretDigest' | 'secretName' | 'fellow'>,
+): boolean {
+  return [network, secretDigest, fellow, Buffer.from(secretName)].some((one) => hexOf(said).includes(hexOf(one)))
 }
 
 async function speak<Result extends Got | 'lost'>(

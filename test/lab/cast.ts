@@ -22,6 +22,7 @@ import type { Target } from './attempts.ts'
 import { StockPeer } from './stock-peer.ts'
 
 const DAY_MS = 24 * 3_600_000
+const SECRET_NAME = 'payroll'
 /** Guests see what there is, and fetch nothing. */
 const POLICY = `
 [[grants]]
@@ -83,10 +84,17 @@ export class Cast implements AsyncDisposable {
     })
     const issuer = keyOf(await open.address())
     const parts = {
-      closed: { agent: closed, target: { ...(await publish(closed, network)), tokens } },
+      closed: {
+        agent: closed,
+        target: { ...(await publish(closed, network)), tokens, fellow: keyOf(await open.address()) },
+      },
       open: {
         agent: open,
-        target: { ...(await publish(open, network)), tokens: tokens.map((token) => ({ ...token, issuer })) },
+        target: {
+          ...(await publish(open, network)),
+          tokens: tokens.map((token) => ({ ...token, issuer })),
+          fellow: keyOf(await closed.address()),
+        },
       },
       attackers,
       stock: stack.use(await StockPeer.start()),
@@ -168,7 +176,7 @@ async function spentTokens(closed: RealAgent, stack: AsyncDisposableStack): Prom
 }
 
 /** Something that only members may have; and, where there is an open network, something for everybody. */
-async function publish(agent: RealAgent, network: Uint8Array): Promise<Omit<Target, 'tokens'>> {
+async function publish(agent: RealAgent, network: Uint8Array): Promise<Omit<Target, 'tokens' | 'fellow'>> {
   const { networks } = await agent.status()
   const isOpen = networks.some(({ kind }) => kind === 'open')
   const put = async (name: string, where: string) => {
@@ -178,10 +186,11 @@ async function publish(agent: RealAgent, network: Uint8Array): Promise<Omit<Targ
     const { artifact } = await agent.json<PublishResult>('publish', file, '--network', where)
     return { bytes, digest: Uint8Array.from(Buffer.from(blobOf(CID.parse(artifact.cid)).digest, 'hex')) }
   }
-  const closed = await put('payroll', 'home')
+  const closed = await put(SECRET_NAME, 'home')
   const open = isOpen ? (await put('brochure', 'open')).digest : Uint8Array.from(randomBytes(32))
   const address = await agent.address()
-  return { address, network, secret: closed.bytes, secretDigest: closed.digest, openDigest: open }
+  const secretName = SECRET_NAME
+  return { address, network, secretName, secret: closed.bytes, secretDigest: closed.digest, openDigest: open }
 }
 
 function never(): never {

@@ -10,7 +10,13 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { CID } from 'multiformats/cid'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { PublishResult, SearchResult } from '../../agent/api/contract.ts'
-import type { AuditEntry, MemberList, NetworkDetail, PolicyView } from '../../agent/api/membership-contract.ts'
+import type {
+  AuditEntry,
+  InvitationList,
+  MemberList,
+  NetworkDetail,
+  PolicyView,
+} from '../../agent/api/membership-contract.ts'
 import { readKeyFile } from '../../agent/identity/key-file.ts'
 import { ephemeralNodeKey } from '../../agent/identity/node-key.ts'
 import { blobOf } from '../../protocols/artifact/artifact.ts'
@@ -186,6 +192,11 @@ describe('in a network of five', () => {
       expect(askedMs).toBeLessThanOrEqual(cut.cutMs)
     }
     await expectOut(revoked, [root, ...holders.values()])
+    // Nor does a token bring it back, that would let in anybody else.
+    const { token, invitation } = await invite(root, 'staff')
+    await expect(revoked.join(decodeToken(token), await root.address())).rejects.toThrow(/revoked/)
+    const { invitations } = await root.client.get<InvitationList>('invitations')
+    expect(invitations.find(({ id }) => id === invitation.id)).toMatchObject({ used: 0, state: 'open' })
   })
 
   it('who was away hears of a revocation before anything else, and serves the revoked no more from then on', async () => {

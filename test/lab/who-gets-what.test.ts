@@ -204,7 +204,7 @@ async function relayBytes(member: Attacker, target: Target): Promise<Row> {
   expect(got).toBe('private')
   await member.hangUp(target.address)
   const passed = Buffer.concat([...relay.said, relay.answered])
-  const secrets = [target.network, target.secret, target.secretDigest, Buffer.from('payroll')]
+  const secrets = [target.network, target.secret, target.secretDigest, Buffer.from(target.secretName)]
   const isReadable = secrets.some((one) => passed.includes(Buffer.from(one)))
   const answer = await relay.replay(0)
   const isAnswered = answer.byteLength > HANDSHAKE_BYTES_MAX
