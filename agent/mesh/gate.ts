@@ -93,12 +93,8 @@ type Live = {
   admission: Admission
 }
 
-type Joining = {
-  readonly token: Token
-  readonly wished: string | undefined
-  isShown: boolean
-  joined?: Joined | undefined
-}
+type Shown = { readonly token: Token; readonly wished: string | undefined }
+type Joining = Shown & { isShown: boolean; joined?: Joined | undefined }
 
 export class Gate implements Disposable {
   readonly #options: GateOptions
