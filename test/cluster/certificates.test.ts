@@ -114,6 +114,42 @@ describe('certificates', () => {
   })
 })
 
+test('certificates of a delegate end with its delegation at the latest, and are renewed by whoever may for longer', async () => {
+  await using lab = await Lab.open()
+  const start = (name: string) => lab.start({ name, flags: ['--no-open'] })
+  let [founder, gate, web] = await Promise.all([start('founder'), start('gate'), start('web')])
+  await says(founder, 'network', 'create', 'home')
+  await joinWith(gate, await invite(founder))
+  await says(founder, 'network', 'delegate', 'home', 'gate', '--days', '1')
+  await until(async () => (await gate.client.get<NetworkDetail>('networks/home')).issues, {
+    what: 'gate may issue',
+    ms: SOON_MS_MAX,
+  })
+  const { member } = await joinWith(web, await invite(gate))
+  expect(Date.parse(member.expires) - Date.now()).toBeLessThanOrEqual(DAY_MS)
+  await allSee([founder, gate, web], ['founder', 'gate', 'web'])
+
+  const aheadMs = 0.9 * DAY_MS
+  await Promise.all([founder, gate, web].map((agent) => lab.end(agent)))
+  ;[gate, web] = await Promise.all([lab.restart(gate, { aheadMs }), lab.restart(web, { aheadMs })])
+  // The delegate has nothing longer to give.
+  await until(async () => (await web.status()).warnings.some(({ message }) => message.includes('ends in 2 hours')), {
+    what: 'a warning',
+    ms: SOON_MS_MAX,
+  })
+  founder = await lab.restart(founder, { aheadMs })
+  const days = async () =>
+    (Date.parse((await web.client.get<NetworkDetail>('networks/home')).member.expires) - Date.now() - aheadMs) / DAY_MS
+  await until(async () => (await days()) > 80, {
+    what: () => `web is renewed by the founder:\n${web.log.slice(-20).join('\n')}`,
+    ms: SOON_MS_MAX,
+  })
+  expect((await web.status()).warnings.map(({ code }) => code)).not.toContain('membership.ending')
+
+  gate = await lab.restart(gate, { aheadMs: 2 * DAY_MS })
+  expect(await refuses(gate, 'invite')).toContain('this node may not let others in in "home"')
+})
+
 describe('labels', () => {
   let lab: Lab
   let founder: RealAgent

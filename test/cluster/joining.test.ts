@@ -6,6 +6,7 @@ import { createConnection, createServer, type Socket } from 'node:net'
 import { multiaddr } from '@multiformats/multiaddr'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import type { InvitationView, NetworkDetail } from '../../agent/api/membership-contract.ts'
+import { NETWORKS_MAX } from '../../protocols/hello/messages.ts'
 import { decodeToken, encodeToken, type Token } from '../../protocols/membership/token.ts'
 import { type RealAgent, until } from '../agents.ts'
 import { allSee, invite, joinWith, Lab, membersOf, refusalOf, refuses, SOON_MS_MAX, says, tryToken } from './members.ts'
@@ -49,6 +50,19 @@ describe('a token', () => {
     expect(await refusalOf(b, token)).toContain(USED_UP)
     members.push('a')
     await allSee([founder, deputy, a], members)
+  })
+
+  test('gives a name that nobody has, and says what keeps the machine itself from joining', async () => {
+    const [a, full] = await Promise.all([start('a'), start('full')])
+    const { member } = await joinWith(a, await invite(founder))
+    expect(member.name).toMatch(/^a-[a-z2-7]{5}$/)
+    await says(a, 'network', 'leave', 'home')
+    await lab.end(a)
+
+    for (let nth = 0; nth < NETWORKS_MAX; nth++) await full.client.post('networks', { name: `own${nth}` })
+    const said = await refusalOf(full, await invite(founder))
+    expect(said).toMatch(/^agent: a node is in at most 16 networks\n +Leave another one first\./)
+    await lab.end(full)
   })
 
   test('lets in one of two machines that come at the same moment', async () => {
