@@ -12,6 +12,11 @@ import type { Log } from '../log.ts'
 
 /** A lookup and up to 20 messages each: a node with more than this must announce by record only. */
 const PROVIDED_MAX = 10_000
+/**
+ * What was just published waits for this: its record is going to everybody just then, and announcing connects to up to twenty peers, which
+ * is work for all of them.
+ */
+const ANNOUNCE_AFTER_MS = 3_000
 /** At once. Each may connect to peers. */
 const ANNOUNCING_MAX = 2
 const ANNOUNCE_MS_MAX = 30_000
@@ -32,11 +37,14 @@ export class Providers implements AsyncDisposable {
   readonly #host: ProvidersOptions['host']
   readonly #log: Log
   readonly #provided = new Map<string, CID>()
+  /** Those that wait for ANNOUNCE_AFTER_MS, from the first one on. */
+  readonly #fresh = new Set<string>()
   readonly #queue = new Set<string>()
   readonly #announcing = new Set<Promise<void>>()
   readonly #stopping = new AbortController()
   readonly #unlisten: () => void
   #timer: NodeJS.Timeout | undefined
+  #freshTimer: NodeJS.Timeout | undefined
   #round = 0
 
   private constructor(options: ProvidersOptions) {
@@ -52,7 +60,7 @@ export class Providers implements AsyncDisposable {
     return providers
   }
 
-  /** Announces that this node holds what the CID names, now and for as long as it runs. @throws {AgentError} `limit`, `usage` */
+  /** Announces that this node holds what the CID names, soon and for as long as it runs. @throws {AgentError} `limit`, `usage` */
   provide(cid: string): void {
     const parsed = parse(cid)
     if (!this.#provided.has(cid) && this.#provided.size >= PROVIDED_MAX) {
@@ -61,13 +69,15 @@ export class Providers implements AsyncDisposable {
       })
     }
     this.#provided.set(cid, parsed)
-    this.#enqueue([cid])
+    this.#fresh.add(cid)
+    this.#freshTimer ??= setTimeout(() => this.#announceFresh(), ANNOUNCE_AFTER_MS).unref()
   }
 
   /** Announces it no longer. What peers were told lasts up to 48 h; whoever asks us then is told that we do not have it. */
   withdraw(cid: string): void {
     const parsed = this.#provided.get(cid)
     this.#provided.delete(cid)
+    this.#fresh.delete(cid)
     this.#queue.delete(cid)
     if (parsed === undefined || this.#dht === undefined) return
     this.#dht.cancelReprovide(parsed).catch((error: unknown) => {
@@ -98,6 +108,7 @@ export class Providers implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#unlisten()
     clearTimeout(this.#timer)
+    clearTimeout(this.#freshTimer)
     this.#queue.clear()
     this.#stopping.abort()
     await Promise.all(this.#announcing)
@@ -109,6 +120,13 @@ export class Providers implements AsyncDisposable {
     this.#timer = setTimeout(() => this.#announceAll(), ROUNDS_MS[0]).unref()
   }
 
+  #announceFresh(): void {
+    this.#freshTimer = undefined
+    const fresh = [...this.#fresh]
+    this.#fresh.clear()
+    this.#enqueue(fresh)
+  }
+
   #announceAll(): void {
     // Without a peer the rounds stop; the next one to connect begins them again.
     const alone = this.#host.connected().length === 0
@@ -116,6 +134,7 @@ export class Providers implements AsyncDisposable {
     this.#timer = alone
       ? undefined
       : setTimeout(() => this.#announceAll(), ROUNDS_MS[this.#round] ?? ROUND_EVERY_MS).unref()
+    this.#fresh.clear()
     this.#enqueue(this.#provided.keys())
   }
 
