@@ -5,6 +5,7 @@
  * Nothing of it reaches who is not in it: all of it runs on the network's scope, where there are members only.
  */
 import { rmSync } from 'node:fs'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Member } from '../protocols/membership/certificate.ts'
 import { Publications, type PublicationsDeps } from './artifacts/publications.ts'
@@ -34,6 +35,10 @@ import { openDatabase } from './state/database.ts'
 
 /** A certificate, to a member that has just connected. */
 const HAND_OVER_MS_MAX = 10_000
+/** When a network is left: each is a commit, and what is not taken back is forgotten by the others in time. */
+const TAKEN_BACK_MAX = 1_000
+/** From then on until connections are cut: the members that are connected have heard it. */
+const FAREWELL_MS = 500
 /** The only topic of a network's gossip, which has nothing in common with any other. */
 const TOPIC = 'records'
 /** Members of a network that this node wants to be connected to, however many other peers it has: gossip needs some to go round. */
@@ -134,6 +139,13 @@ export class ClosedNetwork implements AsyncDisposable {
     const own = membership.decide(membership.self, membership.self, 'content:publish')
     const seen = (member: Member) => membership.decide(membership.self, member, 'content:publish').allowed
     return own.allowed || members.list().some(seen) ? undefined : own.missing
+  }
+
+  /** Takes back what this node shares here, as far as anybody is there to hear it: it is about to leave. */
+  async farewell(): Promise<void> {
+    const own = this.artifacts.own().slice(0, TAKEN_BACK_MAX)
+    for (const { name } of own) this.publications.withdraw(name)
+    if (own.length > 0 && this.connected().length > 0) await delay(FAREWELL_MS)
   }
 
   /** Whether a peer is a member whose connection this node wants, since it has few of them. */

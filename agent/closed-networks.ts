@@ -121,6 +121,7 @@ export class ClosedNetworks implements AsyncDisposable {
       this.#failed.delete(id)
       const network = this.#running.get(id)
       this.#running.delete(id)
+      await network?.farewell()
       await network?.[Symbol.asyncDispose]()
       await forget(id)
       removeNetwork(deps.directory, id)

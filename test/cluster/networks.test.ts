@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { base32 } from 'multiformats/bases/base32'
 import { CID } from 'multiformats/cid'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { SearchResult } from '../../agent/api/contract.ts'
 import type { NetworkDetail } from '../../agent/api/membership-contract.ts'
 import { type RealAgent, until } from '../agents.ts'
 import {
@@ -165,6 +166,8 @@ describe('two networks on one agent', () => {
     const { peerId } = await hub.status()
     const shared = async () => (await red.status()).peers.find((peer) => peer.peerId === peerId)?.networks
     await until(async () => (await shared())?.join() === 'open', { what: 'red knows that hub left', ms: SOON_MS_MAX })
+    const found = async () => (await red.client.get<SearchResult>('search', { limit: 10 })).artifacts.length
+    await until(async () => (await found()) === 0, { what: 'red no longer finds what hub shared', ms: SOON_MS_MAX })
 
     hub = await lab.restart(hub)
     await expectNoCrimson(hub, id, secret)
