@@ -60,21 +60,24 @@ function setPaused(stream: Stream, isPaused: boolean): void {
   }
 }
 
-/** Lets the event loop have its turn whenever work that calls `take` has gone on for a while. */
+/**
+ * Lets the event loop have its turn whenever work that calls `take` has gone on for a while in this one. Work that comes after a pause
+ * begins at once: on a busy machine a turn of the event loop is long.
+ */
 export class Turns {
-  #beganMs = 0
+  /** Since when there was work in this turn; undefined when there was none. */
+  #sinceMs: number | undefined
   #next: Promise<void> | undefined
 
   async take(): Promise<void> {
-    while (performance.now() - this.#beganMs > TURN_MS_MAX) {
-      this.#next ??= this.#begin()
-      await this.#next
-    }
+    while (this.#sinceMs !== undefined && performance.now() - this.#sinceMs > TURN_MS_MAX) await this.#next
+    if (this.#sinceMs !== undefined) return
+    this.#sinceMs = performance.now()
+    this.#next = this.#end()
   }
 
-  async #begin(): Promise<void> {
+  async #end(): Promise<void> {
     await nextTurn()
-    this.#beganMs = performance.now()
-    this.#next = undefined
+    this.#sinceMs = undefined
   }
 }

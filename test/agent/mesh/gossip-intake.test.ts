@@ -1,6 +1,7 @@
 /** A peer that gossips more than we can work on is slowed down, and one that breaks gossipsub's rules is cut off; nobody else notices. */
 import { randomBytes } from 'node:crypto'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { setTimeout as delay } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { Topic } from '../../../agent/mesh/gossip.ts'
 import { Turns } from '../../../agent/mesh/gossip-intake.ts'
@@ -25,12 +26,12 @@ test('a flood of messages is worked on, and the event loop has its turns', async
   })
   await join(b, a)
   await until('they gossip', () => from.subscribers().length === 1)
-  const delay = monitorEventLoopDelay({ resolution: 5 })
+  const loop = monitorEventLoopDelay({ resolution: 5 })
   await Promise.all(Array.from({ length: MESSAGES }, () => from.publish(randomBytes(200))))
-  delay.enable()
+  loop.enable()
   await until('all have come', () => taken === MESSAGES, 30_000)
-  delay.disable()
-  expect(delay.max / 1e6).toBeLessThan(MESSAGES * WORK_MS * 0.5)
+  loop.disable()
+  expect(loop.max / 1e6).toBeLessThan(MESSAGES * WORK_MS * 0.5)
 })
 
 test('a stream that claims a message of a gigabyte is reset, and the rest of the connection stays', async () => {
@@ -55,4 +56,17 @@ test('turns are taken now and then, and at once where nothing else goes on', asy
   }
   clearInterval(ticking)
   expect(others).toBeGreaterThan(2)
+})
+
+test('work that comes after a pause does not wait for a turn', async () => {
+  const turns = new Turns()
+  for (const pauseMs of [0, 30, 30]) {
+    await delay(pauseMs)
+    let isNextTurn = false
+    setImmediate(() => {
+      isNextTurn = true
+    })
+    await turns.take()
+    expect(isNextTurn).toBe(false)
+  }
 })
