@@ -22,6 +22,7 @@ import type { Issuer, Roll } from './identity/issuing.ts'
 import type { Membership } from './identity/membership.ts'
 import type { NodeKey } from './identity/node-key.ts'
 import type { Log } from './log.ts'
+import { comparedScope } from './membership/compared-scope.ts'
 import { Delegations } from './membership/delegations.ts'
 import { Meeting, type MeetingOptions } from './membership/meeting.ts'
 import { Renewal } from './membership/renewal.ts'
@@ -189,16 +190,9 @@ async function startParts(
   }
   const artifacts = stack.use(new Artifacts({ db, records, nodes, welcomes }))
   const publications = new Publications({ ...publishing, network: id, artifacts })
-  const gossip = stack.use(await NetworkGossip.start(key, scope))
+  const peers = comparedScope(scope, statements)
+  const gossip = stack.use(await NetworkGossip.start(key, peers))
   const topic = stack.use(Topic.join(gossip.pubsub, TOPIC, log))
-  // Records are compared when statements have been: who is revoked is known by then.
-  const peers = {
-    onPeer: (listener: Parameters<Statements['onCompared']>[0]) => statements.onCompared(listener),
-    connected: () => scope.connected(),
-    openStream: scope.openStream.bind(scope),
-    handle: scope.handle.bind(scope),
-    unhandle: scope.unhandle.bind(scope),
-  }
   const replicator = stack.use(await Replicator.start({ records, gossip: topic, peers, members, log }))
   const renewal = await startRenewal(membership, { scope, members }, deps, stack, log)
   stack.use(Renewer.start({ records, leases: { [ARTIFACT_KIND]: ARTIFACT_LEASE_MS }, log }))

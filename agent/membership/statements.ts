@@ -148,6 +148,11 @@ export class Statements implements AsyncDisposable {
     return () => void this.#listeners.delete(listener)
   }
 
+  /** Whether this node has compared statements with the member since they met. */
+  isCompared(peerId: string): boolean {
+    return this.#peers.get(peerId)?.isCompared ?? false
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stopping.abort(new Error('the agent is stopping'))
     for (const unlisten of this.#unlisten) unlisten()

@@ -22,12 +22,14 @@ import { until } from '../agents.ts'
 export const TRY_MS_MAX = 10_000
 /** Of each protocol, opened to us. */
 const STREAMS_MAX = 64
+/** What the gate says of a peer that gave a reason. */
+const TOLD = 'the peer refused our certificate'
 const silent: Log = { debug() {}, info() {}, warn() {}, error() {} }
 
 /** What an agent said to us of its own accord in a network. */
 export type Heard = { readonly peerId: string; readonly network: Uint8Array; readonly protocol: string }
 
-type Noted = Pick<Attacker, 'credentials' | 'shown' | 'heard' | 'refusals'>
+type Noted = Pick<Attacker, 'credentials' | 'shown' | 'heard'>
 
 export class Attacker implements AsyncDisposable {
   readonly key: NodeKey
@@ -39,19 +41,19 @@ export class Attacker implements AsyncDisposable {
   readonly heard: Heard[] = []
   readonly #host: Host
   /** Why a connection with a peer was refused or cut last. */
-  readonly refusals: ReadonlyMap<string, string>
+  readonly #refusals: Map<string, string>
   readonly #gate: Gate
   /** Peers that have told their protocols, which they do when they have let us in and said all of their hello. */
   readonly #known = new Set<string>()
 
-  private constructor(key: NodeKey, party: Party, host: Host, gate: Gate, noted: Noted) {
+  private constructor(key: NodeKey, party: Party, host: Host, gate: Gate, noted: Noted, refusals: Map<string, string>) {
     this.key = key
     this.party = party
     this.#host = host
     this.#gate = gate
     host.onPeer((peerId) => this.#known.add(peerId))
     host.onPeerGone((peerId) => this.#known.delete(peerId))
-    this.refusals = noted.refusals
+    this.#refusals = refusals
     this.credentials = noted.credentials
     this.shown = noted.shown
     this.heard = noted.heard
@@ -60,7 +62,7 @@ export class Attacker implements AsyncDisposable {
   /** In the open network, like everybody who wants as much as possible. */
   static async start(key = ephemeralNodeKey()): Promise<Attacker> {
     const refusals = new Map<string, string>()
-    const noted: Noted = { credentials: [], shown: [], heard: [], refusals }
+    const noted: Noted = { credentials: [], shown: [], heard: [] }
     const party: Party = {
       key,
       networks: () => noted.credentials,
@@ -87,7 +89,7 @@ export class Attacker implements AsyncDisposable {
       },
       { maxInboundStreams: STREAMS_MAX },
     )
-    return new Attacker(key, party, host, gate, noted)
+    return new Attacker(key, party, host, gate, noted, refusals)
   }
 
   get peerId(): string {
@@ -106,11 +108,17 @@ export class Attacker implements AsyncDisposable {
    */
   async enter(address: string): Promise<Admission> {
     const peerId = peerOf(address)
-    if (!this.#host.isConnected(peerId)) await this.#dial(address)
+    if (!this.#host.isConnected(peerId)) {
+      this.#refusals.delete(peerId)
+      await this.#dial(address).catch((error: unknown) => {
+        // The verdict may come while libp2p is still at work on the connection.
+        throw this.#toldBy(peerId) ?? error
+      })
+    }
     await until(() => this.#known.has(peerId) || !this.#host.isConnected(peerId), { what: 'let in, or not' })
     const admission = this.#gate.admitted(peerId)
     if (admission !== undefined && this.#host.isConnected(peerId)) return admission
-    throw new WireError('refused', this.refusals.get(peerId) ?? 'cut off without a word')
+    throw this.#toldBy(peerId) ?? new Error('cut off without a word')
   }
 
   isIn(address: string): boolean {
@@ -158,6 +166,11 @@ export class Attacker implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#host[Symbol.asyncDispose]()
     this.#gate[Symbol.dispose]()
+  }
+
+  #toldBy(peerId: string): WireError | undefined {
+    const why = this.#refusals.get(peerId)
+    return why?.startsWith(TOLD) ? new WireError('refused', why) : undefined
   }
 
   async #dial(address: string): Promise<void> {

@@ -44,6 +44,7 @@ export type Target = {
 type Attempt = (from: Attacker, target: Target) => Promise<Got>
 type Opener = { open(address: string, protocol: string): Promise<Stream> }
 
+const HELLO_TRIES_MAX = 3
 const GOSSIP_PROTOCOL = '/meshsub/1.2.0'
 const OPEN_TOPIC = `undernet/records/${Buffer.from(OPEN_NETWORK).toString('hex')}`
 /** kad-dht's questions, as numbers of its protobuf: who is near a key, who provides it, what is its value. */
@@ -137,9 +138,14 @@ const undernet: Record<string, Attempt> = {
       const records = await readRecords(frames, network, signal)
       return records.length === 0 ? 'refused' : 'private'
     }),
+  // As far as an agent compares before it says anything else.
   'home statements': (from, { address, network }) =>
     speak(from.openIn(address, network, STATEMENTS_PROTOCOL), async (frames, signal) => {
-      const policy = await new StatementsAsker(frames).policy(signal)
+      const asker = new StatementsAsker(frames)
+      await asker.summary(signal)
+      const policy = await asker.policy(signal)
+      await frames.close(signal)
+      await frames.read(signal)
       return policy === undefined ? 'nothing' : 'private'
     }),
   'home renewal': (from, { address, network }) =>
@@ -205,10 +211,15 @@ export async function tryPlain(from: StockPeer, target: Target): Promise<Record<
 }
 
 async function letIn(from: Attacker, { address }: Target): Promise<Got> {
-  return await gotOf(async () => {
-    const { members } = await from.enter(address)
-    return members.length > 0 ? 'private' : 'public'
-  })
+  let got: Got = 'nothing'
+  // Three seconds for a hello may be too few where the machine is busy.
+  for (let tries = 0; got === 'nothing' && tries < HELLO_TRIES_MAX; tries++) {
+    got = await gotOf(async () => {
+      const { members } = await from.enter(address)
+      return members.length > 0 ? 'private' : 'public'
+    })
+  }
+  return got
 }
 
 /** All of them. */
