@@ -21,6 +21,8 @@ import type { Host } from './mesh/host.ts'
 
 /** Dialling, a hello, and the issuer's disk. */
 const JOIN_MS_MAX = 20_000
+/** Within that: as many hellos as have time to be too late. */
+const ATTEMPTS_MAX = 5
 /** Between tries of a token of the file. */
 const RETRY_FIRST_MS = 1_000
 const RETRY_MAX_MS = 60_000
@@ -124,9 +126,16 @@ export class Joining implements AsyncDisposable {
       throw new AgentError('usage', 'this node made the token itself', { next: 'Use it on the other machine.' })
     const addresses = token.addresses.map((address) => address.encapsulate(`/p2p/${issuer}`))
     const limited = AbortSignal.any([signal, AbortSignal.timeout(JOIN_MS_MAX)])
-    const attempt = () => gate.join(token, issuer, () => host.dial(addresses, limited), limited, wished)
+    const show = async (attempts = 1): Promise<unknown> => {
+      try {
+        return await gate.join(token, issuer, () => host.dial(addresses, limited), limited, wished)
+      } catch (error) {
+        if (limited.aborted || attempts === ATTEMPTS_MAX || !isLate(error)) throw error
+        return await show(attempts + 1)
+      }
+    }
     try {
-      await attempt().catch((error: unknown) => (isLate(error) ? attempt() : Promise.reject(error as Error)))
+      await show()
     } catch (cause) {
       signal.throwIfAborted()
       const refused = refusalIn(cause)
@@ -178,7 +187,8 @@ function restFor(ms: number, signal: AbortSignal): Promise<unknown> {
 /** Nobody refused: the hello has a few seconds, and one of the two was too busy for that. */
 function isLate(error: unknown): boolean {
   const cause = refusalIn(error)?.cause
-  return cause instanceof WireError && (cause.code === 'timeout' || cause.code === 'closed')
+  if (cause instanceof WireError) return cause.code === 'timeout' || cause.code === 'closed'
+  return cause instanceof DOMException && cause.name === 'TimeoutError'
 }
 
 function readToken(text: string): Token {

@@ -64,13 +64,20 @@ describe('a token that somebody hands in', () => {
     })
   })
 
-  test('is shown once more when the hello was not over in time, which is no refusal', async () => {
+  test('is shown again when the hello was not over in time, which is no refusal; but not for ever', async () => {
     const { joining, gate, enter } = parts()
-    gate.join.mockRejectedValueOnce(refusal('timeout', 'no hello in time')).mockImplementationOnce(async () => enter(1))
+    const timeout = new AgentError('not-allowed', 'no connection', { cause: new DOMException('late', 'TimeoutError') })
+    gate.join
+      .mockRejectedValueOnce(refusal('timeout', 'no hello in time'))
+      .mockRejectedValueOnce(timeout)
+      .mockImplementationOnce(async () => enter(1))
     expect(await joining.join(token(1), undefined, signal)).toMatchObject({ name: 'network1' })
     gate.join.mockRejectedValue(refusal('closed', 'the connection ended during the hello'))
-    await expect(joining.join(token(2), undefined, signal)).rejects.toMatchObject({ code: 'failed' })
-    expect(gate.join).toHaveBeenCalledTimes(4)
+    await expect(joining.join(token(2), undefined, signal)).rejects.toMatchObject({
+      code: 'failed',
+      message: expect.stringContaining('cannot be reached'),
+    })
+    expect(gate.join).toHaveBeenCalledTimes(3 + 5)
   })
 
   test('whose network was left again meanwhile has not brought this node into it', async () => {
