@@ -15,14 +15,25 @@ export function comparedScope(
   scope: ComparedScope,
   statements: Pick<Statements, 'onCompared' | 'isCompared'>,
 ): ComparedScope {
+  const expectCompared = (peerId: string) => {
+    if (!statements.isCompared(peerId))
+      throw new AgentError('not-found', `statements have not been compared with ${peerId} yet`)
+  }
   return {
     onPeer: (listener) => statements.onCompared(listener),
     onPeerGone: (listener) => scope.onPeerGone(listener),
     connected: () => scope.connected().filter((peerId) => statements.isCompared(peerId)),
     openStream: async (peerId, protocol, signal) => {
-      if (!statements.isCompared(peerId))
-        throw new AgentError('not-found', `statements have not been compared with ${peerId} yet`)
-      return await scope.openStream(peerId, protocol, signal)
+      expectCompared(peerId)
+      const stream = await scope.openStream(peerId, protocol, signal)
+      try {
+        // The peer may have gone while this waited, and the stream be one of the next time that they meet.
+        expectCompared(peerId)
+        return stream
+      } catch (error) {
+        stream.abort(error as Error)
+        throw error
+      }
     },
     handle: (protocol, handler, options) => scope.handle(protocol, handler, options),
     unhandle: (protocol) => scope.unhandle(protocol),

@@ -10,6 +10,7 @@ describe('what is said after statements', () => {
     const compared = new Set<string>()
     const opened: string[] = []
     const told: string[] = []
+    const aborted: string[] = []
     let tell: (peerId: string, direction: 'inbound' | 'outbound') => void = () => undefined
     const scope: ComparedScope = {
       onPeer: () => expect.unreachable('it is told by the statements'),
@@ -17,7 +18,7 @@ describe('what is said after statements', () => {
       connected: () => ['one', 'two'],
       openStream: async (peerId) => {
         opened.push(peerId)
-        return {} as Stream
+        return { abort: () => void aborted.push(peerId) } as unknown as Stream
       },
       handle: async () => undefined,
       unhandle: async () => undefined,
@@ -37,5 +38,10 @@ describe('what is said after statements', () => {
     await peers.openStream('one', '/undernet/records/1', signal)
     await expect(peers.openStream('two', '/undernet/records/1', signal)).rejects.toMatchObject({ code: 'not-found' })
     expect([opened, told, peers.connected()]).toEqual([['one'], ['one'], ['one']])
+    // It went while a stream to it was being opened, and came again.
+    const late = peers.openStream('one', '/undernet/records/1', signal)
+    compared.delete('one')
+    await expect(late).rejects.toMatchObject({ code: 'not-found' })
+    expect(aborted).toEqual(['one'])
   })
 })
