@@ -17,7 +17,6 @@ import type {
 } from './api/room-contract.ts'
 import { cidIn, partsOf, readManifest } from './artifacts/bring.ts'
 import { type BringingDeps, bring } from './bringing.ts'
-import type { Artifact } from './catalog/artifacts.ts'
 import { TEMPORARY_PIN } from './content/content.ts'
 import { collectGarbage } from './content/gc.ts'
 import type { PinnedArtifact } from './content/pins.ts'
@@ -232,22 +231,22 @@ export class NodeRoom implements RoomApi {
     const { content, catalogs } = this.#deps
     if (DIGEST_PATTERN.test(ref)) return [ref]
     const named = content.blobs.index.notes.named(ref)
-    if (named.length > 0) return named
+    if (named.length > 0 && ref.startsWith('/')) return named
     const [pinned] = content.pins.find(ref, network)
     if (pinned) return content.pins.blobsOf(pinned)
     const cid = cidIn(ref)
     if (cid !== undefined) return await this.#partsOf(cid, [], signal)
-    let entry: Artifact
     try {
-      entry = catalogs.resolve(ref, network)
+      const { body } = catalogs.resolve(ref, network)
+      return await this.#partsOf(body.cid, body.type === 'nix' ? [blobOf(body.signatures).digest] : [], signal)
     } catch (error) {
       if (!(error instanceof AgentError) || error.code !== 'not-found') throw error
+      // Nobody offers it any more; what it was called is noted here.
+      if (named.length > 0) return named
       throw new AgentError('not-found', `nothing that is here is called ${JSON.stringify(ref)}`, {
         next: '`agent content` lists what is here; `agent search` what peers share.',
       })
     }
-    const { body } = entry
-    return await this.#partsOf(body.cid, body.type === 'nix' ? [blobOf(body.signatures).digest] : [], signal)
   }
 
   /** Of an artifact whose manifest is here, all of them; nothing is fetched. */

@@ -153,10 +153,10 @@ class Peers {
     }
   }
 
-  async #ask(peerId: string): Promise<Listed> {
+  async #ask(peerId: string, how?: { fresh: boolean }): Promise<Listed> {
     const { network, sizeBytes, sizeBytesMax = BLOB_BYTES_MAX, signal } = this.#options
     using deadline = new Deadline(LIST_MS_MAX, signal)
-    const session = await this.#sessions.take({ peerId, network }, deadline.signal, { fresh: true })
+    const session = await this.#sessions.take({ peerId, network }, deadline.signal, how)
     try {
       const limit = { sizeBytesMax: sizeBytes ?? sizeBytesMax }
       const list = await session.asker.hashes(fromHex(this.#digest), limit, deadline.signal)
@@ -164,7 +164,11 @@ class Peers {
         throw new WireError('refused', `it has ${list.sizeBytes} bytes in place of ${sizeBytes}`)
       return { session, list }
     } catch (error) {
-      session.frames.abort(asError(error))
+      const code = error instanceof WireError ? error.code : undefined
+      if (code === 'absent' || code === 'refused') this.#sessions.give(session)
+      else session.frames.abort(asError(error))
+      // A stream that was kept may have been closed since, which says nothing of the peer.
+      if (code === 'closed' && session.isUsed && !signal.aborted) return await this.#ask(peerId, { fresh: true })
       throw error
     }
   }
@@ -222,7 +226,8 @@ class UnkeptBlob implements BlobSource {
       const wanted = piece.subarray(Math.max(0, offset - at), Math.max(0, end - at))
       at += piece.byteLength
       if (wanted.byteLength > 0) yield wanted
-      if (at >= end) break
+      // At the very end the pieces end by themselves, and the stream can be used again.
+      if (at >= end && !isLast) break
     }
   }
 

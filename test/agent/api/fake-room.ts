@@ -16,21 +16,23 @@ export const pin: PinView = {
   pathCount: 51,
 }
 
+export const contentItem: ContentItem = {
+  digest: 'ab'.repeat(32),
+  what: '/nix/store/0c0n4bqrmk2bmnmzsl2rg7a2hx3vc1dd-hello-2.12',
+  place: 'blobs',
+  sizeBytes: 5_000_000,
+  reasons: [
+    { why: 'pinned', name: 'hello', network: 'open' },
+    { why: 'fetched', network: 'home' },
+  ],
+  inUse: true,
+  since: '2026-01-01T00:00:00.000Z',
+  used: '2026-01-02T00:00:00.000Z',
+  served: { times: 3, bytes: 15_000_000 },
+}
+
 export const contentItems: ContentItem[] = [
-  {
-    digest: 'ab'.repeat(32),
-    what: '/nix/store/0c0n4bqrmk2bmnmzsl2rg7a2hx3vc1dd-hello-2.12',
-    place: 'blobs',
-    sizeBytes: 5_000_000,
-    reasons: [
-      { why: 'pinned', name: 'hello', network: 'open' },
-      { why: 'fetched', network: 'home' },
-    ],
-    inUse: true,
-    since: '2026-01-01T00:00:00.000Z',
-    used: '2026-01-02T00:00:00.000Z',
-    served: { times: 3, bytes: 15_000_000 },
-  },
+  contentItem,
   {
     digest: 'cd'.repeat(32),
     what: null,
@@ -54,9 +56,16 @@ export const contentList: ContentList = {
   pathsShared: 51,
 }
 
+export const freedBlob: GcResult['freed'][number] = {
+  digest: 'cd'.repeat(32),
+  what: null,
+  sizeBytes: 4_000,
+  arriving: false,
+}
+
 export const gcResult: GcResult = {
   dryRun: false,
-  freed: [{ digest: 'cd'.repeat(32), what: null, sizeBytes: 4_000, arriving: false }],
+  freed: [freedBlob],
   truncated: false,
   blobs: 1,
   bytes: 4_000,
