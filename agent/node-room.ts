@@ -36,7 +36,7 @@ export type NodeRoomDeps = Omit<BringingDeps, 'content'> & {
   content: Content
   networks: Pick<Entrance['networks'], 'get'>
   /** The id of a network that a person named. */
-  idOf(network: string | undefined): string | undefined
+  idOf: (network: string | undefined) => string | undefined
   log: Log
 }
 

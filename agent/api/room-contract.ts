@@ -59,7 +59,7 @@ export type ContentItem = {
   /** To peers: times from its beginning, and bytes in all. */
   served: { times: number; bytes: number }
 }
-export type ContentOrder = 'size' | 'used' | 'served'
+type ContentOrder = 'size' | 'used' | 'served'
 export type ContentRequest = { ref?: string; network?: string; sort: ContentOrder; limit: number }
 export type ContentList = {
   items: ContentItem[]

@@ -21,6 +21,7 @@ const KIB = 1024
 const DAY_MS = 24 * 60 * 60_000
 const WRITER = fileURLToPath(new URL('./killed-collector.ts', import.meta.url))
 
+const pinsOf = (store: Store) => new Pins({ db: store.db, index: store.index, blobs: store.blobs })
 const all = { all: true, dryRun: false }
 
 /** Fetched bytes, as an honest peer gave them. */
@@ -157,16 +158,12 @@ type Model = { sizeBytes: number; isPinned: boolean; opened: number }
 /** Steps of a test, each on the store and on what is expected of it. */
 class Room {
   store = new Store({ quotaBytes: 64 * KIB, now: () => this.nowMs })
-  pins = this.#pins()
+  pins = pinsOf(this.store)
   nowMs = DAY_MS
   readonly blobs = new Map<string, Model>()
   readonly readers: { digest: string; source: BlobSource }[] = []
   readonly fetches: PartialBlob[] = []
   quotaBytes = 64 * KIB
-
-  #pins() {
-    return new Pins({ db: this.store.db, index: this.store.index, blobs: this.store.blobs })
-  }
 
   async write(sizeBytes: number, seed: number): Promise<void> {
     this.nowMs += 60 * 60_000
@@ -272,7 +269,7 @@ class Room {
     for (const one of this.fetches.splice(0)) await one.leave()
     for (const model of this.blobs.values()) model.opened = 0
     this.store = this.store.reopened({ quotaBytes: this.quotaBytes, now: () => this.nowMs })
-    this.pins = this.#pins()
+    this.pins = pinsOf(this.store)
   }
 
   async check(): Promise<void> {
@@ -344,7 +341,7 @@ describe('a kill -9 in the middle of gc', () => {
       expect(blobs).toBeGreaterThanOrEqual(pinned.length)
       expect(store.index.pinReasons(PUBLICATION_PIN)).toEqual([])
       await collectGarbage(store.blobs, all, never)
-      expect(store.blobs.stats.blobs).toBe(new Pins({ ...store, blobs: store.blobs }).list().length)
+      expect(store.blobs.stats.blobs).toBe(pinsOf(store).list().length)
       store.db.close()
     }
   })
