@@ -67,7 +67,7 @@ export class BlobNotes implements Disposable {
     const columns = 'digest, since_ms AS sinceMs, what, times, bytes, served_ms AS servedMs'
     this.#sql = {
       get: db.prepare(`SELECT ${columns} FROM content_notes WHERE digest = ?`),
-      all: db.prepare('SELECT digest FROM content_notes'),
+      others: db.prepare('SELECT digest FROM content_notes WHERE since_ms IS NULL'),
       named: db.prepare('SELECT digest FROM content_notes WHERE what = ?'),
       name: db.prepare(`INSERT INTO content_notes (digest, what) VALUES (?, ?)
         ON CONFLICT DO UPDATE SET what = excluded.what WHERE what IS NOT excluded.what`),
@@ -135,13 +135,14 @@ export class BlobNotes implements Disposable {
     }
   }
 
-  /** Drops notes on what is not here. */
+  /** Drops notes on what is not here: those of the blob directory go by themselves. */
   sweep(isHere: (digest: Digest) => boolean): void {
     for (const digest of this.#counted.keys()) if (!isHere(digest)) this.#counted.delete(digest)
-    const all = (this.#sql.all.all() as { digest: Digest }[]).filter(({ digest }) => !isHere(digest))
-    if (all.length === 0) return
+    const others = this.#sql.others.all() as { digest: Digest }[]
+    const gone = others.filter(({ digest }) => !isHere(digest))
+    if (gone.length === 0) return
     transaction(this.#db, () => {
-      for (const { digest } of all) this.#sql.drop.run(digest)
+      for (const { digest } of gone) this.#sql.drop.run(digest)
     })
   }
 

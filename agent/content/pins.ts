@@ -12,6 +12,7 @@ import type { BlobIndex } from './blob-index.ts'
 
 /** Reasons of blobs' pins that begin so are of artifacts that are pinned. */
 const ARTIFACT_PIN = 'pin:'
+const ARTIFACT_PIN_PATTERN = /^pin:([^/]+)\/(.+)$/
 
 const SCHEMA = [
   `CREATE TABLE artifact_pins (
@@ -50,9 +51,11 @@ export class Pins {
     const { db } = deps
     migrate(db, 'artifact-pins', SCHEMA)
     this.#deps = deps
+    const columns = `network, cid, name, type, size_bytes AS sizeBytes, root, path_count AS pathCount,
+      pinned_ms AS pinnedMs`
     this.#sql = {
-      all: db.prepare(`SELECT network, cid, name, type, size_bytes AS sizeBytes, root, path_count AS pathCount,
-        pinned_ms AS pinnedMs FROM artifact_pins ORDER BY pinned_ms, cid`),
+      all: db.prepare(`SELECT ${columns} FROM artifact_pins ORDER BY pinned_ms, cid`),
+      get: db.prepare(`SELECT ${columns} FROM artifact_pins WHERE network = ? AND cid = ?`),
       put: db.prepare('INSERT OR REPLACE INTO artifact_pins VALUES (?, ?, ?, ?, ?, ?, ?, ?)'),
       drop: db.prepare('DELETE FROM artifact_pins WHERE network = ? AND cid = ?'),
     }
@@ -111,11 +114,7 @@ export class Pins {
 
   /** The oldest first. */
   list(): PinnedArtifact[] {
-    return (this.#sql.all.all() as Row[]).map(({ root, pathCount, ...rest }) => ({
-      ...rest,
-      ...(root !== null && { root }),
-      ...(pathCount !== null && { pathCount }),
-    }))
+    return (this.#sql.all.all() as Row[]).map(pinnedOf)
   }
 
   /** What is kept for it, here or not. */
@@ -130,8 +129,10 @@ export class Pins {
 
   /** The artifact that a blob is pinned for; undefined when the reason is another. */
   pinnedFor(reason: string): PinnedArtifact | undefined {
-    if (!reason.startsWith(ARTIFACT_PIN)) return undefined
-    return this.list().find((one) => reasonOfPin(one) === reason)
+    const [, network, cid] = ARTIFACT_PIN_PATTERN.exec(reason) ?? []
+    if (network === undefined || cid === undefined) return undefined
+    const row = this.#sql.get.get(network, cid) as Row | undefined
+    return row && pinnedOf(row)
   }
 
   networks(): Set<string> {
@@ -145,6 +146,10 @@ export class Pins {
       this.#sql.drop.run(one.network, one.cid)
     }
   }
+}
+
+function pinnedOf({ root, pathCount, ...rest }: Row): PinnedArtifact {
+  return { ...rest, ...(root !== null && { root }), ...(pathCount !== null && { pathCount }) }
 }
 
 function reasonOfPin({ network, cid }: Pick<PinnedArtifact, 'network' | 'cid'>): string {

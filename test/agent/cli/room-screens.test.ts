@@ -94,6 +94,13 @@ describe('content', () => {
         reasons: [{ why: 'published' as const, name: 'hi', network: 'home' }],
       },
     ]
+    expect(contentTable(contentItems, pipe, NOW).join('\n')).toBe(
+      `
+WHAT                                                       SIZE  WHY                                SINCE        SERVED  LAST USE
+/nix/store/0c0n4bqrmk2bmnmzsl2rg7a2hx3vc1dd-hello-2.12  4.8 MiB  pinned as hello, fetched for home    3 d  3×, 14.3 MiB       2 d
+cdcdcdcdcdcdcdcd…                                       3.9 KiB  nothing needs it                       -             -         -
+`.trim(),
+    )
     const lines = contentTable(items, pipe, NOW)
     expect(lines[1]).toMatch(/hello-2\.12 +4\.8 MiB {2}pinned as hello, fetched for home +3 d {2}3×, 14\.3 MiB +2 d$/)
     expect(lines[2]).toMatch(/^cdcdcdcdcdcdcdcd… +3\.9 KiB {2}nothing needs it +- +- +-$/)

@@ -126,8 +126,18 @@ describe('notes', () => {
     }
     using after = store.reopened()
     expect(after.index.notes.get(digest).served).toEqual({ times: 5, bytes: 50_002, lastMs: 61_000 })
-    after.index.notes.sweep(() => false)
-    expect(after.index.notes.get(digest).served.bytes).toBe(0)
+  })
+
+  test('of what is not in the blob directory stay as long as it is somewhere', async () => {
+    using store = new Store()
+    const { notes } = store.index
+    const { digest } = await store.blobs.write(undefined, [pattern(10)], never)
+    for (const one of [digest, 'aa', 'bb']) notes.name(one, 'what')
+    notes.served('cc', 1, true)
+    notes.sweep((one) => one === 'aa')
+    notes.flush()
+    expect(notes.named('what').sort()).toEqual([digest, 'aa'].sort())
+    expect(notes.get('cc').served.bytes).toBe(0)
   })
 
   test('are there for what was here before there were notes', async () => {

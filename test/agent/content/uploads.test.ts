@@ -213,6 +213,15 @@ describe('without a rate', () => {
   })
 })
 
+test('as many wait as there may be streams, and no more are taken in', () => {
+  const { uploads } = uploadsAt(1)
+  const leaving = new AbortController()
+  for (let nth = 0; nth < 130; nth++) uploads.turn('a', PIECE_BYTES, leaving.signal).catch(() => undefined)
+  expect([uploads.isBusy('a'), uploads.isBusy('b')]).toEqual([true, true])
+  leaving.abort(new Error('left'))
+  expect(uploads.isBusy('a')).toBe(false)
+})
+
 describe('over real streams', () => {
   const BLOB = pattern(4 * PIECE_BYTES)
   const { digest: DIGEST } = digestOf(BLOB)
