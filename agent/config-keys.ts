@@ -19,6 +19,7 @@ import {
   optionalPath,
   path,
   publicKey,
+  rate,
   size,
   text,
 } from './config-values.ts'
@@ -42,6 +43,8 @@ export type Config = {
   state: string
   maxPeers: number
   quotaBytes: number
+  /** Of content to peers, bytes a second; undefined for no bound. */
+  uploadRateBytes: number | undefined
   /** Nix public keys, `name:base64`. */
   trustedKeys: string[]
   logLevel: LogLevel
@@ -63,6 +66,8 @@ const MAX_PEERS_DEFAULT = 24
 /** A gateway for a fleet; beyond, one process spends its time on pings. */
 const MAX_PEERS_MAX = 1_000
 const QUOTA_BYTES_MIN = 2 ** 20
+/** Below this a piece of 256 KiB takes so long that askers give up. */
+const UPLOAD_RATE_BYTES_MIN = 2 ** 16
 /** Of a name in a presence record; it is a column in tables. */
 const NAME_LENGTH_MAX = 63
 const NAME_PATTERN = /^[0-9A-Za-z][0-9A-Za-z._-]{0,62}$/
@@ -149,6 +154,13 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       reloads: true,
       help: 'disk space for what is fetched and uploaded',
     } satisfies Key<'quotaBytes'>,
+    upload_rate: {
+      field: 'uploadRateBytes',
+      kind: rate(UPLOAD_RATE_BYTES_MIN),
+      byDefault: () => 'off',
+      reloads: true,
+      help: 'content that peers are sent, in bytes a second, or off for no limit',
+    } satisfies Key<'uploadRateBytes'>,
     trusted_keys: {
       field: 'trustedKeys',
       kind: list(publicKey),

@@ -111,6 +111,18 @@ export function size(min: number): Kind<number> {
   }
 }
 
+/** Bytes a second: `10MiB`, `10 MB/s`; or `off`. */
+export function rate(min: number): Kind<number | undefined> {
+  const bytes = size(min)
+  return {
+    read(raw, base) {
+      if (raw === 'off' || raw === false) return undefined
+      return bytes.read(typeof raw === 'string' ? raw.replace(/\/s\s*$/i, '') : raw, base)
+    },
+    show: (value) => (value === undefined ? 'off' : `${showSize(value)}/s`),
+  }
+}
+
 /** `127.0.0.1:7478`, or `off`. Loopback only: what answers there trusts whoever asks. */
 export const http: Kind<HttpAddress | undefined> = {
   read(raw) {

@@ -23,9 +23,10 @@ import type {
   Warning,
 } from './api/contract.ts'
 import type { NetworkView } from './api/membership-contract.ts'
-import { type BringDeps, bringArtifact, cidIn } from './artifacts/bring.ts'
+import type { BringDeps } from './artifacts/bring.ts'
 import type { Publications } from './artifacts/publications.ts'
 import { storeUpload } from './artifacts/upload.ts'
+import { bring } from './bringing.ts'
 import type { Artifact } from './catalog/artifacts.ts'
 import type { Catalogs } from './catalog/catalogs.ts'
 import type { ClosedNetworks } from './closed-networks.ts'
@@ -44,6 +45,7 @@ import type { Substituter } from './nix/substituter.ts'
 import type { TrustedKeys } from './nix/trust.ts'
 import type { Content } from './node-content.ts'
 import { NodeMembership } from './node-membership.ts'
+import { NodeRoom } from './node-room.ts'
 import type { OpenNetwork } from './open-network.ts'
 import { Places } from './places.ts'
 import { VERSION } from './version.ts'
@@ -78,12 +80,18 @@ export type Parts = {
 
 export class NodeApi implements AgentApi {
   readonly membership: NodeMembership
+  readonly room: NodeRoom
   readonly #parts: Parts
   readonly #places: Places
 
   constructor(parts: Parts) {
     this.#parts = parts
     this.#places = new Places(parts)
+    this.room = new NodeRoom({
+      ...parts,
+      networks: parts.entrance.networks,
+      idOf: (network) => this.#places.idOf(network),
+    })
     const { networks, issuer, invitations, audit, gate } = parts.entrance
     const { closed, joining, host, current } = parts
     const open = () => this.#openView()
@@ -233,23 +241,12 @@ export class NodeApi implements AgentApi {
     signal: AbortSignal,
     wanted: string | undefined,
   ): Promise<FetchResult> {
-    const { catalogs, content, sources, substituter } = this.#parts
-    const { blobs, holdings, fetcher } = content
-    const deps = { blobs, holdings, fetcher, sources, onProgress }
-    const cid = cidIn(ref)
-    // Content named by its hash needs nobody's word for it: neither a record, nor a signature.
-    if (cid !== undefined && catalogs.holders(cid.toString(), wanted).length === 0) {
-      const network = wanted ?? OPEN_NETWORK_ID
-      const { type, root, parts } = await bringArtifact(cid, { ...deps, network }, signal)
-      const sizeBytes = parts.reduce((sum, part) => sum + part.sizeBytes, 0)
-      const said = { cid: cid.toString(), name: cid.toString(), type, description: '', sizeBytes }
-      return { artifact: { ...said, ...(root !== undefined && { root, pathCount: parts.length }) }, parts }
-    }
-    const entry = catalogs.resolve(ref, wanted)
-    const { network, body } = entry
-    if (cid === undefined && body.type === 'nix' && !entry.isOwn) await substituter.vouch(body, network, signal)
-    const { parts } = await bringArtifact(body.cid, { ...deps, network }, signal)
-    return { artifact: this.#view(entry), parts }
+    const { cid, entry, brought } = await bring({ ref, network: wanted }, this.#parts, { onProgress }, signal)
+    const { type, root, parts } = brought
+    if (entry) return { artifact: this.#view(entry), parts }
+    const sizeBytes = parts.reduce((sum, part) => sum + part.sizeBytes, 0)
+    const said = { cid: cid.toString(), name: cid.toString(), type, description: '', sizeBytes }
+    return { artifact: { ...said, ...(root !== undefined && { root, pathCount: parts.length }) }, parts }
   }
 
   async blob(digest: string): Promise<BlobReader | undefined> {

@@ -1,13 +1,17 @@
 /**
  * The content of a node, put together: blobs on the disk and store paths in Nix's store, given to peers and fetched from them.
  */
+
 import { BlobIndex } from './content/blob-index.ts'
 import { Blobs } from './content/blobs.ts'
 import { Fetcher, type FetcherInit } from './content/fetcher.ts'
 import { Holdings } from './content/holdings.ts'
+import { PassThrough } from './content/pass-through.ts'
 import { PieceLists } from './content/piece-lists.ts'
+import { Pins } from './content/pins.ts'
 import { OPEN_NETWORK_ID } from './content/publication-key.ts'
 import { PieceServer, type PieceServerInit } from './content/server.ts'
+import { Uploads } from './content/uploads.ts'
 import type { Log } from './log.ts'
 import { NarSource } from './nix/nar-source.ts'
 import { NixStore } from './nix/nix-store.ts'
@@ -18,6 +22,8 @@ type ContentDeps = {
   state: StateDirectory
   db: Database
   quotaBytes: number
+  /** Bytes a second to peers; undefined for no bound. */
+  uploadRateBytes: number | undefined
   streams: PieceServerInit['streams'] & FetcherInit['streams']
   mayFetch: PieceServerInit['mayFetch']
   onFault: NonNullable<FetcherInit['onFault']>
@@ -32,32 +38,42 @@ export type Content = {
   pieces: PieceServer
   fetcher: Fetcher
   store: NixStore
+  pins: Pins
+  uploads: Uploads
+  passThrough: PassThrough
 }
 
 /** Parts that stop are left to the stack. */
 export async function startContent(deps: ContentDeps, stack: AsyncDisposableStack): Promise<Content> {
-  const { state, db, quotaBytes, streams, mayFetch, onFault, log } = deps
+  const { state, db, quotaBytes, uploadRateBytes, streams, mayFetch, onFault, log } = deps
   const lists = new PieceLists(db)
   const index = new BlobIndex(db)
   const blobs = Blobs.open({ directory: state.file('blobs'), index, lists, quotaBytes, log })
   const store = NixStore.ofMachine()
   const published = new NarSource({ db, store, log })
   const holdings = new Holdings([published, blobs])
-  const pieces = stack.use(await PieceServer.start({ streams, holdings, lists, mayFetch, log }))
+  const pins = new Pins({ db, index, blobs })
+  stack.use(index.notes)
+  const uploads = stack.use(new Uploads({ rateBytes: uploadRateBytes }))
+  const onServed: PieceServerInit['onServed'] = (digest, bytes, isBegin) => index.notes.served(digest, bytes, isBegin)
+  const pieces = stack.use(await PieceServer.start({ streams, holdings, lists, mayFetch, uploads, onServed, log }))
   const fetcher = stack.use(new Fetcher({ blobs, streams, log, onFault }))
-  return { blobs, published, holdings, pieces, fetcher, store }
+  const passThrough = stack.use(new PassThrough({ streams, log, onFault }))
+  return { blobs, published, holdings, pieces, fetcher, store, pins, uploads, passThrough }
 }
 
 /** What is here for the sake of a network that was left goes, and what is on its way. */
-export async function forgetContent(network: string, { fetcher, published, blobs }: Content): Promise<void> {
+export async function forgetContent(network: string, { fetcher, published, blobs, pins }: Content): Promise<void> {
   await fetcher.forgetNetwork(network)
+  pins.forgetNetwork(network)
   published.forgetNetwork(network)
   blobs.forgetNetwork(network)
+  blobs.index.notes.sweep((digest) => blobs.has(digest) || published.pathOf(digest) !== undefined)
 }
 
 /** Ids of the closed networks that something is here for. */
-export function closedNetworksOf({ published, blobs }: Content): Set<string> {
-  const all = new Set([...published.networks(), ...blobs.index.networks()])
+export function closedNetworksOf({ published, blobs, pins }: Content): Set<string> {
+  const all = new Set([...published.networks(), ...blobs.index.networks(), ...pins.networks()])
   all.delete(OPEN_NETWORK_ID)
   return all
 }

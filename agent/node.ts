@@ -33,6 +33,7 @@ import { NodeApi } from './node-api.ts'
 import { type Content, closedNetworksOf, forgetContent, startContent } from './node-content.ts'
 import { Misses, PeerFaults, warningsOf } from './node-warnings.ts'
 import { OpenNetwork } from './open-network.ts'
+import { roomWarnings } from './room-warnings.ts'
 import { Notifier } from './service/notify.ts'
 import { type Database, dropHistory, openDatabase } from './state/database.ts'
 import { StateDirectory } from './state/directory.ts'
@@ -129,9 +130,12 @@ async function startNode(
   const mayFetch = (peerId: string, network: string) => entrance.mayFetch(peerId, network)
   const onFault = ({ peerId, digest, reason }: Fault) =>
     faults.add({ peerId, about: later.substituter?.pathOf(digest) ?? `blob ${digest}`, reason })
-  const { quotaBytes } = values
-  const content = await startContent({ state, db, quotaBytes, streams: host, mayFetch, onFault, log }, stack)
-  const { blobs, published, fetcher, store } = content
+  const { quotaBytes, uploadRateBytes } = values
+  const content = await startContent(
+    { state, db, quotaBytes, uploadRateBytes, streams: host, mayFetch, onFault, log },
+    stack,
+  )
+  const { blobs, published, fetcher, passThrough, store } = content
   const { openNetwork, catalogs, closed } = await startNetworks(
     { db, key, host, streams, entrance, content, later, presence: presenceBody(name), log },
     stack,
@@ -146,11 +150,13 @@ async function startNode(
     new Substituter({
       store,
       published,
-      closures: stack.use(new Closures({ blobs, fetcher })),
+      closures: stack.use(new Closures({ blobs, fetcher, passThrough })),
       key: cacheKey,
       trust,
       blobs,
       fetcher,
+      passThrough,
+      named: (digest, path) => blobs.index.notes.name(digest, path),
       candidates: (hashPart) => catalogs.candidates(hashPart).filter(({ peerId }) => peerId !== host.peerId),
       sources,
       onFault: ({ peerId, path, reason, next }) => faults.add({ peerId, about: path, reason, next }),
@@ -189,6 +195,13 @@ async function startNode(
       now: Date.now(),
     }),
     ...joining.warnings(),
+    ...roomWarnings({
+      unkept: passThrough.stats,
+      quotaBytes: blobs.stats.quotaBytes,
+      keptBytes: blobs.index.pinnedBytes(),
+      pins: api.room.pins().pins,
+      now: Date.now(),
+    }),
     ...faults.warnings(),
     ...misses.warnings(),
   ]
@@ -217,7 +230,7 @@ async function startNode(
   stack.use(await ApiServer.start({ socket: values.socket, mode, api, log, explain }))
 
   return {
-    reload: () => reload(current, { keeper, trust, blobs, log }),
+    reload: () => reload(current, { keeper, trust, content, log }),
     summary: () => `${host.connected().length} peers, ${catalogs.count().known} artifacts known`,
   }
 }
@@ -311,10 +324,10 @@ function presenceBody(name: string) {
   return { name, version: VERSION, capabilities: { system, cpus: cpus().length, memoryBytes: totalmem() } }
 }
 
-type Reloadable = { keeper: Keeper; trust: TrustedKeys; blobs: Pick<Content['blobs'], 'setQuota'>; log: Logger }
+type Reloadable = { keeper: Keeper; trust: TrustedKeys; content: Pick<Content, 'blobs' | 'uploads'>; log: Logger }
 
 /** Takes over what a running agent can, says what it cannot, and keeps what it has when the new configuration is not sound. */
-function reload(current: { config: LoadedConfig }, { keeper, trust, blobs, log }: Reloadable): void {
+function reload(current: { config: LoadedConfig }, { keeper, trust, content, log }: Reloadable): void {
   let next: LoadedConfig
   try {
     next = current.config.reload()
@@ -325,7 +338,8 @@ function reload(current: { config: LoadedConfig }, { keeper, trust, blobs, log }
     log.error({ reason: error.message }, 'config.refused')
     return
   }
-  blobs.setQuota(next.values.quotaBytes)
+  content.blobs.setQuota(next.values.quotaBytes)
+  content.uploads.setRate(next.values.uploadRateBytes)
   log.level = next.values.logLevel
   const { reloaded, restart } = changedKeys(current.config, next)
   current.config = next

@@ -23,6 +23,7 @@ import type {
   UploadRequest,
 } from './contract.ts'
 import type { MembershipApi } from './membership-api.ts'
+import type { RoomApi } from './room-api.ts'
 
 type Awaitable<T> = T | Promise<T>
 
@@ -35,6 +36,7 @@ export interface BlobReader {
 
 export interface AgentApi {
   readonly membership: MembershipApi
+  readonly room: RoomApi
 
   status(): Awaitable<Status>
   peers(): Awaitable<PeerView[]>

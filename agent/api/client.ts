@@ -72,10 +72,14 @@ export class Client {
   }
 
   /** The lines of an answer, the last of them `done`; an `error` is thrown. */
-  async *events(path: string, json: unknown, signal: AbortSignal): AsyncGenerator<FetchEvent, void, void> {
+  async *events<Event extends { type: string } = FetchEvent>(
+    path: string,
+    json: unknown,
+    signal: AbortSignal,
+  ): AsyncGenerator<Event, void, void> {
     const response = await this.#ask('POST', path, { json, signal, isWork: true })
     let isDone = false
-    for await (const event of parsedLines<FetchEvent>(response, signal)) {
+    for await (const event of parsedLines<Event>(response, signal)) {
       isDone = event.type === 'done'
       yield event
     }

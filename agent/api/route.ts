@@ -4,6 +4,10 @@
 import type { z } from 'zod'
 import type { AgentApi, BlobReader } from './agent-api.ts'
 import { API_PREFIX, type FetchEvent } from './contract.ts'
+import type { PinEvent } from './room-contract.ts'
+
+/** A line of an answer that tells of work. */
+export type WorkEvent = FetchEvent | PinEvent
 
 /** One request, parsed. `signal` fires when the requester hangs up. */
 export type Call<Input> = {
@@ -12,7 +16,7 @@ export type Call<Input> = {
   upload: AsyncIterable<Uint8Array>
   signal: AbortSignal
   /** Sends one line now, of routes that answer events. */
-  emit: (event: FetchEvent) => void
+  emit: (event: WorkEvent) => void
 }
 
 type Shared<Input> = {
@@ -34,7 +38,7 @@ type JsonRoute<Input, Reply> = Shared<Input> & {
 }
 type EventRoute<Input> = Shared<Input> & {
   answers: 'events'
-  reply: z.ZodType<FetchEvent>
+  reply: z.ZodType<WorkEvent>
   handle(api: AgentApi, call: Call<Input>): Promise<void>
 }
 /** A line of JSON for each item, as long as there are some. */

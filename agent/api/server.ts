@@ -13,9 +13,9 @@ import { AgentError, type AgentErrorCode, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
 import { SCHEMALESS } from '../schemaless.ts'
 import type { AgentApi, BlobReader } from './agent-api.ts'
-import { API_PREFIX, type ErrorBody, type FetchEvent } from './contract.ts'
+import { API_PREFIX, type ErrorBody } from './contract.ts'
 import { openApi } from './openapi.ts'
-import type { Call, Route } from './route.ts'
+import type { Call, Route, WorkEvent } from './route.ts'
 import { routes } from './routes.ts'
 import { SocketPlace } from './socket-place.ts'
 
@@ -239,7 +239,7 @@ class Lines {
   }
 
   /** Progress is thinned out, and left out while the client does not read. */
-  event(event: FetchEvent): void {
+  event(event: WorkEvent): void {
     if (event.type === 'progress') {
       const now = performance.now()
       const isLast = event.doneBytes >= event.totalBytes

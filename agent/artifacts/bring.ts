@@ -26,7 +26,7 @@ export type Brought = { type: 'file' | 'folder' | 'nix'; root?: string; parts: B
 type Wanted = { digest: Digest; sizeBytes?: number; sizeBytesMax?: number }
 
 export type BringDeps = {
-  blobs: Pick<BlobStore, 'unpin' | 'sizeOf'>
+  blobs: Pick<BlobStore, 'pin' | 'unpin' | 'sizeOf'>
   holdings: Pick<BlobHolder, 'open'>
   fetcher: Pick<BlobFetcher, 'fetch'>
   /** The network that it is brought from, by its id in hex. */
@@ -34,6 +34,13 @@ export type BringDeps = {
   /** Peers of a network that may have an artifact and its parts, best first. */
   sources: (cid: CID, network: string, signal: AbortSignal) => AsyncIterable<string>
   onProgress: (doneBytes: number, totalBytes: number) => void
+  /** What blobs are pinned for meanwhile and afterwards, until the caller takes it away; without it they are let go at the end. */
+  pin?: string
+  /** More blobs of the artifact than its manifest names: the signatures of a closure. */
+  also?: readonly Digest[]
+  /** What the artifact is called, and who remembers what a blob is. */
+  name?: string
+  named?: (digest: Digest, what: string) => void
 }
 
 /**
@@ -42,31 +49,40 @@ export type BringDeps = {
  * @throws {AgentError} `corrupt` naming the peers that lied, `not-found` when nobody has it, `limit`, `cancelled`.
  */
 export async function bringArtifact(cid: CID, deps: BringDeps, signal: AbortSignal): Promise<Brought> {
-  const pin = `${TEMPORARY_PIN}${randomUUID()}`
+  const pin = deps.pin ?? `${TEMPORARY_PIN}${randomUUID()}`
   const pinned = new Set<Digest>()
   const { digest, isManifest } = blobOf(cid)
   /** One part that fails ends the others. */
   const failed = new AbortController()
   const both = AbortSignal.any([signal, failed.signal])
   const fetch = async ({ digest: wanted, ...size }: Wanted, onProgress: BringDeps['onProgress']) => {
-    if (await isHere(deps.holdings, wanted)) return
+    // Also what is here already: room for the rest must not be made of it.
     pinned.add(wanted)
+    deps.blobs.pin(wanted, pin)
+    if (await isHere(deps.holdings, wanted)) return
     const { network } = deps
     const sources = deps.sources(cid, network, both)
-    await deps.fetcher.fetch(wanted, { ...size, network, sources, signal: both, pin, onProgress })
+    await deps.fetcher.fetch(wanted, { ...size, network, sources, signal: both, onProgress })
   }
+  const { name, named } = deps
+  const note = (wanted: Digest, what: string | undefined) => what !== undefined && named?.(wanted, what)
   try {
     if (!isManifest) {
       await fetch({ digest }, deps.onProgress)
+      note(digest, name)
       return { type: 'file', parts: [{ digest, sizeBytes: deps.blobs.sizeOf(digest) ?? 0, kind: 'file' }] }
     }
-    await fetch({ digest, sizeBytesMax: MANIFEST_BYTES_MAX }, () => undefined)
+    for (const small of [digest, ...(deps.also ?? [])]) {
+      await fetch({ digest: small, sizeBytesMax: MANIFEST_BYTES_MAX }, () => undefined)
+      note(small, name && `${name} (${small === digest ? 'manifest' : 'signatures'})`)
+    }
     const manifest = await readManifest(deps.holdings, digest, signal)
     const parts = partsOf(manifest)
     const progress = new Progress(parts, deps.onProgress)
     await eachAtOnce(parts, FETCHES_AT_ONCE, async (part) => {
       const { digest, sizeBytes } = part
       await fetch({ digest, sizeBytes }, (doneBytes) => progress.update(part, doneBytes)).catch(failOn(part))
+      note(digest, part.path ?? name)
       progress.update(part, part.sizeBytes)
     })
     if (manifest.type === 'folder') return { type: 'folder', parts }
@@ -75,7 +91,7 @@ export async function bringArtifact(cid: CID, deps: BringDeps, signal: AbortSign
     failed.abort(error)
     throw error
   } finally {
-    for (const one of pinned) deps.blobs.unpin(one, pin)
+    if (deps.pin === undefined) for (const one of pinned) deps.blobs.unpin(one, pin)
   }
 }
 
@@ -89,13 +105,17 @@ function failOn({ path }: BringPart): (error: unknown) => never {
 }
 
 /** The blobs that a manifest names: one a store path, or the one NAR of a folder. */
-function partsOf(manifest: Manifest): BringPart[] {
+export function partsOf(manifest: Manifest): BringPart[] {
   if (manifest.type === 'folder') return [{ digest: hex(manifest.nar), sizeBytes: manifest.sizeBytes, kind: 'nar' }]
   return manifest.paths.map(({ path, nar, sizeBytes }) => ({ digest: hex(nar), sizeBytes, kind: 'nar', path }))
 }
 
 /** @throws {AgentError} `corrupt` when the blob is no manifest: then whoever made the artifact made it wrong. */
-async function readManifest(holder: Pick<BlobHolder, 'open'>, digest: Digest, signal: AbortSignal): Promise<Manifest> {
+export async function readManifest(
+  holder: Pick<BlobHolder, 'open'>,
+  digest: Digest,
+  signal: AbortSignal,
+): Promise<Manifest> {
   const source = await holder.open(digest)
   if (source === undefined) throw new AgentError('not-found', `the manifest ${digest} is not on this node`)
   try {

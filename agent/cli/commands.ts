@@ -3,7 +3,9 @@ import { addAudit } from './audit.ts'
 import type { AddCommand } from './command-line.ts'
 import { addCompletion } from './completion.ts'
 import { addConfig } from './config.ts'
+import { addContent } from './content.ts'
 import { addDoctor } from './doctor.ts'
+import { addGc } from './gc.ts'
 import { addGet } from './get.ts'
 import { addInvite } from './invite.ts'
 import { addJoin } from './join.ts'
@@ -11,6 +13,7 @@ import { addMember } from './member.ts'
 import { addNetwork } from './network.ts'
 import { addNixConf } from './nix-conf.ts'
 import { addPeers, addPing } from './peers.ts'
+import { addPin, addPins, addUnpin } from './pin.ts'
 import { addPolicy } from './policy.ts'
 import { addPublish, addUnpublish } from './publish.ts'
 import { addSearch, addShow } from './search.ts'
@@ -29,6 +32,11 @@ export const commands: readonly AddCommand[] = [
   addSearch,
   addShow,
   addGet,
+  addPin,
+  addUnpin,
+  addPins,
+  addContent,
+  addGc,
   addNetwork,
   addInvite,
   addJoin,

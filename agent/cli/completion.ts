@@ -6,6 +6,7 @@ import type { Command } from 'commander'
 import type { Client } from '../api/client.ts'
 import type { SearchResult } from '../api/contract.ts'
 import type { MemberList, NetworkList } from '../api/membership-contract.ts'
+import type { PinList } from '../api/room-contract.ts'
 import { AgentError } from '../error.ts'
 import type { CommandLine } from './command-line.ts'
 
@@ -13,7 +14,8 @@ const SHELLS = { bash, zsh, fish } as const
 
 /** Commands whose first argument is a name that the agent knows, by what it names. */
 const TAKES = {
-  artifact: ['get', 'show', 'unpublish'],
+  artifact: ['get', 'show', 'unpublish', 'pin', 'content'],
+  pinned: ['unpin'],
   network: [
     'network show',
     'network leave',
@@ -67,6 +69,7 @@ async function namesOf(client: Client, kind: string | undefined): Promise<string
     return [...networks, ...(open === null ? [] : [open])].map(({ name }) => name)
   }
   if (kind === 'member') return (await client.get<MemberList>('members')).members.map(({ name }) => name)
+  if (kind === 'pinned') return (await client.get<PinList>('pins')).pins.map(({ name }) => name)
   const { artifacts } = await client.get<SearchResult>('search', { limit: NAMES_MAX })
   return artifacts.map(({ name }) => name)
 }

@@ -7,6 +7,7 @@
  */
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { type Database, migrate, transaction } from '../state/database.ts'
+import { BlobNotes } from './blob-notes.ts'
 import { TEMPORARY_PIN } from './content.ts'
 import { networkOfPin, OPEN_NETWORK_ID, PUBLICATION_PIN } from './publication-key.ts'
 
@@ -40,14 +41,18 @@ export type BlobRow = { digest: Digest; sizeBytes: number; usedMs: number }
 /** A half-fetched blob, and the network that it is fetched for. */
 type PartialRow = { digest: Digest; sizeBytes: number; network: string }
 /** `partialOf` is the network of a half-fetched blob; undefined when it is whole. */
-export type Evictable = { digest: Digest; sizeBytes: number; partialOf: string | undefined }
+export type Evictable = BlobRow & { partialOf: string | undefined }
+/** What a list of all is sorted by, the most first. */
+export type BlobOrder = 'size' | 'used' | 'served'
 
 export class BlobIndex {
+  readonly notes: BlobNotes
   readonly #db: Database
   readonly #sql
 
   constructor(db: Database) {
     migrate(db, 'content', SCHEMA)
+    this.notes = new BlobNotes(db)
     this.#db = db
     this.#sql = {
       get: db.prepare('SELECT digest, size_bytes AS sizeBytes, used_ms AS usedMs FROM content_blobs WHERE digest = ?'),
@@ -67,10 +72,24 @@ export class BlobIndex {
       pinnedBytes: db.prepare(
         'SELECT coalesce(sum(size_bytes), 0) AS bytes FROM content_blobs WHERE digest IN (SELECT digest FROM content_pins)',
       ),
+      pinned: db.prepare('SELECT digest FROM content_pins WHERE reason = ?'),
+      absent: db.prepare(
+        'SELECT digest FROM content_pins WHERE reason = ? AND digest NOT IN (SELECT digest FROM content_blobs)',
+      ),
+      // Along the index: a full store is asked for its oldest blobs whenever one comes.
       evictable: db.prepare(`
-        SELECT digest, size_bytes AS sizeBytes, NULL AS network, used_ms FROM content_blobs AS b
-          WHERE NOT EXISTS (SELECT 1 FROM content_pins AS p WHERE p.digest = b.digest)
-        UNION ALL SELECT digest, size_bytes, network, used_ms FROM content_partials ORDER BY used_ms`),
+        SELECT digest, size_bytes AS sizeBytes, used_ms AS usedMs FROM content_blobs AS b
+          WHERE NOT EXISTS (SELECT 1 FROM content_pins AS p WHERE p.digest = b.digest) ORDER BY used_ms`),
+      evictablePartials: db.prepare(
+        'SELECT digest, size_bytes AS sizeBytes, used_ms AS usedMs, network AS partialOf FROM content_partials ORDER BY used_ms',
+      ),
+      rows: db.prepare(`
+        SELECT digest, size_bytes AS sizeBytes, used_ms AS usedMs, network AS partialOf FROM (
+          SELECT digest, size_bytes, used_ms, NULL AS network FROM content_blobs
+          UNION ALL SELECT digest, size_bytes, used_ms, network FROM content_partials
+        ) LEFT JOIN content_notes USING (digest)
+        ORDER BY CASE :order WHEN 'size' THEN size_bytes WHEN 'served' THEN coalesce(bytes, 0) ELSE used_ms END DESC, digest
+        LIMIT :limit`),
       fetchedIn: db.prepare('SELECT network FROM content_fetched WHERE digest = ?'),
       addFetched: db.prepare('INSERT OR IGNORE INTO content_fetched VALUES (?, ?)'),
       dropFetched: db.prepare('DELETE FROM content_fetched WHERE digest = ? AND network = ?'),
@@ -103,7 +122,12 @@ export class BlobIndex {
   /** The networks in which it was published here, and those from whose peers it came. */
   networksOf(digest: Digest): Set<string> {
     const published = this.pins(digest).flatMap((reason) => networkOfPin(reason) ?? [])
-    return new Set([...published, ...networksIn(this.#sql.fetchedIn.all(digest))])
+    return new Set([...published, ...this.fetchedIn(digest)])
+  }
+
+  /** Those from whose peers it came. */
+  fetchedIn(digest: Digest): string[] {
+    return networksIn(this.#sql.fetchedIn.all(digest))
   }
 
   /** Every network that something here is of. */
@@ -188,10 +212,35 @@ export class BlobIndex {
 
   /** What may go to make room, the longest unused first. */
   *evictable(): Iterable<Evictable> {
+    const partials = this.#sql.evictablePartials.all() as Evictable[]
+    let next = partials.shift()
     for (const row of this.#sql.evictable.iterate()) {
-      const { digest, sizeBytes, network } = row as { digest: string; sizeBytes: number; network: string | null }
-      yield { digest, sizeBytes, partialOf: network ?? undefined }
+      const blob = row as BlobRow
+      for (; next && next.usedMs <= blob.usedMs; next = partials.shift()) yield next
+      yield { ...blob, partialOf: undefined }
     }
+    for (; next; next = partials.shift()) yield next
+  }
+
+  /** All that is here, half-fetched blobs included, the most first. */
+  rows(order: BlobOrder, limit: number): Evictable[] {
+    const rows = this.#sql.rows.all({ order, limit }) as (BlobRow & { partialOf: string | null })[]
+    return rows.map(({ partialOf, ...row }) => ({ ...row, partialOf: partialOf ?? undefined }))
+  }
+
+  /** Blobs that are kept for a reason, whether they are here or not. */
+  pinned(reason: string): Digest[] {
+    return [...digestsOf(this.#sql.pinned.all(reason))]
+  }
+
+  /** Those of them that are not here. */
+  absent(reason: string): Digest[] {
+    return [...digestsOf(this.#sql.absent.all(reason))]
+  }
+
+  /** In a transaction, if there is one: takes a reason away from all blobs, and leaves them here. */
+  unpinAll(reason: string): void {
+    this.#sql.unpinAll.all(reason)
   }
 
   /** A half-fetched blob; its size is that of the whole, for which there is room. */

@@ -18,15 +18,17 @@ import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { BLOB_BYTES_MAX, PieceHasher } from '../../protocols/pieces/tree.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
-import { diskError, sizeText } from '../state/disk.ts'
+import { diskError, freeBytesOf, sizeText } from '../state/disk.ts'
 import { BlobFile } from './blob-file.ts'
-import type { BlobIndex, Evictable } from './blob-index.ts'
+import type { BlobIndex, BlobRow, Evictable } from './blob-index.ts'
 import type { BlobSource, BlobStore, WriteOptions } from './content.ts'
 import type { PieceLists } from './piece-lists.ts'
 import { OPEN_NETWORK_ID } from './publication-key.ts'
 
 /** Last use is for eviction only: it is written down this coarsely, so that reading costs no write. */
 const USED_MS_STEP = 10 * 60_000
+/** Left free for the database and what else has to be written. */
+const DISK_SPARE_BYTES = 1024 * 1024
 const DIGEST_PATTERN = /^[0-9a-f]{64}$/
 
 /** A blob that is being fetched, and for which network. */
@@ -39,6 +41,8 @@ export type BlobsInit = {
   quotaBytes: number
   log: Log
   now?: () => number
+  /** Of the disk; undefined where it does not say. */
+  freeBytes?: () => number | undefined
 }
 
 export class Blobs implements BlobStore {
@@ -47,6 +51,7 @@ export class Blobs implements BlobStore {
   readonly #directory: string
   readonly #log: Log
   readonly #now: () => number
+  readonly #freeBytes: () => number | undefined
   readonly #openCounts = new Map<Digest, number>()
   /** Digests whose partial file a fetch is working on. */
   readonly #fetching = new Set<Digest>()
@@ -62,13 +67,14 @@ export class Blobs implements BlobStore {
     return new Blobs(init)
   }
 
-  private constructor({ directory, index, lists, quotaBytes, log, now = Date.now }: BlobsInit) {
+  private constructor({ directory, index, lists, quotaBytes, log, now = Date.now, freeBytes }: BlobsInit) {
     this.#directory = directory
     this.index = index
     this.lists = lists
     this.#quotaBytes = quotaBytes
     this.#log = log
     this.#now = now
+    this.#freeBytes = freeBytes ?? (() => freeBytesOf(directory))
     this.#recover()
     const { blobs, bytes } = index.totals()
     this.#blobs = blobs
@@ -100,26 +106,40 @@ export class Blobs implements BlobStore {
   async open(digest: Digest): Promise<BlobSource | undefined> {
     const row = this.index.get(digest)
     if (!row) return undefined
-    let file: FileHandle
+    const release = this.hold(digest)
     try {
-      file = await open(this.pathOf(digest), 'r')
-    } catch (cause) {
-      if ((cause as NodeJS.ErrnoException).code !== 'ENOENT') throw diskError(cause, this.#directory)
-      this.#lose(digest, 'its file is gone')
-      return undefined
+      const file = await this.#openFile(row)
+      if (file === undefined) {
+        release()
+        return undefined
+      }
+      this.#touch(row)
+      return new BlobFile(file, row.sizeBytes, {
+        onClose: release,
+        onCorrupt: () => this.#lose(digest, 'its bytes have another hash'),
+      })
+    } catch (error) {
+      release()
+      throw error
     }
-    const { size } = await file.stat()
-    if (size !== row.sizeBytes) {
-      await file.close()
-      this.#lose(digest, `its file has ${size} bytes in place of ${row.sizeBytes}`)
-      return undefined
-    }
-    this.#touch(row)
+  }
+
+  /** Somebody reads it, and it is not evicted until they let go. The way to do so may be called again. */
+  hold(digest: Digest): () => void {
     this.#openCounts.set(digest, (this.#openCounts.get(digest) ?? 0) + 1)
-    return new BlobFile(file, row.sizeBytes, {
-      onClose: () => this.#closed(digest),
-      onCorrupt: () => this.#lose(digest, 'its bytes have another hash'),
-    })
+    let isHeld = true
+    return () => {
+      if (!isHeld) return
+      isHeld = false
+      const count = (this.#openCounts.get(digest) ?? 1) - 1
+      if (count > 0) this.#openCounts.set(digest, count)
+      else this.#openCounts.delete(digest)
+    }
+  }
+
+  /** Somebody reads it, or it is being fetched. */
+  isInUse(digest: Digest): boolean {
+    return this.#openCounts.has(digest) || this.#fetching.has(digest)
   }
 
   async write(
@@ -225,6 +245,7 @@ export class Blobs implements BlobStore {
     if (before !== undefined && before.network !== network) this.dropPartial(before)
     const heldBytes = this.index.partial(digest)?.sizeBytes ?? 0
     this.makeRoom(sizeBytes - heldBytes, sizeBytes)
+    this.#makeDiskRoom(sizeBytes - heldBytes)
     this.index.putPartial({ digest, sizeBytes, network }, this.#now())
     this.#partialBytes += sizeBytes - heldBytes
   }
@@ -241,27 +262,68 @@ export class Blobs implements BlobStore {
   }
 
   /**
-   * Evicts until `bytes` more fit.
+   * Evicts until `bytes` more fit the quota.
    *
    * @throws {AgentError} `limit` when they cannot be made to fit; nothing was evicted then.
    */
   makeRoom(bytes: number, blobBytes: number): void {
     if (blobBytes > BLOB_BYTES_MAX) throw new AgentError('limit', `a blob of more than ${sizeText(BLOB_BYTES_MAX)}`)
-    let excess = this.#bytes + this.#partialBytes + this.#writingBytes + bytes - this.#quotaBytes
+    const excess = this.excessBytes + bytes
     if (excess <= 0 || bytes <= 0) return
+    const leaving = this.#toFree(excess)
+    if (leaving === undefined) throw this.#noRoom(blobBytes)
+    for (const one of leaving) this.evict(one)
+  }
+
+  /**
+   * What others have filled the disk with is no part of the quota: told before anything is fetched, since whoever waits for it may then have
+   * it without it being kept.
+   */
+  #makeDiskRoom(bytes: number): void {
+    const freeBytes = bytes > 0 ? this.#freeBytes() : undefined
+    if (freeBytes === undefined || freeBytes >= bytes + DISK_SPARE_BYTES) return
+    const leaving = this.#toFree(bytes + DISK_SPARE_BYTES - freeBytes)
+    if (leaving === undefined)
+      throw diskError(Object.assign(new Error('no space'), { code: 'ENOSPC' }), this.#directory)
+    for (const one of leaving) this.evict(one)
+  }
+
+  /** How much more is here than the quota allows; below 0 what may still come. */
+  get excessBytes(): number {
+    return this.#bytes + this.#partialBytes + this.#writingBytes - this.#quotaBytes
+  }
+
+  /** What may go now, the longest unused first. Not while it is gone through is any of it to be evicted. */
+  *evictable(): Iterable<Evictable> {
+    for (const one of this.index.evictable()) if (this.#mayGo(one)) yield one
+  }
+
+  /** False when it may not go any more, or is gone. */
+  evict({ digest, sizeBytes, partialOf }: Pick<Evictable, 'digest' | 'sizeBytes' | 'partialOf'>): boolean {
+    const isHere = partialOf === undefined ? this.has(digest) : this.index.partial(digest)?.network === partialOf
+    if (!isHere || !this.#mayGo({ digest, partialOf })) return false
+    if (partialOf !== undefined) this.dropPartial({ digest, network: partialOf })
+    else if (this.index.pins(digest).length > 0) return false
+    else this.#remove(digest, sizeBytes)
+    this.#log.debug({ digest, sizeBytes, partial: partialOf !== undefined }, 'blob.evicted')
+    return true
+  }
+
+  /** Whether the whole, or the part that is being fetched, is used by nobody. */
+  #mayGo({ digest, partialOf }: Pick<Evictable, 'digest' | 'partialOf'>): boolean {
+    return partialOf === undefined ? !this.#openCounts.has(digest) : !this.#fetching.has(digest)
+  }
+
+  /** The longest unused that are so many bytes in all; undefined when there are not as many. */
+  #toFree(bytes: number): Evictable[] | undefined {
     const leaving: Evictable[] = []
-    for (const one of this.index.evictable()) {
-      if (one.partialOf === undefined ? this.#openCounts.has(one.digest) : this.#fetching.has(one.digest)) continue
+    let missing = bytes
+    for (const one of this.evictable()) {
+      if (missing <= 0) break
       leaving.push(one)
-      excess -= one.sizeBytes
-      if (excess <= 0) break
+      missing -= one.sizeBytes
     }
-    if (excess > 0) throw this.#noRoom(blobBytes)
-    for (const { digest, sizeBytes, partialOf } of leaving) {
-      if (partialOf === undefined) this.#remove(digest, sizeBytes)
-      else this.dropPartial({ digest, network: partialOf })
-      this.#log.debug({ digest, sizeBytes, partial: partialOf !== undefined }, 'blob.evicted')
-    }
+    return missing <= 0 ? leaving : undefined
   }
 
   #noRoom(blobBytes: number): AgentError {
@@ -269,7 +331,9 @@ export class Blobs implements BlobStore {
     return new AgentError(
       'limit',
       `no room for ${sizeText(blobBytes)}: the quota is ${sizeText(this.#quotaBytes)}, of which ${sizeText(pinnedBytes)} is published or kept`,
-      { next: 'Raise `quota` in the configuration, or unpublish what need not be shared any more.' },
+      {
+        next: 'Raise `quota` in the configuration, or let go of some: `agent pins`, `agent unpin`, `agent unpublish`.',
+      },
     )
   }
 
@@ -284,10 +348,20 @@ export class Blobs implements BlobStore {
     }
   }
 
-  #closed(digest: Digest): void {
-    const count = (this.#openCounts.get(digest) ?? 1) - 1
-    if (count > 0) this.#openCounts.set(digest, count)
-    else this.#openCounts.delete(digest)
+  async #openFile({ digest, sizeBytes }: BlobRow): Promise<FileHandle | undefined> {
+    let file: FileHandle
+    try {
+      file = await open(this.pathOf(digest), 'r')
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code !== 'ENOENT') throw diskError(cause, this.#directory)
+      this.#lose(digest, 'its file is gone')
+      return undefined
+    }
+    const { size } = await file.stat()
+    if (size === sizeBytes) return file
+    await file.close()
+    this.#lose(digest, `its file has ${size} bytes in place of ${sizeBytes}`)
+    return undefined
   }
 
   /** What the disk no longer holds as it was written is dropped; peers may still have it. */

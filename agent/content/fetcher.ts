@@ -103,7 +103,12 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
       if (!joined) continue
       try {
         const partial = await joined.job.started(options.signal)
-        return new ArrivingBlob(joined.job, partial, options.signal, joined.leave)
+        // Once it is whole, the reader is all that keeps it from being evicted.
+        const release = blobs.hold(digest)
+        return new ArrivingBlob(joined.job, partial, options.signal, () => {
+          release()
+          joined.leave()
+        })
       } catch (error) {
         joined.leave()
         throw error

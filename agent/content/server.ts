@@ -25,6 +25,7 @@ import type { BlobHolder, BlobSource } from './content.ts'
 import { Deadline } from './deadline.ts'
 import type { PieceList, PieceLists } from './piece-lists.ts'
 import { OPEN_NETWORK_ID } from './publication-key.ts'
+import { Uploads } from './uploads.ts'
 
 /** A stream on which nothing moves for so long is given up. Askers keep one open between blobs for a few seconds only. */
 const QUIET_MS_MAX = 60_000
@@ -50,10 +51,15 @@ export type PieceServerInit = {
   mayFetch(peerId: string, network: string): boolean
   log: Log
   quietMsMax?: number
+  /** Shared with whatever else sends pieces to peers. */
+  uploads?: Uploads
+  /** Bytes of a blob that a peer was given; `isBegin` when the blob's first were among them. */
+  onServed?: (digest: Digest, bytes: number, isBegin: boolean) => void
 }
 
 export class PieceServer implements AsyncDisposable {
   readonly #init: PieceServerInit
+  readonly #uploads: Uploads
   readonly #stopping = new AbortController()
   readonly #streamsOf = new Map<string, number>()
   readonly #serving = new Set<Promise<void>>()
@@ -69,6 +75,7 @@ export class PieceServer implements AsyncDisposable {
 
   private constructor(init: PieceServerInit) {
     this.#init = init
+    this.#uploads = init.uploads ?? new Uploads()
   }
 
   /** Bytes of pieces sent since the start. */
@@ -106,12 +113,26 @@ export class PieceServer implements AsyncDisposable {
     return new Set(this.#init.holdings.networksOf(digest)).has(network)
   }
 
+  /** Pieces, each in the peer's turn, and counted as served. */
+  async *#give(peerId: string, { digest, from, pieces }: Outgoing, deadline: Deadline): AsyncGenerator<Uint8Array> {
+    const { onServed } = this.#init
+    let isBegin = from === 0
+    const wait = (turn: Promise<() => void>) => deadline.hold(turn)
+    for await (const piece of this.#uploads.paced(peerId, pieces, wait, deadline.signal)) {
+      yield piece
+      onServed?.(digest, piece.byteLength, isBegin)
+      isBegin = false
+    }
+  }
+
   async #serve(stream: Stream, peerId: string): Promise<void> {
     const { holdings, lists, log, quietMsMax = QUIET_MS_MAX } = this.#init
     const frames = new Frames(stream)
     using deadline = new Deadline(quietMsMax, this.#stopping.signal)
     const mayGet: ShelfInit['mayGet'] = (digest, network) => this.#mayGet(peerId, digest, network)
-    await using shelf = new Shelf({ holdings, lists, deadline, mayGet })
+    const give: ShelfInit['give'] = (pieces) => this.#give(peerId, pieces, deadline)
+    const isBusy = () => this.#uploads.isBusy(peerId)
+    await using shelf = new Shelf({ holdings, lists, deadline, mayGet, give, isBusy })
     try {
       await answerPieces(frames, shelf, deadline.signal, (writtenBytes) => {
         this.#servedBytes += writtenBytes
@@ -126,6 +147,9 @@ export class PieceServer implements AsyncDisposable {
   }
 }
 
+/** A run of a blob's pieces, on its way out. */
+type Outgoing = { digest: Digest; from: number; pieces: AsyncIterable<Uint8Array> }
+
 /** As a request has it. */
 type Network = Uint8Array | undefined
 
@@ -134,6 +158,10 @@ type ShelfInit = {
   lists: PieceLists
   deadline: Deadline
   mayGet: (digest: Digest, network: string) => boolean
+  /** Gives pieces out in turn with those for other peers. */
+  give: (outgoing: Outgoing) => AsyncIterable<Uint8Array>
+  /** Whether the peer had to wait too long for its turn. */
+  isBusy: () => boolean
 }
 
 /** What one stream asks about: the blob it asked for last stays open, since the next question is most likely about it. */
@@ -174,7 +202,9 @@ class Shelf implements PieceHolder, AsyncDisposable {
     if ('error' in listed) return listed
     const range = getRange(listed.list.sizeBytes, from, count)
     if (!range) return { error: 'range' }
-    return { lengthBytes: range.lengthBytes, chunks: soundPieces(listed.source, listed.list, from, count, signal) }
+    if (this.#init.isBusy()) return { error: 'busy' }
+    const pieces = soundPieces(listed.source, listed.list, from, count, signal)
+    return { lengthBytes: range.lengthBytes, chunks: this.#init.give({ digest: hex(digest), from, pieces }) }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -83,6 +83,8 @@ type Pending = { loading: Promise<PublishedClosure>; since: number; failedAt: nu
 type Deps = {
   blobs: Pick<BlobHolder, 'open'>
   fetcher: Pick<BlobFetcher, 'fetch'>
+  /** For what there is no room to keep. */
+  passThrough?: Pick<BlobFetcher, 'open'>
   now?: () => number
 }
 
@@ -190,9 +192,21 @@ export class Closures implements AsyncDisposable {
   }
 
   async #blob(digest: Digest, { network, sources }: Wanted, signal: AbortSignal): Promise<Uint8Array> {
-    const limits = { sizeBytesMax: MANIFEST_BYTES_MAX, hasteMs: HASTE_MS }
-    await this.#deps.fetcher.fetch(digest, { network, sources: sources(signal), signal, ...limits })
-    const source = await this.#deps.blobs.open(digest)
+    const { fetcher, blobs, passThrough } = this.#deps
+    const options = () => ({
+      network,
+      sources: sources(signal),
+      signal,
+      sizeBytesMax: MANIFEST_BYTES_MAX,
+      hasteMs: HASTE_MS,
+    })
+    const source = await fetcher.fetch(digest, options()).then(
+      () => blobs.open(digest),
+      (error: unknown) => {
+        if (passThrough === undefined || !(error instanceof AgentError) || error.code !== 'limit') throw error
+        return passThrough.open(digest, options())
+      },
+    )
     if (!source) throw new AgentError('not-found', `the manifest ${digest} is gone already`)
     try {
       if (source.sizeBytes > MANIFEST_BYTES_MAX)

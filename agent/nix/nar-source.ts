@@ -100,6 +100,16 @@ export class NarSource implements BlobHolder {
     return row?.path.startsWith(`${least}-`) ? this.#valid(row.path, row.digest) : undefined
   }
 
+  /** The keys of the publications that a NAR is shared for. */
+  keysOf(digest: Digest): string[] {
+    return (this.#keysOf.all(digest) as { artifact: string }[]).map(({ artifact }) => artifact)
+  }
+
+  /** The size of a published NAR. */
+  sizeOf(digest: Digest): number | undefined {
+    return this.#rows(digest)[0]?.size_bytes
+  }
+
   /** The store path of a published NAR. */
   pathOf(digest: Digest): string | undefined {
     return this.#rows(digest)[0]?.path

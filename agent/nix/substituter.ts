@@ -64,6 +64,10 @@ type Deps = {
   trust: Pick<TrustedKeys, 'judge' | 'has'>
   blobs: Pick<BlobHolder, 'open'>
   fetcher: BlobFetcher
+  /** For what there is no room to keep. */
+  passThrough?: Pick<BlobFetcher, 'open'>
+  /** Told what a blob is that is about to be fetched. */
+  named?(digest: Digest, path: string): void
   /** Artifacts of other nodes whose prefixes have this hash part. In memory: called for every path that Nix asks for. */
   candidates(hashPart: string): readonly Candidate[]
   /** Peers of a network that may hold an artifact; those who publish it may be among them. */
@@ -138,15 +142,13 @@ export class Substituter implements AsyncDisposable {
     const { path, sizeBytes } = answered
     // Paths of different names may have the same NAR, and other publishers.
     const wanted = { ...answered, hashPart: hashPart ?? answered.hashPart }
-    const { fetcher } = this.#deps
+    this.#deps.named?.(digest, path)
     try {
-      if (sizeBytes > this.#wholeBytesMax)
-        return await this.#inEachNetwork(wanted, signal, (options) => fetcher.open(digest, options))
-      const fetching = this.#inEachNetwork(wanted, signal, (options) => fetcher.fetch(digest, options))
-      this.#prefetch.claim(digest)
-      await fetching
-      this.#deps.onFetched(path, undefined)
-      return await this.#deps.blobs.open(digest)
+      const kept = await this.#openKept(digest, wanted, signal).catch((error: unknown) =>
+        this.#openUnkept(digest, wanted, error, signal),
+      )
+      if (sizeBytes <= this.#wholeBytesMax) this.#deps.onFetched(path, undefined)
+      return kept
     } catch (error) {
       signal.throwIfAborted()
       this.#deps.log.warn({ path, reason: reasonOf(error) }, 'nix.nar-failed')
@@ -154,6 +156,24 @@ export class Substituter implements AsyncDisposable {
       if (!(error instanceof AgentError) || error.code !== 'corrupt') this.#deps.onFetched(path, reasonOf(error))
       return undefined
     }
+  }
+
+  /** Fetched, and kept for the next who asks. */
+  async #openKept(digest: Digest, wanted: Answered, signal: AbortSignal): Promise<BlobSource | undefined> {
+    const { fetcher, blobs } = this.#deps
+    if (wanted.sizeBytes > this.#wholeBytesMax)
+      return await this.#inEachNetwork(wanted, signal, (options) => fetcher.open(digest, options))
+    const fetching = this.#inEachNetwork(wanted, signal, (options) => fetcher.fetch(digest, options))
+    this.#prefetch.claim(digest)
+    await fetching
+    return await blobs.open(digest)
+  }
+
+  /** Handed on without being kept, if that there is no room is all that was wrong. */
+  async #openUnkept(digest: Digest, wanted: Answered, error: unknown, signal: AbortSignal): Promise<BlobSource> {
+    const { passThrough } = this.#deps
+    if (passThrough === undefined || !(error instanceof AgentError) || error.code !== 'limit') throw error
+    return await this.#inEachNetwork(wanted, signal, (options) => passThrough.open(digest, options))
   }
 
   /**
@@ -337,6 +357,7 @@ export class Substituter implements AsyncDisposable {
   async #fetchAhead(digest: Digest, signal: AbortSignal): Promise<void> {
     const answered = this.#answered.get(digest)
     if (!answered) return
+    this.#deps.named?.(digest, answered.path)
     await this.#inEachNetwork(answered, signal, (options) => this.#deps.fetcher.fetch(digest, options))
   }
 

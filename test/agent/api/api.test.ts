@@ -42,6 +42,8 @@ describe('the API', () => {
       'POST /v1/publish': { storePath: '/nix/store/x', network: 'home' },
       'POST /v1/unpublish': { ref: 'hello' },
       'POST /v1/fetch': { ref: 'hello' },
+      'POST /v1/pins': { ref: 'hello' },
+      'POST /v1/gc': { dryRun: true },
       'POST /v1/trust': { key: 'a:b' },
       'POST /v1/networks': { name: 'home', as: 'apple' },
       'POST /v1/networks/:network/root/export': { passphrase: 'correct horse' },

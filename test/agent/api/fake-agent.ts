@@ -9,6 +9,7 @@ import type { ArtifactDetail, ArtifactView, PeerView, Status } from '../../../ag
 import { ApiServer } from '../../../agent/api/server.ts'
 import { AgentError } from '../../../agent/error.ts'
 import { fakeMembership } from './fake-membership.ts'
+import { fakeRoom } from './fake-room.ts'
 
 const PEER_ID = '12D3KooWEZXjE41uU4EL2gpkAQeDXYok6wghN7wwNVPF5bwkaNfS'
 export const OTHER_PEER_ID = '12D3KooWJbJFaZ1dwpuu9tQY3ELCKCpWMJc1dSRVbcMwhiLiFq7q'
@@ -79,6 +80,7 @@ export function fakeAgent(replaced: Partial<AgentApi> = {}): AgentApi {
   const detail: ArtifactDetail = { ...artifact, holders: [{ peerId: OTHER_PEER_ID, name: 'pear', connected: true }] }
   return {
     membership: fakeMembership(),
+    room: fakeRoom(),
     status: () => status,
     peers: () => [peer],
     ping: async () => ({ peerId: OTHER_PEER_ID, name: 'pear', address: peer.address, rttMs: 0.4 }),

@@ -20,6 +20,7 @@ import {
   serve,
   status,
 } from '../api/fake-agent.ts'
+import { contentList, gcResult, pin } from '../api/fake-room.ts'
 import { plain, run } from './capture.ts'
 
 let directory: string
@@ -62,6 +63,12 @@ describe('every command', () => {
     [['search', 'hello'], { artifacts: [artifact], truncated: false }],
     [['show', 'hello'], { ...artifact, holders: [{ peerId: OTHER_PEER_ID, name: 'pear', connected: true }] }],
     [['unpublish', 'hello'], artifact],
+    [['pin', 'hello'], pin],
+    [['unpin', 'hello'], pin],
+    [['pins'], { pins: [pin] }],
+    [['content', '--sort', 'used'], contentList],
+    [['gc'], gcResult],
+    [['gc', '--dry-run', '--all'], { ...gcResult, dryRun: true }],
     [['trust', 'list'], { keys: fakeAgent().trustedKeys() }],
     [['trust', 'add', 'a-1:a2V5'], { name: 'a-1', key: 'a-1:a2V5', origin: 'added' }],
     [['trust', 'remove', 'a-1'], { name: 'a-1', key: 'a-1:a2V5', origin: 'added' }],
@@ -81,7 +88,7 @@ describe('every command', () => {
     const { out } = await run(['--help'])
     const names = [...out.matchAll(/^ {2}([a-z-]+)(?: [<[].*?)? {2,}\S/gm)].map(([, name]) => name as string)
     const expected =
-      'start status peers ping publish unpublish search show get network invite join member policy audit trust nix-conf config doctor completion version help'
+      'start status peers ping publish unpublish search show get pin unpin pins content gc network invite join member policy audit trust nix-conf config doctor completion version help'
     expect(names).toEqual(expect.arrayContaining(expected.split(' ')))
     const { program } = new CommandLine(commands)
     const children = program.commands.flatMap((one) => one.commands.map((child) => `${one.name()} ${child.name()}`))

@@ -147,6 +147,8 @@ describe('loadConfig', () => {
     [{ http: '127.0.0.1:99999' }, /must be like/],
     [{ quota: '1KiB' }, /must be at least 1MiB/],
     [{ quota: '99999999999TiB' }, /must be/],
+    [{ upload_rate: '1KiB' }, /must be at least 64KiB/],
+    [{ upload_rate: 'fast' }, /must be a size/],
     [{ max_peers: '0' }, /whole number from 1/],
     [{ max_peers: '1e9' }, /whole number from 1/],
     [{ log_level: 'loud' }, /one of debug, info/],
@@ -168,6 +170,9 @@ describe('loadConfig', () => {
     [{ join_file: '/run/secrets/tokens' }, { joinFile: '/run/secrets/tokens' }],
     [{ join_file: 'off' }, { joinFile: undefined }],
     [{ quota: '500MB' }, { quotaBytes: 5e8 }],
+    [{ upload_rate: '10MiB' }, { uploadRateBytes: 10 * 2 ** 20 }],
+    [{ upload_rate: '1.5 MB/s' }, { uploadRateBytes: 1.5e6 }],
+    [{ upload_rate: 'off' }, { uploadRateBytes: undefined }],
     [{ trusted_keys: [KEY] }, { trustedKeys: [KEY] }],
     [{ bootstrap: ['/dns/node.example/tcp/7477/p2p/12D3KooWEZXjE41uU4EL2gpkAQeDXYok6wghN7wwNVPF5bwkaNfS'] }, {}],
   ])('takes %j', (flags, values) => {

@@ -5,7 +5,7 @@ import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
 import { PIECE_BYTES } from '../../../protocols/pieces/tree.ts'
 import { pattern } from '../../protocols/pieces/pattern.ts'
 import { altered, until as honestUntil, liar, serve } from './hostile.ts'
-import { ContentNode, digestOf, never, Peer } from './peers.ts'
+import { ContentNode, digestOf, never, Peer, until } from './peers.ts'
 
 const BLOB = pattern(9 * PIECE_BYTES + 1234)
 const { digest: DIGEST, hashes: HASHES } = digestOf(BLOB)
@@ -58,6 +58,9 @@ describe('a blob that is read while it arrives', () => {
     source.go()
     expect(Buffer.compare(await readAll(blob), BLOB)).toBe(0)
     expect(node.store.blobs.has(DIGEST)).toBe(true)
+    expect(node.store.blobs.isInUse(DIGEST)).toBe(true)
+    await blob.close?.()
+    await until(() => !node.store.blobs.isInUse(DIGEST))
     await blob.close?.()
   })
 
@@ -121,15 +124,17 @@ describe('a blob that is read while it arrives', () => {
     await blob.close?.()
   })
 
-  test('can still be read when it was evicted', async () => {
+  test('is not evicted while somebody reads it, also when it is whole', async () => {
     const node = await fetching()
     const blob = await node.fetcher.open(DIGEST, { network: OPEN_NETWORK_ID, sources: [honest.peerId], signal: never })
     await node.fetcher.fetch(DIGEST, { network: OPEN_NETWORK_ID, sources: [honest.peerId], signal: never })
     node.store.blobs.setQuota(PIECE_BYTES)
-    await node.store.blobs.write(undefined, [pattern(PIECE_BYTES)], never)
-    expect(node.store.blobs.has(DIGEST)).toBe(false)
+    const write = () => node.store.blobs.write(undefined, [pattern(PIECE_BYTES)], never)
+    await expect(write()).rejects.toMatchObject({ code: 'limit' })
     expect(Buffer.compare(await readAll(blob), BLOB)).toBe(0)
     await blob.close?.()
+    await write()
+    expect(node.store.blobs.has(DIGEST)).toBe(false)
   })
 
   test('that nobody has is an error at once', async () => {

@@ -69,12 +69,17 @@ export class Receiver implements AsyncDisposable {
   /** Peers that have artifacts without having published them, by network. */
   readonly holders = new Map<string, string[]>()
   readonly server: FastifyInstance = fastify()
-  readonly closures = new Closures({ blobs: this.blobs, fetcher: this.peers })
+  readonly closures: Closures
+  readonly passThrough: MemoryPeers
   readonly substituter: Substituter
   readonly store: NixStore
 
-  constructor(store: NixStore, options: { wholeBytesMax?: number } = {}) {
+  /** With `isFull` nothing can be kept: what that rejects with is what every fetch ends with. */
+  constructor(store: NixStore, { isFull, ...options }: { wholeBytesMax?: number; isFull?: () => Promise<never> } = {}) {
     this.store = store
+    this.passThrough = new MemoryPeers(new MemoryBlobs(), this.peers.peers)
+    if (isFull !== undefined) this.peers.fetch = isFull
+    this.closures = new Closures({ blobs: this.blobs, fetcher: this.peers, passThrough: this.passThrough })
     const db = openDatabase(':memory:')
     this.published = new NarSource({ db, store, log: this.log })
     this.trust = new TrustedKeys(db, this.key.publicKey, [])
@@ -91,6 +96,7 @@ export class Receiver implements AsyncDisposable {
       trust: this.trust,
       blobs: this.blobs,
       fetcher: this.peers,
+      passThrough: this.passThrough,
       candidates: (hashPart) => this.candidates.filter(({ body }) => hasPrefix(body.paths, hashPart)),
       sources: (_cid, network) => this.holders.get(network) ?? [],
       onFault: (fault) => this.faults.push(fault),

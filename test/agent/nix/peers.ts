@@ -74,7 +74,7 @@ export type Peer = {
 }
 
 export class MemoryPeers implements BlobFetcher {
-  readonly peers = new Map<string, Peer>()
+  readonly peers: Map<string, Peer>
   readonly faults: Fault[] = []
   /** Every request that reached a peer. */
   readonly asked: { peerId: string; digest: Digest; network: string }[] = []
@@ -82,8 +82,9 @@ export class MemoryPeers implements BlobFetcher {
   cancelled = 0
   readonly #blobs: MemoryBlobs
 
-  constructor(blobs: MemoryBlobs) {
+  constructor(blobs: MemoryBlobs, peers = new Map<string, Peer>()) {
     this.#blobs = blobs
+    this.peers = peers
   }
 
   async fetch(digest: Digest, { network, sources, signal }: FetchOptions): Promise<void> {

@@ -1,6 +1,7 @@
 /** What the local Nix is answered: own paths, paths of peers, and nothing else; and whom a refusal names. */
 import { describe, expect, it, vi } from 'vitest'
 import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
+import { AgentError } from '../../../agent/error.ts'
 import { CacheKey, isSignedBy } from '../../../agent/nix/signing.ts'
 import { publisher, Receiver, restate } from './cache.ts'
 import { FakeNix, hashPartOf } from './nix-database.ts'
@@ -446,4 +447,28 @@ it('answers for what is known to be absent in well under ten milliseconds, among
     expect((await here.server.inject(`/nix/${hash}.narinfo`)).statusCode).toBe(404)
   }
   expect((performance.now() - started) / 100).toBeLessThan(10)
+})
+
+it('hands on what there is no room to keep, manifests included, and nothing that failed otherwise', async () => {
+  using nix = new FakeNix()
+  const { root, leaf } = await closureOn(nix)
+  const full = vi.fn(() => Promise.reject(new AgentError('limit', 'the quota is full of pins')))
+  for (const wholeBytesMax of [undefined, 100_000]) {
+    await using here = new Receiver(nix.store, { ...(wholeBytesMax && { wholeBytesMax }), isFull: full })
+    const other = await publisher('peer-a', nix.store, root)
+    here.trust.add(other.key.publicKey.text)
+    here.meet(other)
+    const { body } = await here.server.inject(narinfoUrl(leaf))
+    expect(field(body, 'StorePath')).toBe(leaf)
+    const nar = await here.server.inject(narUrl(body))
+    expect(sha256(nar.rawPayload)).toBe(nix.store.info(leaf)?.narHash)
+    expect(here.blobs.blobs.size).toBe(0)
+  }
+  expect(full).toHaveBeenCalled()
+  full.mockImplementation(() => Promise.reject(new AgentError('not-found', 'nobody has it')))
+  await using here = new Receiver(nix.store, { isFull: full })
+  const other = await publisher('peer-a', nix.store, root)
+  here.trust.add(other.key.publicKey.text)
+  here.meet(other)
+  expect((await here.server.inject(narinfoUrl(leaf))).statusCode).toBe(404)
 })
