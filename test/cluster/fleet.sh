@@ -29,7 +29,13 @@ on() {
 on node1 network create fleet
 (umask 077 && on node1 invite --uses "$count" --expires 1h >"$directory/token")
 for n in $(seq 2 "$count"); do
-  on "node$n" join <"$directory/token"
+  tries=5
+  # A machine that is very busy answers too late; the same node may use the token again.
+  until on "node$n" join <"$directory/token"; do
+    tries=$((tries - 1))
+    [ "$tries" -gt 0 ]
+    sleep 1
+  done
 done
 
 echo 'all have joined'

@@ -20,7 +20,7 @@ const SCRIPT = fileURLToPath(new URL('fleet.sh', import.meta.url))
 /** An interrupted test ends the script, which ends its agents. */
 const ENDS_WITH_US = ['--pdeathsig', 'TERM']
 
-test(`${NODES} nodes are joined by one script within 60 s, and all see all`, { timeout: 300_000 }, async () => {
+test(`${NODES} nodes are joined by one script within 60 s, and all see all`, { timeout: 600_000 }, async () => {
   await using lab = await Lab.open()
   const directory = lab.path('fleet')
   const startMs = performance.now()
@@ -69,7 +69,7 @@ test(`${NODES} nodes are joined by one script within 60 s, and all see all`, { t
   )
 })
 
-test(`${NODES} nodes join by a file, before the node that made the token is up`, { timeout: 300_000 }, async () => {
+test(`${NODES} nodes join by a file, before the node that made the token is up`, { timeout: 600_000 }, async () => {
   await using lab = await Lab.open()
   const founder = await lab.start({ name: 'founder', flags: ['--no-open'] })
   await says(founder, 'network', 'create', 'fleet')
