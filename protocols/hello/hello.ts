@@ -349,7 +349,8 @@ function nothingShared(faults: readonly ChainFault[], refused: Refused = []): Wi
 /** For the one who holds the token. */
 function tokenFaultText(fault: string): string {
   const texts: Record<string, string> = {
-    'unknown-token': 'the node that the token names does not know it: it was withdrawn, or that node lost its state',
+    'unknown-token':
+      'the node that the token names does not know it: it was withdrawn, that node lost its state, or is too busy to say',
     'used-up': 'the token was used already',
     'token-expired': 'the token has expired',
     'wrong-secret': 'the token is not the one that was made',

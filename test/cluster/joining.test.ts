@@ -13,7 +13,8 @@ import { allSee, invite, joinWith, Lab, membersOf, refusalOf, refuses, SOON_MS_M
 
 const HOUR_MS = 3_600_000
 const USED_UP = 'the token was used already'
-const UNKNOWN = 'the node that the token names does not know it: it was withdrawn, or that node lost its state'
+const UNKNOWN =
+  'the node that the token names does not know it: it was withdrawn, that node lost its state, or is too busy to say'
 
 describe('a token', () => {
   let lab: Lab
