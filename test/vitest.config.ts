@@ -1,12 +1,14 @@
 /**
- * `unit` in parallel threads; then `crowd`, which needs the machine for itself; then `cluster` (several real agents) and `lab` (network
- * namespaces, real Nix) side by side, each one file at a time: most of their time they wait, and what they promise in seconds has room.
+ * `unit` in parallel threads; then `crowd`, which needs the machine for itself, one file at a time; then `cluster` (several real agents)
+ * and `lab` (network namespaces, real Nix), two files at a time: most of their time they wait, and what they promise in seconds has room.
  */
 import { defineConfig } from 'vitest/config'
 
 /** Thirty agents, and twenty that start at once. */
 const CROWD = ['test/cluster/thirty.test.ts', 'test/cluster/fleet.test.ts']
-const oneAtATime = { pool: 'forks', fileParallelism: false, testTimeout: 120_000, hookTimeout: 120_000 } as const
+const patient = { pool: 'forks', testTimeout: 120_000, hookTimeout: 120_000 } as const
+const oneAtATime = { ...patient, fileParallelism: false } as const
+const twoAtATime = { ...patient, maxWorkers: 2 } as const
 
 export default defineConfig({
   test: {
@@ -36,7 +38,7 @@ export default defineConfig({
           include: ['test/cluster/**/*.test.ts'],
           exclude: CROWD,
           sequence: { groupOrder: 2 },
-          ...oneAtATime,
+          ...twoAtATime,
         },
       },
       {
@@ -45,7 +47,7 @@ export default defineConfig({
           root: '.',
           include: ['test/lab/**/*.test.ts'],
           sequence: { groupOrder: 2 },
-          ...oneAtATime,
+          ...twoAtATime,
         },
       },
     ],
