@@ -262,7 +262,11 @@ async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
     ? stack.use(await OpenNetwork.start({ db, key, host, publishing, presence, log }))
     : undefined
   if (openNetwork !== undefined) catalogs.add(OPEN_NETWORK_NAME, openNetwork.artifacts)
-  const hear = (peerId: string, addresses: readonly string[]) => void heard(peerId, addresses, host, later)
+  const hear = (peerId: string, addresses: readonly string[]) =>
+    later.keeper?.hear(
+      peerId,
+      addresses.map((address) => multiaddr(address)),
+    )
   const providers = openNetwork?.providers
   const closed = stack.use(
     await ClosedNetworks.start({
@@ -278,12 +282,6 @@ async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
     }),
   )
   return { openNetwork, catalogs, closed }
-}
-
-/** A fellow member may be reached there; without addresses, where it was seen last. */
-async function heard(peerId: string, addresses: readonly string[], host: Host, { keeper }: Later): Promise<void> {
-  const known = addresses.length > 0 ? addresses.map((address) => multiaddr(address)) : await host.addressesOf(peerId)
-  keeper?.hear(peerId, known)
 }
 
 type SourcesDeps = {

@@ -2,6 +2,7 @@
  * What the agent says of closed networks on its local API, as types: memberships, invitations, policies, the audit log. The same
  * promises as in contract.ts. A `network` in a request is a network's local name or the beginning of its id; times are ISO 8601.
  */
+import type { Fault } from '../../protocols/membership/certificate.ts'
 
 /** What a member may sign: certificates, revocations, the policy. */
 export type Right = 'issue' | 'revoke' | 'policy'
@@ -27,16 +28,7 @@ export type OwnMembership = {
   issued: string
   expires: string
   /** `member`, or what stands against it, in the words of protocols/membership. */
-  state:
-    | 'member'
-    | 'foreign'
-    | 'not-yours'
-    | 'bad-signature'
-    | 'exceeds'
-    | 'not-yet-valid'
-    | 'expired'
-    | 'revoked'
-    | 'issuer-revoked'
+  state: 'member' | Fault
   /** For people, when the state is not `member`. */
   why?: string
 }

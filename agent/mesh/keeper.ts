@@ -149,9 +149,14 @@ export class Keeper implements AsyncDisposable {
     this.#tick()
   }
 
-  /** Notes where a fellow member of a network is said to be. */
+  /** Notes where a fellow member of a network is said to be; without addresses, where the host last saw it. */
   hear(peerId: string, addresses: readonly Multiaddr[]): void {
-    this.#candidates.hear(peerId, addresses, 'network', Date.now())
+    this.#begin(this.#hear(peerId, addresses))
+  }
+
+  async #hear(peerId: string, addresses: readonly Multiaddr[]): Promise<void> {
+    const known = addresses.length > 0 ? addresses : await this.#host.addressesOf(peerId)
+    this.#candidates.hear(peerId, known, 'network', Date.now())
     this.#tick()
   }
 

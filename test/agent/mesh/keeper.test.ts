@@ -57,6 +57,22 @@ describe('Keeper', () => {
     expect(connectedTo(node, other)).toBe(false)
   })
 
+  test('a member of whom only the id is known is looked for where it was seen; that this fails is no harm', async () => {
+    const member = await startNode()
+    const node = await startNode({ wants: () => true })
+    const { peerId } = member.host
+    const asked: string[] = []
+    const answers = [() => Promise.reject(new Error('the store is gone')), async () => addressesOf(member)]
+    node.host.addressesOf = async (one) => {
+      asked.push(one)
+      return (await answers[asked.length - 1]?.()) ?? []
+    }
+    node.keeper.hear(peerId, [])
+    node.keeper.hear(peerId, [])
+    await until('the member is connected', () => connectedTo(node, member))
+    expect(asked.slice(0, 2)).toEqual([peerId, peerId])
+  })
+
   test('a bootstrap that comes later, and one that restarts, is connected', async () => {
     const key = ephemeralNodeKey()
     const first = await startNode({ key })
