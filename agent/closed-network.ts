@@ -57,6 +57,8 @@ export type ClosedNetworkDeps = {
   /** undefined when this node takes no part in the open network, whose DHT it is. */
   providers: MeetingOptions['providers'] | undefined
   presence: PresenceOptions['body']
+  /** What else runs among the members of a network, by its id, until it is disposed. */
+  serve: (network: string, scope: NetworkScope) => Promise<AsyncDisposable>
   /** Told of who may be a member, and of where it says that it can be reached. */
   hear: (peerId: string, addresses: readonly string[]) => void
   log: Logger
@@ -194,6 +196,7 @@ async function startParts(
   const gossip = stack.use(await NetworkGossip.start(key, peers))
   const topic = stack.use(Topic.join(gossip.pubsub, TOPIC, log))
   const replicator = stack.use(await Replicator.start({ records, gossip: topic, peers, members, log }))
+  stack.use(await deps.serve(id, scope))
   const renewal = await startRenewal(membership, { scope, members }, deps, stack, log)
   stack.use(Renewer.start({ records, leases: { [ARTIFACT_KIND]: ARTIFACT_LEASE_MS }, log }))
   stack.use(

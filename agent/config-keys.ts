@@ -22,6 +22,7 @@ import {
   rate,
   size,
   text,
+  upstream,
 } from './config-values.ts'
 import type { LogLevel } from './log.ts'
 
@@ -47,6 +48,10 @@ export type Config = {
   uploadRateBytes: number | undefined
   /** Nix public keys, `name:base64`. */
   trustedKeys: string[]
+  /** So many different keys must have signed a store path. */
+  requireSignatures: number
+  /** URLs of binary caches that are asked when no peer has a path. */
+  upstreams: string[]
   logLevel: LogLevel
 }
 
@@ -66,6 +71,8 @@ const MAX_PEERS_DEFAULT = 24
 /** A gateway for a fleet; beyond, one process spends its time on pings. */
 const MAX_PEERS_MAX = 1_000
 const QUOTA_BYTES_MIN = 2 ** 20
+/** A closure's signatures hold as many of each path. */
+const SIGNATURES_MAX = 8
 /** Below this a piece of 256 KiB takes so long that askers give up. */
 const UPLOAD_RATE_BYTES_MIN = 2 ** 16
 /** Of a name in a presence record; it is a column in tables. */
@@ -168,6 +175,20 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       reloads: true,
       help: 'Nix public key whose signatures are believed',
     } satisfies Key<'trustedKeys'>,
+    require_signatures: {
+      field: 'requireSignatures',
+      kind: integer(1, SIGNATURES_MAX),
+      byDefault: () => 1,
+      reloads: true,
+      help: 'different trusted keys that must have signed a store path',
+    } satisfies Key<'requireSignatures'>,
+    upstreams: {
+      field: 'upstreams',
+      kind: list(upstream),
+      byDefault: () => [],
+      reloads: true,
+      help: 'binary cache to ask when no peer has a path; ?network=NAME shares what comes from it there',
+    } satisfies Key<'upstreams'>,
     log_level: {
       field: 'logLevel',
       kind: oneOf(LOG_LEVELS),
@@ -184,7 +205,7 @@ export const configKeys = [...KEYS].map(([key, { kind, field, help, reloads }]) 
   help,
   reloads,
   isBoolean: (kind as unknown) === boolean,
-  isList: field === 'listen' || field === 'bootstrap' || field === 'trustedKeys',
+  isList: field === 'listen' || field === 'bootstrap' || field === 'trustedKeys' || field === 'upstreams',
 }))
 
 /** The host's name without its domain, as far as a node's name may have its characters. */

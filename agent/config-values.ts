@@ -175,6 +175,21 @@ export const publicKey: Kind<string> = {
   show: (value) => value,
 }
 
+/** A binary cache; `?network=NAME` says in which network what comes from it is shared. Secrets in a URL would be shown. */
+export const upstream: Kind<string> = {
+  read(raw) {
+    const url = URL.canParse(String(raw)) ? new URL(String(raw)) : undefined
+    const isHttp = url?.protocol === 'http:' || url?.protocol === 'https:'
+    if (!isHttp || url.hash !== '')
+      throw new Error(`must be the URL of a binary cache, https://..., not ${quoted(raw)}`)
+    if (url.username !== '' || url.password !== '') throw new Error('must have no password in its URL')
+    const other = [...url.searchParams.keys()].find((name) => name !== 'network')
+    if (other !== undefined) throw new Error(`may have ?network=NAME, and nothing like ${quoted(other)}`)
+    return raw as string
+  },
+  show: (value) => value,
+}
+
 /** In TOML a list; elsewhere one value, or several with commas or spaces between. */
 export function list(kind: Kind<string>): Kind<string[]> {
   return {

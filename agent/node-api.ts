@@ -2,7 +2,7 @@
  * What the local API does: each method puts together what the parts know, in the words of the contract (agent/api/contract.ts).
  */
 import { randomUUID } from 'node:crypto'
-import { type ArtifactBody, PATH_PREFIX_BYTES } from '../protocols/artifact/artifact.ts'
+import { type ArtifactBody, type NixArtifactBody, PATH_PREFIX_BYTES } from '../protocols/artifact/artifact.ts'
 import type { AgentApi, BlobReader } from './api/agent-api.ts'
 import type {
   ArtifactDetail,
@@ -40,14 +40,15 @@ import type { Log } from './log.ts'
 import type { Host } from './mesh/host.ts'
 import type { Keeper } from './mesh/keeper.ts'
 import { publishStorePath } from './nix/closure.ts'
-import type { CacheKey } from './nix/signing.ts'
+import type { CacheKey, PublicKey } from './nix/signing.ts'
 import type { Substituter } from './nix/substituter.ts'
 import type { TrustedKeys } from './nix/trust.ts'
+import type { Upstreams } from './nix/upstreams.ts'
 import type { Content } from './node-content.ts'
 import { NodeMembership } from './node-membership.ts'
 import { NodeRoom } from './node-room.ts'
 import type { OpenNetwork } from './open-network.ts'
-import { Places } from './places.ts'
+import type { Places } from './places.ts'
 import { VERSION } from './version.ts'
 
 const PING_MS_MAX = 10_000
@@ -65,10 +66,14 @@ export type Parts = {
   catalogs: Catalogs
   entrance: Entrance
   joining: Joining
+  places: Places
   content: Content
   cacheKey: CacheKey
   trust: TrustedKeys
   substituter: Substituter
+  upstreams: Pick<Upstreams, 'fetchedBytes'>
+  /** Keys of members who may sign in a network. */
+  signersIn: (network: string) => readonly PublicKey[]
   /** `http://127.0.0.1:7478`; undefined when off. */
   httpUrl: string | undefined
   /** Peers that may hold an artifact, the publishers first. */
@@ -86,7 +91,7 @@ export class NodeApi implements AgentApi {
 
   constructor(parts: Parts) {
     this.#parts = parts
-    this.#places = new Places(parts)
+    this.#places = parts.places
     this.room = new NodeRoom({
       ...parts,
       networks: parts.entrance.networks,
@@ -111,7 +116,7 @@ export class NodeApi implements AgentApi {
   }
 
   status(): Status {
-    const { current, host, catalogs, content, substituter, httpUrl } = this.#parts
+    const { current, host, catalogs, content, substituter, upstreams, httpUrl } = this.#parts
     const { blobs, fetcher, pieces, published } = content
     const { hits, misses } = substituter.counts
     const { networks, open } = this.membership.networks()
@@ -130,7 +135,7 @@ export class NodeApi implements AgentApi {
         ...blobs.stats,
         hits,
         misses,
-        fetchedBytes: fetcher.fetchedBytes,
+        fetchedBytes: fetcher.fetchedBytes + upstreams.fetchedBytes,
         servedBytes: pieces.servedBytes,
       },
       services: [],
@@ -206,8 +211,8 @@ export class NodeApi implements AgentApi {
     return { artifacts: artifacts.map((one) => this.#view(one)), truncated }
   }
 
-  artifact(ref: string, network?: string): ArtifactDetail {
-    const { catalogs, host, trust } = this.#parts
+  async artifact(ref: string, network?: string): Promise<ArtifactDetail> {
+    const { catalogs, host } = this.#parts
     const entry = catalogs.resolve(ref, this.#places.idOf(network))
     const { body } = entry
     const connected = new Set(host.connected())
@@ -216,8 +221,16 @@ export class NodeApi implements AgentApi {
       holders: catalogs
         .holders(body.cid.toString(), entry.network)
         .map((peerId) => ({ peerId, name: this.#nameOf(peerId), connected: connected.has(peerId) })),
-      ...(body.type === 'nix' && { signer: body.signer, signerTrusted: trust.has(body.signer) }),
+      ...(body.type === 'nix' && (await this.#trustIn({ ...entry, body }))),
     }
+  }
+
+  async #trustIn(entry: Artifact & { body: NixArtifactBody }) {
+    const { trust, signersIn, substituter } = this.#parts
+    const { signer } = entry.body
+    const signerTrusted = trust.has(signer) || signersIn(entry.network).some(({ text }) => text === signer)
+    const refused = entry.isOwn ? undefined : await substituter.refusal(entry)
+    return { signer, signerTrusted, ...(refused !== undefined && { refused }) }
   }
 
   async fetch(

@@ -13,6 +13,7 @@ import { OPEN_NETWORK_ID } from './content/publication-key.ts'
 import { PieceServer, type PieceServerInit } from './content/server.ts'
 import { Uploads } from './content/uploads.ts'
 import type { Log } from './log.ts'
+import { HeldPaths } from './nix/held-paths.ts'
 import { NarSource } from './nix/nar-source.ts'
 import { NixStore } from './nix/nix-store.ts'
 import type { Database } from './state/database.ts'
@@ -33,7 +34,9 @@ type ContentDeps = {
 export type Content = {
   blobs: Blobs
   published: NarSource
-  /** Both of them. */
+  /** What blobs are, of those that are NARs of store paths. */
+  held: HeldPaths
+  /** Blobs and published paths. */
   holdings: Holdings
   pieces: PieceServer
   fetcher: Fetcher
@@ -51,6 +54,7 @@ export async function startContent(deps: ContentDeps, stack: AsyncDisposableStac
   const blobs = Blobs.open({ directory: state.file('blobs'), index, lists, quotaBytes, log })
   const store = NixStore.ofMachine()
   const published = new NarSource({ db, store, log })
+  const held = new HeldPaths(db, store.directory)
   const holdings = new Holdings([published, blobs])
   const pins = new Pins({ db, index, blobs })
   stack.use(index.notes)
@@ -59,12 +63,14 @@ export async function startContent(deps: ContentDeps, stack: AsyncDisposableStac
   const pieces = stack.use(await PieceServer.start({ streams, holdings, lists, mayFetch, uploads, onServed, log }))
   const fetcher = stack.use(new Fetcher({ blobs, streams, log, onFault }))
   const passThrough = stack.use(new PassThrough({ streams, log, onFault }))
-  return { blobs, published, holdings, pieces, fetcher, store, pins, uploads, passThrough }
+  return { blobs, published, held, holdings, pieces, fetcher, store, pins, uploads, passThrough }
 }
 
 /** What is here for the sake of a network that was left goes, and what is on its way. */
-export async function forgetContent(network: string, { fetcher, published, blobs, pins }: Content): Promise<void> {
+export async function forgetContent(network: string, content: Content): Promise<void> {
+  const { fetcher, published, held, blobs, pins } = content
   await fetcher.forgetNetwork(network)
+  held.forgetNetwork(network)
   pins.forgetNetwork(network)
   published.forgetNetwork(network)
   blobs.forgetNetwork(network)

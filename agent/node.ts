@@ -14,7 +14,6 @@ import type { Fault } from './content/content.ts'
 import { OPEN_NETWORK_ID } from './content/publication-key.ts'
 import { Entrance, OPEN_NETWORK_NAME } from './entrance.ts'
 import { AgentError, reasonOf } from './error.ts'
-import { HttpServer } from './http/server.ts'
 import { loadOrMakeNodeKey, type NodeKey } from './identity/node-key.ts'
 import { Joining } from './joining.ts'
 import { type Log, makeLog } from './log.ts'
@@ -24,15 +23,17 @@ import { NetworkStreams } from './mesh/network-streams.ts'
 import { PeerBook } from './mesh/peer-book.ts'
 import type { Providers } from './mesh/providers.ts'
 import { networkWarnings } from './network-warnings.ts'
-import { Closures } from './nix/closures.ts'
-import { registerNixRoutes } from './nix/routes.ts'
+import type { SharedFetches } from './nix/shared-fetches.ts'
 import { CacheKey } from './nix/signing.ts'
-import { Substituter } from './nix/substituter.ts'
-import { TrustedKeys } from './nix/trust.ts'
+import type { Substituter } from './nix/substituter.ts'
+import type { TrustedKeys } from './nix/trust.ts'
+import type { Upstreams } from './nix/upstreams.ts'
 import { NodeApi } from './node-api.ts'
 import { type Content, closedNetworksOf, forgetContent, startContent } from './node-content.ts'
-import { Misses, PeerFaults, warningsOf } from './node-warnings.ts'
+import { startNix, startShared } from './node-nix.ts'
+import { PeerFaults, warningsOf } from './node-warnings.ts'
 import { OpenNetwork } from './open-network.ts'
+import { Places } from './places.ts'
 import { roomWarnings } from './room-warnings.ts'
 import { Notifier } from './service/notify.ts'
 import { type Database, dropHistory, openDatabase } from './state/database.ts'
@@ -135,39 +136,38 @@ async function startNode(
     { state, db, quotaBytes, uploadRateBytes, streams: host, mayFetch, onFault, log },
     stack,
   )
-  const { blobs, published, fetcher, passThrough, store } = content
+  const { blobs, published, passThrough } = content
+  const shared = startShared({ content, self: host.peerId, mayFetch, log }, stack)
   const { openNetwork, catalogs, closed } = await startNetworks(
-    { db, key, host, streams, entrance, content, later, presence: presenceBody(name), log },
+    { shared, db, key, host, streams, entrance, content, later, presence: presenceBody(name), log },
     stack,
   )
   later.closed = closed
 
   const sources = (cid: CID, network: string, signal: AbortSignal) =>
     sourcesOf(cid, network, { catalogs, closed, providers: openNetwork?.providers, self: host.peerId }, signal)
-  const trust = new TrustedKeys(db, cacheKey.publicKey, values.trustedKeys)
-  const misses = new Misses()
-  const substituter = stack.use(
-    new Substituter({
-      store,
-      published,
-      closures: stack.use(new Closures({ blobs, fetcher, passThrough })),
-      key: cacheKey,
-      trust,
-      blobs,
-      fetcher,
-      passThrough,
-      named: (digest, path) => blobs.index.notes.name(digest, path),
-      candidates: (hashPart) => catalogs.candidates(hashPart).filter(({ peerId }) => peerId !== host.peerId),
+  const places = new Places({ openNetwork, closed, entrance, host })
+  const isShared = process.env.RUNTIME_DIRECTORY !== undefined
+  const nix = await startNix(
+    {
+      config: values,
+      db,
+      cacheKey,
+      content,
+      catalogs,
+      places,
+      closed,
+      shared,
+      self: host.peerId,
       sources,
-      onFault: ({ peerId, path, reason, next }) => faults.add({ peerId, about: path, reason, next }),
-      onFetched: (path, failure) => misses.note(path, failure),
+      faults,
+      isShared,
       log,
-    }),
+    },
+    stack,
   )
+  const { trust, substituter, http } = nix
   later.substituter = substituter
-  const register = (app: Parameters<typeof registerNixRoutes>[0]) =>
-    registerNixRoutes(app, { substituter, storeDirectory: store.directory, log })
-  const http = values.http && stack.use(await HttpServer.start(values.http, register, log))
 
   const wants = (peerId: string) => closed.wants(peerId)
   const keeper = stack.use(
@@ -203,7 +203,7 @@ async function startNode(
       now: Date.now(),
     }),
     ...faults.warnings(),
-    ...misses.warnings(),
+    ...nix.warnings(),
   ]
   const current = { config }
   const api = new NodeApi({
@@ -215,22 +215,25 @@ async function startNode(
     catalogs,
     entrance,
     joining,
+    places,
     content,
     cacheKey,
     trust,
     substituter,
+    upstreams: nix.upstreams,
+    signersIn: nix.signersIn,
     httpUrl: http?.url,
     sources,
     warnings,
     startedMs,
     log,
   })
-  const mode = process.env.RUNTIME_DIRECTORY ? SOCKET_MODE_SERVICE : SOCKET_MODE_PERSON
+  const mode = isShared ? SOCKET_MODE_SERVICE : SOCKET_MODE_PERSON
   const explain = (error: unknown) => diskError(error, values.state)
   stack.use(await ApiServer.start({ socket: values.socket, mode, api, log, explain }))
 
   return {
-    reload: () => reload(current, { keeper, trust, content, log }),
+    reload: () => reload(current, { keeper, trust, upstreams: nix.upstreams, content, log }),
     summary: () => `${host.connected().length} peers, ${catalogs.count().known} artifacts known`,
   }
 }
@@ -242,6 +245,7 @@ const PROVIDERS_MS_MAX = 5_000
 type Later = { closed?: ClosedNetworks; keeper?: Keeper; substituter?: Substituter }
 
 type NetworksDeps = {
+  shared: SharedFetches
   db: Database
   key: NodeKey
   host: Host
@@ -254,7 +258,7 @@ type NetworksDeps = {
 }
 
 async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
-  const { db, key, host, streams, entrance, content, later, presence, log } = deps
+  const { shared, db, key, host, streams, entrance, content, later, presence, log } = deps
   const { networks, gate, issuer, directory } = entrance
   const publishing = { pins: content.blobs, paths: content.published }
   const catalogs = new Catalogs()
@@ -277,7 +281,20 @@ async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
         dropHistory(db)
       },
       contentOf: closedNetworksOf(content),
-      deps: { key, host, streams, gate, issuer, directory, publishing, providers, presence, hear, log },
+      deps: {
+        serve: (id, scope) => shared.serve(id, scope),
+        key,
+        host,
+        streams,
+        gate,
+        issuer,
+        directory,
+        publishing,
+        providers,
+        presence,
+        hear,
+        log,
+      },
       log,
     }),
   )
@@ -322,20 +339,28 @@ function presenceBody(name: string) {
   return { name, version: VERSION, capabilities: { system, cpus: cpus().length, memoryBytes: totalmem() } }
 }
 
-type Reloadable = { keeper: Keeper; trust: TrustedKeys; content: Pick<Content, 'blobs' | 'uploads'>; log: Logger }
+type Reloadable = {
+  keeper: Keeper
+  trust: TrustedKeys
+  upstreams: Upstreams
+  content: Pick<Content, 'blobs' | 'uploads'>
+  log: Logger
+}
 
 /** Takes over what a running agent can, says what it cannot, and keeps what it has when the new configuration is not sound. */
-function reload(current: { config: LoadedConfig }, { keeper, trust, content, log }: Reloadable): void {
+function reload(current: { config: LoadedConfig }, { keeper, trust, upstreams, content, log }: Reloadable): void {
   let next: LoadedConfig
   try {
     next = current.config.reload()
     keeper.setBootstrap(next.values.bootstrap)
-    trust.configure(next.values.trustedKeys)
+    trust.configure(next.values.trustedKeys, next.values.requireSignatures)
   } catch (error) {
     if (!(error instanceof AgentError)) throw error
     log.error({ reason: error.message }, 'config.refused')
     return
   }
+  if (String(next.values.upstreams) !== String(current.config.values.upstreams))
+    upstreams.configure(next.values.upstreams)
   content.blobs.setQuota(next.values.quotaBytes)
   content.uploads.setRate(next.values.uploadRateBytes)
   log.level = next.values.logLevel

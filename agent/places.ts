@@ -60,6 +60,24 @@ export class Places {
   }
 
   /**
+   * Where to publish what a program pushes, which says no network unless its user has made it: the closed one of this node, if there is one
+   * only. Nothing goes so to everybody.
+   *
+   * @throws {AgentError} as toPublish
+   */
+  toPush(network: string | undefined): Place {
+    if (network !== undefined) return this.toPublish(network)
+    const names = this.#named(undefined).map(({ name }) => name)
+    const [only, ...others] = this.#deps.closed.list()
+    if (only !== undefined && others.length === 0) return this.toPublish(only.membership.name)
+    if (names.length === 0) throw noNetwork()
+    const which = only === undefined ? 'in the open network only' : `in ${names.length} networks: ${names.join(', ')}`
+    throw new AgentError('usage', `this node is ${which}`, {
+      next: `Say in which to publish by the URL of the cache: .../nix/in/${names[0]}. What is in "${OPEN_NETWORK_NAME}" can be read by everybody.`,
+    })
+  }
+
+  /**
    * Where this node shares something; if nowhere, any place will say so.
    *
    * @throws {AgentError} `usage` when that is in several networks, `not-found`
@@ -83,7 +101,8 @@ export class Places {
   idOf(network: string | undefined): string | undefined {
     const { openNetwork, entrance } = this.#deps
     if (network === undefined) return undefined
-    if (network === OPEN_NETWORK_NAME && openNetwork !== undefined) return OPEN_NETWORK_ID
+    const isOpen = network === OPEN_NETWORK_NAME || network === OPEN_NETWORK_ID
+    if (isOpen && openNetwork !== undefined) return OPEN_NETWORK_ID
     return entrance.networks.find(network).id
   }
 

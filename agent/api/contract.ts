@@ -110,9 +110,11 @@ export type SearchResult = { artifacts: ArtifactView[] /** There were more than 
 export type ArtifactDetail = ArtifactView & {
   /** Nodes known to publish the same content. */
   holders: { peerId: string; name: string | null; connected: boolean }[]
-  /** Of a Nix artifact: the publisher's cache key, and whether this agent trusts it. */
+  /** Of a Nix artifact: the publisher's cache key, and whether this agent trusts it, or a policy says so. */
   signer?: string
   signerTrusted?: boolean
+  /** Why it is not handed to the local Nix: which keys signed it, and which would have to. */
+  refused?: string
 }
 
 export type PublishRequest = { storePath: string; name?: string; description?: string; network?: string }

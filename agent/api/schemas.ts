@@ -133,6 +133,7 @@ export const artifactDetail: z.ZodType<ArtifactDetail> = z.object({
   holders: z.array(z.object({ ...node, connected: z.boolean() })),
   signer: z.string().exactOptional(),
   signerTrusted: z.boolean().exactOptional(),
+  refused: z.string().exactOptional(),
 })
 export const searchResult: z.ZodType<SearchResult> = z.object({ artifacts: z.array(artifact), truncated: z.boolean() })
 export const publishResult: z.ZodType<PublishResult> = z.object({ artifact, announcedTo: count })

@@ -67,6 +67,8 @@ export class Artifacts implements Disposable {
   readonly #index: ArtifactIndex
   readonly #isWelcome: Welcomes
   readonly #paths = new PathIndex<ArtifactKey>()
+  /** Keys that Nix artifacts name, by artifact. */
+  readonly #signers = new Map<string, { publisher: Uint8Array; signer: string }>()
   /** Publishers whose name changed since the last search, by peer id: renames cost nothing until somebody searches. */
   readonly #renamed = new Map<string, Uint8Array>()
   readonly #stop: (() => void)[]
@@ -189,6 +191,18 @@ export class Artifacts implements Disposable {
     })
   }
 
+  /** The keys with which publishers say that they sign store paths, each once; whoever reads them has to parse them. */
+  signers(): { publisher: Uint8Array; signers: string[] }[] {
+    const all = new Map<string, { publisher: Uint8Array; signers: string[] }>()
+    for (const { publisher, signer } of this.#signers.values()) {
+      const key = Buffer.from(publisher).toString('hex')
+      const entry = all.get(key) ?? { publisher, signers: [] }
+      if (!entry.signers.includes(signer)) entry.signers.push(signer)
+      all.set(key, entry)
+    }
+    return [...all.values()]
+  }
+
   /** How many artifact records are live. */
   count(): { own: number; known: number } {
     return this.#index.counts(this.#records.publisher, this.#records.now())
@@ -254,8 +268,13 @@ export class Artifacts implements Disposable {
   #indexPaths({ publisher, name }: ArtifactKey, record: SignedRecord | undefined): void {
     const key = `${Buffer.from(publisher).toString('hex')}/${name}`
     const body = record && bodyOf(record)
-    if (body?.type === 'nix') this.#paths.set(key, { publisher, name }, body.paths)
-    else this.#paths.delete(key)
+    if (body?.type === 'nix') {
+      this.#paths.set(key, { publisher, name }, body.paths)
+      this.#signers.set(key, { publisher: Uint8Array.from(publisher), signer: body.signer })
+    } else {
+      this.#paths.delete(key)
+      this.#signers.delete(key)
+    }
   }
 
   #updateNames(): void {

@@ -90,7 +90,7 @@ function artifactTable(artifacts: ArtifactView[], terminal: Terminal, nowMs: num
 }
 
 function artifactScreen(artifact: ArtifactDetail, terminal: Terminal, nowMs: number): string[] {
-  const { publisher, own, holders, signer, signerTrusted } = artifact
+  const { publisher, own, holders, signer, signerTrusted, refused } = artifact
   const entries: [string, string | string[]][] = [
     ['CID', artifact.cid],
     ['Network', printable(artifact.network)],
@@ -105,6 +105,7 @@ function artifactScreen(artifact: ArtifactDetail, terminal: Terminal, nowMs: num
     ['Store path', printable(artifact.root ?? '')],
     ['Closure', artifact.pathCount === undefined ? '' : count(artifact.pathCount, 'path')],
     ['Signed by', signer === undefined ? '' : signerText(signer, signerTrusted === true, terminal)],
+    ['Refused', printable(refused ?? '')],
     ['Held by', holders.map((holder) => `${publisherText(holder)}${holder.connected ? '' : ' (not connected)'}`)],
   ]
   return [

@@ -32,6 +32,8 @@ export type BlobHolder = {
 export type WriteOptions = {
   /** Keeps the blob until `unpin(digest, reason)`; in the same transaction, so that it is never evictable in between. */
   pin?: string
+  /** The network in which it may be given out, by its id in hex, for another reason than that it is published there. */
+  network?: string
 }
 
 /** The blob directory. */

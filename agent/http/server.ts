@@ -9,8 +9,10 @@ import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
 import { SCHEMALESS } from '../schemaless.ts'
 
-/** No route takes a JSON body yet; a narinfo or a NAR is asked for with headers alone. */
+/** Of what is read as a whole. What is pushed to the binary cache is a stream, and counts its own bytes. */
 const BODY_BYTES_MAX = 64 * 1024
+/** The name of a derivation in a path. */
+const PARAMETER_LENGTH_MAX = 300
 /** A client on this machine sends its headers at once. */
 const HEADERS_MS_MAX = 10_000
 /** Node looks for those who are later than that every so often: by its default a slow client has half a minute more. */
@@ -43,6 +45,7 @@ export class HttpServer implements AsyncDisposable {
     const app = fastify({
       ...SCHEMALESS,
       bodyLimit: BODY_BYTES_MAX,
+      routerOptions: { maxParamLength: PARAMETER_LENGTH_MAX },
       keepAliveTimeout: KEEP_ALIVE_MS,
       forceCloseConnections: 'idle',
       http: { headersTimeout: HEADERS_MS_MAX, connectionsCheckingInterval: LATE_EVERY_MS },

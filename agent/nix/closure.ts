@@ -56,7 +56,20 @@ type Options = {
  *   too many paths.
  */
 export async function publishStorePath(storePath: string, options: Options, deps: Deps): Promise<StorePathArtifact> {
-  const infos = closureOf(storePath, deps.store)
+  return await publishPaths(storePath, closureOf(storePath, deps.store), options, deps)
+}
+
+/**
+ * The same for paths that need not be in the store: `infos` are all of the closure, sorted by path.
+ *
+ * @throws {AgentError} `usage`, `limit`
+ */
+export async function publishPaths(
+  storePath: string,
+  infos: readonly PathInfo[],
+  options: Options,
+  deps: Pick<Deps, 'key' | 'blobs'>,
+): Promise<StorePathArtifact> {
   const { name, description } = checkTexts(storePath, options)
   const manifest = manifestOf(storePath, infos)
   const manifestBytes = encodeManifest(manifest)

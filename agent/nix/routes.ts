@@ -1,5 +1,5 @@
 /**
- * The binary cache on loopback HTTP, below /nix: nix-cache-info, narinfos, NARs with ranges. Whatever goes wrong inside, the answer for a
+ * The binary cache on loopback HTTP, below /nix: nix-cache-info, narinfos, listings, NARs with ranges, logs, realisations. Whatever goes wrong inside, the answer for a
  * narinfo is a 404: a 5xx would fail the user's whole command although another cache may have the path. For a NAR too, since Nix
  * then takes the next substituter; once its first byte is out, the connection is cut instead, and Nix asks for the rest.
  */
@@ -8,8 +8,11 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { BlobSource } from '../content/content.ts'
 import { reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
-import { digestOfNarFile, formatCacheInfo, formatNarinfo } from './narinfo.ts'
+import { hashPartOf } from './closures.ts'
+import { listNar } from './listing.ts'
+import { digestOfNarFile, formatCacheInfo, formatNarinfo, type Narinfo } from './narinfo.ts'
 import { HASH_PART_PATTERN } from './nix32.ts'
+import type { SideFiles } from './side-files.ts'
 import type { Substituter } from './substituter.ts'
 
 const TEXT = 'text/plain; charset=utf-8'
@@ -17,11 +20,15 @@ const METHODS = ['GET', 'HEAD']
 
 type Deps = {
   substituter: Pick<Substituter, 'narinfo' | 'narSize' | 'openNar'>
+  sideFiles: Pick<SideFiles, 'open'>
   storeDirectory: string
   log: Log
 }
 
-export function registerNixRoutes(server: FastifyInstance, { substituter, storeDirectory, log }: Deps): void {
+export function registerNixRoutes(
+  server: FastifyInstance,
+  { substituter, sideFiles, storeDirectory, log }: Deps,
+): void {
   server.route({
     method: METHODS,
     url: '/nix/nix-cache-info',
@@ -32,11 +39,12 @@ export function registerNixRoutes(server: FastifyInstance, { substituter, storeD
     method: METHODS,
     url: '/nix/:file',
     handler: async ({ params: { file } }, reply) => {
-      const hashPart = file.endsWith('.narinfo') ? file.slice(0, -'.narinfo'.length) : ''
+      const [, hashPart = '', kind] = /^(.*)\.(narinfo|ls)$/.exec(file) ?? []
       if (!HASH_PART_PATTERN.test(hashPart)) return absent(reply, [])
       const hangUp = hangUpOf(reply)
       try {
         const { narinfo, refusals } = await substituter.narinfo(hashPart, hangUp)
+        if (narinfo && kind === 'ls') return await answerListing(reply, narinfo, substituter, hangUp)
         if (narinfo) return await reply.type('text/x-nix-narinfo').send(formatNarinfo(narinfo))
         return absent(reply, refusals)
       } catch (error) {
@@ -50,6 +58,46 @@ export function registerNixRoutes(server: FastifyInstance, { substituter, storeD
     method: METHODS,
     url: '/nix/nar/:file',
     handler: (request, reply) => answerNar(request, reply, substituter, log),
+  })
+  registerSideFiles(server, { sideFiles, log })
+}
+
+/** Of a path that is not here its NAR is fetched, as it will be for the files that are looked at next. */
+async function answerListing(
+  reply: FastifyReply,
+  { path, narHash }: Narinfo,
+  substituter: Deps['substituter'],
+  hangUp: AbortSignal,
+): Promise<FastifyReply> {
+  const source = await substituter.openNar(narHash, hashPartOf(path), hangUp)
+  if (!source) return absent(reply, [])
+  try {
+    const listing = await listNar(source.read(0, source.sizeBytes, hangUp))
+    return await reply.type('application/json').send(listing)
+  } finally {
+    await source.close?.()
+  }
+}
+
+function registerSideFiles(server: FastifyInstance, { sideFiles, log }: Pick<Deps, 'sideFiles' | 'log'>): void {
+  server.route<{ Params: { kind: string; name: string } }>({
+    method: METHODS,
+    url: '/nix/:kind(^(?:log|realisations)$)/:name',
+    handler: async ({ params: { kind, name } }, reply) => {
+      const hangUp = hangUpOf(reply)
+      try {
+        const file = await sideFiles.open(`${kind}/${name}`, hangUp)
+        if (file === undefined) return absent(reply, [])
+        closeWith(file, hangUp)
+        if (file.encoding !== undefined) reply.header('content-encoding', file.encoding)
+        return await reply
+          .type(kind === 'log' ? TEXT : 'application/json')
+          .send(Readable.from(file.bytes, { objectMode: false }))
+      } catch (error) {
+        if (!hangUp.aborted) log.error({ name, reason: reasonOf(error) }, 'nix.file-failed')
+        return absent(reply, [])
+      }
+    },
   })
 }
 
@@ -102,7 +150,7 @@ function absent(reply: FastifyReply, refusals: readonly string[]): FastifyReply 
 }
 
 /** Closes the source when the answer is out, or the requester away: the stream of its bytes may never be begun. */
-function closeWith(source: BlobSource, hangUp: AbortSignal): void {
+function closeWith(source: Pick<BlobSource, 'close'>, hangUp: AbortSignal): void {
   const close = () => void source.close?.().catch(() => {})
   if (hangUp.aborted) close()
   else hangUp.addEventListener('abort', close, { once: true })

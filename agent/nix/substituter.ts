@@ -1,6 +1,7 @@
 /**
  * Answers the local Nix: which store paths can be had, and their NARs. In this order: what this node publishes itself, from the store;
- * what peers publish, by the prefixes in their records; nothing, at once.
+ * what was pushed here, or came from a cache upstream; what peers publish, by the prefixes in their records; what
+ * caches upstream have; nothing, at once.
  *
  * A path of a peer is answered for only when its signature is by a key that this agent trusts, or when its name follows from its
  * contents. It is then signed with the agent's own key, the one that nix.conf has to trust. Who publishes something else is told of by
@@ -14,47 +15,32 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Digest, NixArtifactBody } from '../../protocols/artifact/artifact.ts'
 import { WireError } from '../../protocols/error.ts'
-import type { BlobFetcher, BlobHolder, BlobSource, FetchOptions } from '../content/content.ts'
+import type { BlobFetcher, BlobSource, BlobStore, FetchOptions } from '../content/content.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
+import { type Answered, AnsweredNars } from './answered-nars.ts'
 import { checkedSource } from './checked-source.ts'
 import { type Closures, hashPartOf, type PublishedClosure, type PublishedPath } from './closures.ts'
+import type { HeldPaths } from './held-paths.ts'
 import type { NarSource } from './nar-source.ts'
 import type { Narinfo } from './narinfo.ts'
 import type { NixStore } from './nix-store.ts'
+import { type Candidate, type Fault, faultOf, type PathFault, PathFaults } from './path-faults.ts'
 import { Prefetch } from './prefetch.ts'
-import { type CacheKey, isSignedBy, parsePublicKey } from './signing.ts'
+import type { CacheKey, PublicKey, SignedFacts } from './signing.ts'
 import type { TrustedKeys, Verdict } from './trust.ts'
+import type { Upstreams } from './upstreams.ts'
 
 /** Of the 2 s that the local Nix may have to wait, what the peers get. */
 const ANSWER_MS_MAX = 1_500
+/** A person who looks at an artifact waits for its publisher. */
+const SHOWN_MS_MAX = 1_000
 /** Publishers asked about one path in one network: the more there are, the likelier it is that one of the first will do. */
 const CANDIDATES_MAX = 16
 /** A NAR up to this size is verified as a whole before its first byte is handed out; a larger one as it arrives, all but the last piece. */
 const WHOLE_BYTES_MAX = 256 * 1024 * 1024
-/** NARs answered for: what is asked for next is in here. */
-const ANSWERED_MAX = 20_000
 /** Signatures checked before the event loop has its turn: about 5 ms. */
 const JUDGED_AT_ONCE = 32
-/** A publisher's fault is told once in this time for each of his artifacts, however many of its paths are asked for. */
-const FAULT_MS = 60_000
-const FAULTS_MAX = 1_000
-
-/** An artifact that may have the path in question, by its prefix, and the network that it is published in, by its id in hex. */
-export type Candidate = { peerId: string; name: string; body: NixArtifactBody; network: string }
-
-/** Why a path that a peer publishes is not handed to the local Nix. */
-export type PathFault = {
-  peerId: string
-  path: string
-  code: 'untrusted' | 'forged' | 'malformed'
-  /** A sentence about the path, for people. */
-  reason: string
-  /** What the user can do, if anything. */
-  next: string | undefined
-}
-
-type Fault = Omit<PathFault, 'peerId'>
 
 type Deps = {
   store: Pick<NixStore, 'directory'>
@@ -62,8 +48,10 @@ type Deps = {
   closures: Pick<Closures, 'peek' | 'load' | 'delayMs'>
   key: Pick<CacheKey, 'sign'>
   trust: Pick<TrustedKeys, 'judge' | 'has'>
-  blobs: Pick<BlobHolder, 'open'>
+  blobs: Pick<BlobStore, 'open' | 'has'>
+  held: Pick<HeldPaths, 'byHashPart'>
   fetcher: BlobFetcher
+  upstreams: Pick<Upstreams, 'find' | 'fetch'>
   /** For what there is no room to keep. */
   passThrough?: Pick<BlobFetcher, 'open'>
   /** Told what a blob is that is about to be fetched. */
@@ -72,7 +60,9 @@ type Deps = {
   candidates(hashPart: string): readonly Candidate[]
   /** Peers of a network that may hold an artifact; those who publish it may be among them. */
   sources(cid: NixArtifactBody['cid'], network: string, signal: AbortSignal): Iterable<string> | AsyncIterable<string>
-  onFault(fault: PathFault): void
+  /** Keys of members whom the policy of a network lets sign what this node believes. */
+  signersIn: (network: string) => readonly PublicKey[]
+  onFault: (fault: PathFault) => void
   /** What became of a NAR that the local Nix asked for and peers had to give; the reason names them. */
   onFetched(path: string, failure: string | undefined): void
   log: Log
@@ -84,22 +74,18 @@ type Deps = {
 /** A narinfo, or why there is none: reasons that name a peer each, none when nobody publishes the path. */
 export type Answer = { narinfo: Narinfo; refusals?: undefined } | { narinfo?: undefined; refusals: readonly string[] }
 
-type Answered = { path: string; sizeBytes: number; hashPart: string; network: string }
-
 export class Substituter implements AsyncDisposable {
   readonly #deps: Deps
-  readonly #now: () => number
   readonly #wholeBytesMax: number
   readonly #prefetch: Prefetch
-  /** By NAR, the one answered for last at the end. */
-  readonly #answered = new Map<Digest, Answered>()
-  readonly #faults = new Map<string, number>()
+  readonly #answered = new AnsweredNars()
+  readonly #faults: PathFaults
   #hits = 0
   #misses = 0
 
   constructor(deps: Deps) {
     this.#deps = deps
-    this.#now = deps.now ?? (() => performance.now())
+    this.#faults = new PathFaults(deps.onFault, deps.now ?? (() => performance.now()), deps.log)
     this.#wholeBytesMax = deps.wholeBytesMax ?? WHOLE_BYTES_MAX
     this.#prefetch = new Prefetch((digest, signal) => this.#fetchAhead(digest, signal))
   }
@@ -161,9 +147,9 @@ export class Substituter implements AsyncDisposable {
   /** Fetched, and kept for the next who asks. */
   async #openKept(digest: Digest, wanted: Answered, signal: AbortSignal): Promise<BlobSource | undefined> {
     const { fetcher, blobs } = this.#deps
-    if (wanted.sizeBytes > this.#wholeBytesMax)
+    if (wanted.sizeBytes > this.#wholeBytesMax && wanted.network !== undefined)
       return await this.#inEachNetwork(wanted, signal, (options) => fetcher.open(digest, options))
-    const fetching = this.#inEachNetwork(wanted, signal, (options) => fetcher.fetch(digest, options))
+    const fetching = this.#fetchHere(digest, wanted, signal)
     this.#prefetch.claim(digest)
     await fetching
     return await blobs.open(digest)
@@ -172,7 +158,8 @@ export class Substituter implements AsyncDisposable {
   /** Handed on without being kept, if that there is no room is all that was wrong. */
   async #openUnkept(digest: Digest, wanted: Answered, error: unknown, signal: AbortSignal): Promise<BlobSource> {
     const { passThrough } = this.#deps
-    if (passThrough === undefined || !(error instanceof AgentError) || error.code !== 'limit') throw error
+    const isFull = error instanceof AgentError && error.code === 'limit'
+    if (passThrough === undefined || wanted.network === undefined || !isFull) throw error
     return await this.#inEachNetwork(wanted, signal, (options) => passThrough.open(digest, options))
   }
 
@@ -195,7 +182,7 @@ export class Substituter implements AsyncDisposable {
       const fault = closure && (await this.#faultIn(candidate, closure))
       if (closure && !fault) return
       if (!fault) continue
-      this.#refuse(candidate, fault, refusals)
+      this.#faults.tell(candidate, fault, refusals)
       faults.push(fault)
     }
     const [first] = faults
@@ -207,6 +194,14 @@ export class Substituter implements AsyncDisposable {
     })
   }
 
+  /** Why the local Nix is not given the root of what is published; undefined when it would be, or it is not known soon. */
+  async refusal(candidate: Candidate): Promise<string | undefined> {
+    const closure = await this.#load(candidate, [candidate], AbortSignal.timeout(SHOWN_MS_MAX), [])
+    const entry = closure?.byHashPart(hashPartOf(candidate.body.root))
+    const verdict = entry && this.#verdictOn(entry, candidate.network)
+    return verdict?.ok === false ? verdict.reason : undefined
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#prefetch[Symbol.asyncDispose]()
   }
@@ -215,9 +210,33 @@ export class Substituter implements AsyncDisposable {
     return (await this.#deps.published.open(digest)) ?? (await this.#deps.blobs.open(digest))
   }
 
-  async #find(hashPart: string, signal: AbortSignal): Promise<Answer> {
+  /** What is here of a path: published from the store, or a blob that was pushed or came from upstream, and is still to be believed. */
+  local(hashPart: string): Narinfo | undefined {
     const own = this.#deps.published.byHashPart(hashPart)
-    if (own) return { narinfo: { ...own, signatures: this.#signaturesOf(own, own.signatures) } }
+    if (own) return { ...own, signatures: this.#signaturesOf(own, own.signatures) }
+    const held = this.#deps.held.byHashPart(hashPart)
+    if (!held || !this.#deps.blobs.has(held.narHash)) return undefined
+    const verdict = this.#deps.trust.judge(held, held.signatures)
+    if (!verdict.ok) return undefined
+    const signatures = verdict.by === 'signature' ? this.#signaturesOf(held, held.signatures) : held.signatures
+    return { ...held, signatures, ca: verdict.ca }
+  }
+
+  /** Brings a NAR here that peers or caches upstream have. @throws {AgentError} `not-found` */
+  async bring({ path, narHash }: Pick<Narinfo, 'path' | 'narHash'>, signal: AbortSignal): Promise<void> {
+    const source = await this.openNar(narHash, hashPartOf(path), signal)
+    if (!source) throw new AgentError('not-found', `${path} cannot be had`)
+    try {
+      // What arrives while it is read is here when it was read.
+      for await (const _ of source.read(0, source.sizeBytes, signal));
+    } finally {
+      await source.close?.()
+    }
+  }
+
+  async #find(hashPart: string, signal: AbortSignal): Promise<Answer> {
+    const local = this.local(hashPart)
+    if (local) return { narinfo: local }
     const candidates = this.#ranked(hashPart)
     const refusals: string[] = []
     const waiting: Candidate[] = []
@@ -230,9 +249,12 @@ export class Substituter implements AsyncDisposable {
       const narinfo = this.#judge(candidate, closure, hashPart, refusals)
       if (narinfo) return { narinfo }
     }
-    if (waiting.length === 0) return { refusals }
-    const narinfo = await this.#findSlowly(waiting, hashPart, refusals, signal)
-    return narinfo ? { narinfo } : { refusals }
+    const slow = waiting.length > 0 && (await this.#findSlowly(waiting, hashPart, refusals, signal))
+    if (slow) return { narinfo: slow }
+    const { info, refusals: others = [] } = await this.#deps.upstreams.find(hashPart, signal)
+    if (!info) return { refusals: [...refusals, ...others] }
+    this.#remember(info, hashPart, undefined)
+    return { narinfo: { ...info, signatures: this.#signaturesOf(info, info.signatures) } }
   }
 
   /** Asks all that are worth waiting for at the same time; the first good answer is taken. */
@@ -269,7 +291,7 @@ export class Substituter implements AsyncDisposable {
       return await this.#deps.closures.load({ body, network, sources }, signal)
     } catch (error) {
       if (error instanceof WireError) {
-        this.#refuse(
+        this.#faults.tell(
           candidate,
           { path: body.root, code: 'malformed', reason: error.message, next: undefined },
           refusals,
@@ -287,9 +309,9 @@ export class Substituter implements AsyncDisposable {
     const entry = closure.byHashPart(hashPart)
     // Prefixes are short, so a closure may turn out not to have the path; and a store elsewhere has other paths.
     if (!entry?.path.startsWith(`${this.#deps.store.directory}/`)) return undefined
-    const verdict = this.#deps.trust.judge(entry, entry.signatures)
+    const verdict = this.#verdictOn(entry, candidate.network)
     if (!verdict.ok) {
-      this.#refuse(candidate, faultOf(candidate, entry, verdict), refusals)
+      this.#faults.tell(candidate, faultOf(candidate, entry, verdict), refusals)
       return undefined
     }
     this.#remember(entry, hashPart, candidate.network)
@@ -306,10 +328,14 @@ export class Substituter implements AsyncDisposable {
     let judged = 0
     for (const entry of closure.paths()) {
       if (++judged % JUDGED_AT_ONCE === 0) await nextTurn()
-      const verdict = this.#deps.trust.judge(entry, entry.signatures)
+      const verdict = this.#verdictOn(entry, candidate.network)
       if (!verdict.ok) return faultOf(candidate, entry, verdict)
     }
     return undefined
+  }
+
+  #verdictOn(entry: PublishedPath, network: string): Verdict {
+    return this.#deps.trust.judge(entry, entry.signatures, this.#deps.signersIn(network))
   }
 
   #signaturesOf(facts: Omit<PublishedPath, 'signatures'>, theirs: readonly string[]): string[] {
@@ -334,15 +360,8 @@ export class Substituter implements AsyncDisposable {
       })
   }
 
-  #remember({ path, narHash, narSize }: PublishedPath, hashPart: string, network: string): void {
-    this.#answered.delete(narHash)
+  #remember({ path, narHash, narSize }: SignedFacts, hashPart: string, network: string | undefined): void {
     this.#answered.set(narHash, { path, sizeBytes: narSize, hashPart, network })
-    if (this.#answered.size > ANSWERED_MAX) {
-      for (const oldest of this.#answered.keys()) {
-        this.#answered.delete(oldest)
-        break
-      }
-    }
     if (narSize <= this.#wholeBytesMax) this.#prefetch.want(narHash, narSize)
   }
 
@@ -358,7 +377,20 @@ export class Substituter implements AsyncDisposable {
     const answered = this.#answered.get(digest)
     if (!answered) return
     this.#deps.named?.(digest, answered.path)
-    await this.#inEachNetwork(answered, signal, (options) => this.#deps.fetcher.fetch(digest, options))
+    await this.#fetchHere(digest, answered, signal)
+  }
+
+  /** From peers, else from upstream. @throws {AgentError} what the first of them failed with */
+  async #fetchHere(digest: Digest, wanted: Answered, signal: AbortSignal): Promise<void> {
+    const { fetcher, upstreams } = this.#deps
+    try {
+      if (wanted.network !== undefined)
+        return await this.#inEachNetwork(wanted, signal, (options) => fetcher.fetch(digest, options))
+    } catch (failure) {
+      signal.throwIfAborted()
+      return await upstreams.fetch(digest, wanted.hashPart, signal).catch(() => Promise.reject(failure as Error))
+    }
+    await upstreams.fetch(digest, wanted.hashPart, signal)
   }
 
   /**
@@ -374,6 +406,7 @@ export class Substituter implements AsyncDisposable {
     const candidates = this.#ranked(hashPart)
     let failure: unknown
     for (const network of new Set([first, ...candidates.map((candidate) => candidate.network)])) {
+      if (network === undefined) continue
       const publishers = candidates.filter((candidate) => candidate.network === network)
       try {
         return await fetch({ network, sources: this.#peers(publishers, signal), signal, sizeBytes })
@@ -398,31 +431,4 @@ export class Substituter implements AsyncDisposable {
       }
     }
   }
-
-  #refuse({ peerId, body }: Candidate, fault: Fault, refusals: string[]): void {
-    refusals.push(`${peerId}: ${fault.path}: ${fault.reason}`)
-    const key = `${peerId} ${body.cid.toString()} ${fault.code}`
-    const told = this.#faults.get(key)
-    if (told !== undefined && this.#now() - told < FAULT_MS) return
-    if (this.#faults.size >= FAULTS_MAX) this.#faults.clear()
-    this.#faults.set(key, this.#now())
-    this.#deps.log.warn({ peerId, ...fault }, 'nix.refused')
-    this.#deps.onFault({ peerId, ...fault })
-  }
-}
-
-/** To trust the publisher's key helps only if it is a key, and signed the path. */
-function adviceOn(signer: string, entry: PublishedPath): string | undefined {
-  try {
-    const key = parsePublicKey(signer)
-    const signed = entry.signatures.some((signature) => isSignedBy(key, entry, signature))
-    return signed ? `If you trust who built it: \`agent trust add ${key.text}\`` : undefined
-  } catch {
-    return undefined
-  }
-}
-
-function faultOf({ body }: Candidate, entry: PublishedPath, verdict: Extract<Verdict, { ok: false }>): Fault {
-  const { fault: code, reason } = verdict
-  return { path: entry.path, code, reason, next: code === 'untrusted' ? adviceOn(body.signer, entry) : undefined }
 }

@@ -1,6 +1,9 @@
 /**
  * The keys whose signatures this agent believes, and what they make of a store path. Keys come from the configuration, from
- * `agent trust add` (kept in the state database), and the agent's own cache key is always one.
+ * `agent trust add` (kept in the state database), and from members of closed networks to whom the policy gives `content:sign`.
+ *
+ * A path is believed when as many different keys as are required have signed it, or the agent's own: that signs nothing but what was built
+ * here, or was believed already.
  */
 import { AgentError } from '../error.ts'
 import { type Database, migrate } from '../state/database.ts'
@@ -9,6 +12,8 @@ import { isSignedBy, type PublicKey, parsePublicKey, type SignedFacts, signerOf 
 
 /** Each is tried for a signature that bears its name; a list longer than this is a mistake. */
 const KEYS_MAX = 1_000
+/** Named in a refusal. */
+const NAMED_MAX = 5
 
 const SCHEMA = [`CREATE TABLE trusted_keys (key TEXT PRIMARY KEY, added INTEGER NOT NULL) STRICT`]
 
@@ -22,28 +27,35 @@ export type Verdict =
    */
   | { ok: true; by: 'signature'; keyName: string; ca: string | undefined }
   | { ok: true; by: 'content'; ca: string }
-  /** `forged`: a trusted key is named, but did not sign this. `untrusted`: no trusted key is named. */
+  /** `forged`: a trusted key is named, but did not sign this. `untrusted`: too few trusted keys have signed it. */
   | { ok: false; fault: 'forged' | 'untrusted'; reason: string }
 
 export class TrustedKeys {
   readonly #db: Database
   readonly #own: PublicKey
   #config: PublicKey[]
+  #required: number
   #added: PublicKey[]
 
-  /** @throws {AgentError} `usage` for a key of the configuration that is none. */
-  constructor(db: Database, own: PublicKey, config: readonly string[]) {
+  /**
+   * `required`: so many different keys must have signed a path.
+   *
+   * @throws {AgentError} `usage` for a key of the configuration that is none.
+   */
+  constructor(db: Database, own: PublicKey, config: readonly string[], required = 1) {
     migrate(db, 'trust', SCHEMA)
     this.#db = db
     this.#own = own
     this.#config = config.map(parsePublicKey)
+    this.#required = required
     const rows = db.prepare('SELECT key FROM trusted_keys ORDER BY added, key').all() as { key: string }[]
     this.#added = rows.map(({ key }) => parsePublicKey(key))
   }
 
-  /** Takes the keys of a configuration that was read again. @throws {AgentError} `usage`, and nothing has changed */
-  configure(config: readonly string[]): void {
+  /** Takes what a configuration that was read again says. @throws {AgentError} `usage`, and nothing has changed */
+  configure(config: readonly string[], required = this.#required): void {
     this.#config = config.map(parsePublicKey)
+    this.#required = required
   }
 
   list(): TrustedKey[] {
@@ -97,28 +109,55 @@ export class TrustedKeys {
     return one
   }
 
-  /** Judges a path by the signatures that came with it, and by its content address where it has one. */
-  judge(facts: SignedFacts & { ca?: string | undefined }, signatures: readonly string[]): Verdict {
-    const keys = this.#keys()
+  /**
+   * Judges a path by the signatures that came with it, and by its content address where it has one. `members` are keys of members whom the
+   * policy of the network that it comes from lets sign.
+   */
+  judge(
+    facts: SignedFacts & { ca?: string | undefined },
+    signatures: readonly string[],
+    members: readonly PublicKey[] = [],
+  ): Verdict {
     const ca = facts.ca !== undefined && contentAddressFits(facts, facts.ca) ? facts.ca : undefined
+    const keys = [...this.#keys(), ...members]
+    const signers = new Map<string, PublicKey>()
     for (const signature of signatures) {
-      const signer = keys.find((key) => isSignedBy(key, facts, signature))
-      if (signer) return { ok: true, by: 'signature', keyName: signer.name, ca }
+      const signer = keys.find((key) => !signers.has(key.text) && isSignedBy(key, facts, signature))
+      if (signer) signers.set(signer.text, signer)
+      if (signer && (signer.text === this.#own.text || signers.size >= this.#required))
+        return { ok: true, by: 'signature', keyName: signer.name, ca }
     }
     if (ca !== undefined) return { ok: true, by: 'content', ca }
     if (facts.ca !== undefined) {
       return { ok: false, fault: 'forged', reason: `the content address ${facts.ca} is not that of ${facts.path}` }
     }
-    const names = [...new Set(signatures.map(signerOf))]
-    const forged = names.find((name) => keys.some((key) => key.name === name))
+    const good = [...signers.values()].map(({ name }) => name)
+    const others = [...new Set(signatures.map(signerOf))].filter((name) => !good.includes(name))
+    const forged = others.find((name) => keys.some((key) => key.name === name))
     if (forged !== undefined) {
       return { ok: false, fault: 'forged', reason: `its signature by ${forged} is not one over what the peer says` }
     }
-    const by = names.length > 0 ? `signed by ${names.join(', ')}, which this agent does not trust` : 'not signed'
-    return { ok: false, fault: 'untrusted', reason: `it is ${by}` }
+    return { ok: false, fault: 'untrusted', reason: `it is ${this.#lack(good, others, keys)}` }
+  }
+
+  /** Which keys signed, how many have to, and which they may be. */
+  #lack(good: readonly string[], others: readonly string[], keys: readonly PublicKey[]): string {
+    const signed = [
+      ...(good.length > 0 ? [`signed by ${named(good)}, which this agent trusts`] : []),
+      ...(others.length > 0 ? [`signed by ${named(others)}, which this agent does not trust`] : []),
+    ]
+    const count = this.#required === 1 ? 'a signature' : `signatures of ${this.#required} different keys`
+    const names = keys.map(({ name }) => name).filter((name) => name !== this.#own.name)
+    const of = names.length > 0 ? `: ${named([...new Set(names)])}` : ', and none is'
+    return `${signed.join(' and ') || 'not signed'}; it needs ${count} that this agent trusts${of}`
   }
 
   #keys(): PublicKey[] {
     return [this.#own, ...this.#config, ...this.#added]
   }
+}
+
+function named(names: readonly string[]): string {
+  const more = names.length > NAMED_MAX ? `, and ${names.length - NAMED_MAX} more` : ''
+  return `${names.slice(0, NAMED_MAX).join(', ')}${more}`
 }

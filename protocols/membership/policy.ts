@@ -22,7 +22,7 @@ export const GRANTS_MAX = 512
 export const VERBS_PER_GRANT_MAX = 32
 
 /** Verbs that stand alone, and those that name a service. */
-const VERBS = ['content:fetch', 'content:publish', 'api:read', 'api:admin'] as const
+const VERBS = ['content:fetch', 'content:publish', 'content:sign', 'api:read', 'api:admin'] as const
 const NAMED_VERBS = ['service:connect', 'service:offer'] as const
 
 /** What is read of any version: a word, and what may follow it. */

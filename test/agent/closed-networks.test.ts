@@ -39,6 +39,7 @@ async function makeNode() {
     publishing,
     providers: undefined,
     presence,
+    serve: async () => new AsyncDisposableStack(),
     hear() {},
     log: quiet,
   }

@@ -31,6 +31,13 @@ describe('loopback HTTP', () => {
     }
   })
 
+  it('takes names as long as derivations have them', async () => {
+    server = await HttpServer.start(place, (app) => app.get('/log/:name', ({ params }) => params), log)
+    const name = `${'a'.repeat(250)}.drv`
+    const answer = await fetch(`${server.url}/log/${name}`)
+    expect(await answer.json()).toEqual({ name })
+  })
+
   it('says which port is taken, and what to do', async () => {
     server = await HttpServer.start(place, () => undefined, log)
     const port = Number(new URL(server.url).port)

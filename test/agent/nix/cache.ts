@@ -4,12 +4,16 @@ import { Holdings } from '../../../agent/content/holdings.ts'
 import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
 import { publishStorePath } from '../../../agent/nix/closure.ts'
 import { Closures } from '../../../agent/nix/closures.ts'
+import { HeldPaths } from '../../../agent/nix/held-paths.ts'
 import { NarSource } from '../../../agent/nix/nar-source.ts'
 import type { NixStore } from '../../../agent/nix/nix-store.ts'
+import type { Candidate, PathFault } from '../../../agent/nix/path-faults.ts'
 import { registerNixRoutes } from '../../../agent/nix/routes.ts'
-import { CacheKey } from '../../../agent/nix/signing.ts'
-import { type Candidate, type PathFault, Substituter } from '../../../agent/nix/substituter.ts'
+import { SideFiles } from '../../../agent/nix/side-files.ts'
+import { CacheKey, type PublicKey } from '../../../agent/nix/signing.ts'
+import { Substituter } from '../../../agent/nix/substituter.ts'
 import { TrustedKeys } from '../../../agent/nix/trust.ts'
+import { Upstreams, type UpstreamsInit } from '../../../agent/nix/upstreams.ts'
 import { openDatabase } from '../../../agent/state/database.ts'
 import {
   type ClosureManifest,
@@ -55,6 +59,10 @@ export async function restate(
   of.candidate.body.signatures = manifestCid(signatureBytes)
 }
 
+type ReceiverOptions = { wholeBytesMax?: number; logDirectory?: string; isFull?: () => Promise<never> } & Partial<
+  Pick<UpstreamsInit, 'urls' | 'networkOf' | 'shared' | 'limits' | 'now'>
+>
+
 /** This node: its binary cache, and what it knows of the others. */
 export class Receiver implements AsyncDisposable {
   readonly key = CacheKey.ephemeral('receiver')
@@ -62,12 +70,16 @@ export class Receiver implements AsyncDisposable {
   readonly blobs = new MemoryBlobs()
   readonly peers = new MemoryPeers(this.blobs)
   readonly published: NarSource
+  readonly held: HeldPaths
   readonly trust: TrustedKeys
   readonly faults: PathFault[] = []
   readonly fetched: { path: string; failure: string | undefined }[] = []
   readonly candidates: Candidate[] = []
   /** Peers that have artifacts without having published them, by network. */
   readonly holders = new Map<string, string[]>()
+  /** Keys of members who may sign, by network. */
+  readonly signers = new Map<string, PublicKey[]>()
+  readonly upstreams: Upstreams
   readonly server: FastifyInstance = fastify()
   readonly closures: Closures
   readonly passThrough: MemoryPeers
@@ -75,19 +87,35 @@ export class Receiver implements AsyncDisposable {
   readonly store: NixStore
 
   /** With `isFull` nothing can be kept: what that rejects with is what every fetch ends with. */
-  constructor(store: NixStore, { isFull, ...options }: { wholeBytesMax?: number; isFull?: () => Promise<never> } = {}) {
+  constructor(store: NixStore, { isFull, ...options }: ReceiverOptions = {}) {
     this.store = store
     this.passThrough = new MemoryPeers(new MemoryBlobs(), this.peers.peers)
     if (isFull !== undefined) this.peers.fetch = isFull
     this.closures = new Closures({ blobs: this.blobs, fetcher: this.peers, passThrough: this.passThrough })
     const db = openDatabase(':memory:')
     this.published = new NarSource({ db, store, log: this.log })
+    this.held = new HeldPaths(db, store.directory)
     this.trust = new TrustedKeys(db, this.key.publicKey, [])
+    const { urls = [], networkOf = () => undefined, limits, now } = options
+    this.upstreams = new Upstreams({
+      urls,
+      blobs: this.blobs,
+      held: this.held,
+      trust: this.trust,
+      storeDirectory: store.directory,
+      networkOf,
+      shared: options.shared ?? { once: (_digest, _sizeBytes, _network, fetch) => fetch() },
+      log: this.log,
+      ...(limits && { limits }),
+      ...(now && { now }),
+    })
     this.substituter = this.#substituter(options)
-    registerNixRoutes(this.server, { substituter: this.substituter, storeDirectory: store.directory, log: this.log })
+    const { substituter, log } = this
+    const sideFiles = new SideFiles({ db, blobs: this.blobs, logDirectory: options.logDirectory ?? '/nonexistent' })
+    registerNixRoutes(this.server, { substituter, sideFiles, storeDirectory: store.directory, log })
   }
 
-  #substituter(options: { wholeBytesMax?: number }): Substituter {
+  #substituter({ wholeBytesMax }: ReceiverOptions): Substituter {
     return new Substituter({
       store: this.store,
       published: this.published,
@@ -95,14 +123,17 @@ export class Receiver implements AsyncDisposable {
       key: this.key,
       trust: this.trust,
       blobs: this.blobs,
+      held: this.held,
       fetcher: this.peers,
       passThrough: this.passThrough,
       candidates: (hashPart) => this.candidates.filter(({ body }) => hasPrefix(body.paths, hashPart)),
+      upstreams: this.upstreams,
+      signersIn: (network) => this.signers.get(network) ?? [],
       sources: (_cid, network) => this.holders.get(network) ?? [],
       onFault: (fault) => this.faults.push(fault),
       onFetched: (path, failure) => void this.fetched.push({ path, failure }),
       log: this.log,
-      ...options,
+      ...(wholeBytesMax !== undefined && { wholeBytesMax }),
     })
   }
 
@@ -127,6 +158,7 @@ export class Receiver implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.server.close()
     await this.substituter[Symbol.asyncDispose]()
+    await this.upstreams[Symbol.asyncDispose]()
     await this.closures[Symbol.asyncDispose]()
   }
 }

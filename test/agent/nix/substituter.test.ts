@@ -104,6 +104,25 @@ it('refuses a path that no trusted key signed, naming peer and reason, and takes
   expect((await here.server.inject(narinfoUrl(root))).statusCode).toBe(200)
 })
 
+it('takes a path that a member signed who may, in the network where that is so', async () => {
+  using nix = new FakeNix()
+  const { root } = await closureOn(nix)
+  await using here = new Receiver(nix.store)
+  const home = 'ab'.repeat(32)
+  const other = await publisher('peer-a', nix.store, root, undefined, home)
+  here.meet(other)
+  expect((await here.server.inject(narinfoUrl(root))).statusCode).toBe(404)
+  const refused = await here.substituter.refusal(other.candidate)
+  expect(refused).toContain(
+    `signed by ${other.key.publicKey.name}, which this agent does not trust; it needs a signature`,
+  )
+  here.signers.set(OPEN_NETWORK_ID, [other.key.publicKey])
+  expect((await here.server.inject(narinfoUrl(root))).statusCode).toBe(404)
+  here.signers.set(home, [other.key.publicKey])
+  expect((await here.server.inject(narinfoUrl(root))).statusCode).toBe(200)
+  expect(await here.substituter.refusal(other.candidate)).toBeUndefined()
+})
+
 it('refuses a forged narinfo, and takes the same path from an honest peer', async () => {
   using nix = new FakeNix()
   const { root } = await closureOn(nix)

@@ -74,9 +74,40 @@ describe('a path', () => {
     const refused = keys.judge(facts, [other.sign(facts)])
     expect(refused).toMatchObject({ ok: false, fault: 'untrusted' })
     expect(refused).toHaveProperty('reason', expect.stringContaining(other.publicKey.name))
-    expect(keys.judge(facts, [])).toMatchObject({ fault: 'untrusted', reason: 'it is not signed' })
+    expect(keys.judge(facts, [])).toMatchObject({
+      fault: 'untrusted',
+      reason: `it is not signed; it needs a signature that this agent trusts: ${configured.publicKey.name}`,
+    })
     keys.add(other.publicKey.text)
     expect(keys.judge(facts, [other.sign(facts)]).ok).toBe(true)
+  })
+
+  it('needs as many different keys as are required, and says which signed, which count, and how many', () => {
+    const keys = new TrustedKeys(openDatabase(':memory:'), own.publicKey, [configured.publicKey.text], 2)
+    const twice = [configured.sign(facts), configured.sign(facts), other.sign(facts)]
+    const refused = keys.judge(facts, twice)
+    expect(refused).toMatchObject({ ok: false, fault: 'untrusted' })
+    const { name } = configured.publicKey
+    expect(refused).toHaveProperty(
+      'reason',
+      `it is signed by ${name}, which this agent trusts and signed by ${other.publicKey.name}, which this agent does not trust; ` +
+        `it needs signatures of 2 different keys that this agent trusts: ${name}`,
+    )
+    keys.add(other.publicKey.text)
+    expect(keys.judge(facts, twice)).toMatchObject({ ok: true, by: 'signature' })
+    // What this agent signed itself, it has built, or believed before.
+    expect(keys.judge(facts, [own.sign(facts)]).ok).toBe(true)
+    keys.configure([], 1)
+    expect(keys.judge(facts, [other.sign(facts)]).ok).toBe(true)
+  })
+
+  it('is believed by the key of a member that may sign, which counts as any other', () => {
+    const keys = new TrustedKeys(openDatabase(':memory:'), own.publicKey, [configured.publicKey.text], 2)
+    const signatures = [configured.sign(facts), other.sign(facts)]
+    expect(keys.judge(facts, signatures).ok).toBe(false)
+    expect(keys.judge(facts, signatures, [other.publicKey]).ok).toBe(true)
+    // The same key in two lists is one.
+    expect(keys.judge(facts, [configured.sign(facts)], [configured.publicKey]).ok).toBe(false)
   })
 
   it('is refused as forged when a trusted key signed something else', () => {

@@ -32,6 +32,7 @@ describe('decisions', () => {
     ['content:fetch', db, web, 2],
     ['service:connect pg', db, web, undefined],
     ['content:publish', web, db, undefined],
+    ['content:sign', web, db, undefined],
     ['service:offer pg', web, db, undefined],
     ['volume:mount x', web, db, undefined],
     ['service:connect *', web, db, undefined],
