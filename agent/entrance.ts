@@ -101,6 +101,13 @@ export class Entrance implements Disposable {
     return false
   }
 
+  /** Whether a peer may be asked for what is in a network: nobody is to learn of a network that he is not in. */
+  mayAsk(peerId: string, id: string): boolean {
+    if (id === OPEN_NETWORK_ID) return this.isOpen
+    const membership = this.networks.get(id)
+    return membership !== undefined && this.gate.memberOf(membership.network, peerId) !== undefined
+  }
+
   /** Names of the networks shared with a connected peer. */
   sharedWith(peerId: string): string[] {
     const { open = false, members = [] } = this.gate.admitted(peerId) ?? {}

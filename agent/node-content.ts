@@ -26,7 +26,10 @@ type ContentDeps = {
   /** Bytes a second to peers; undefined for no bound. */
   uploadRateBytes: number | undefined
   streams: PieceServerInit['streams'] & FetcherInit['streams']
+  /** This node's peer id. */
+  self: string
   mayFetch: PieceServerInit['mayFetch']
+  mayAsk: NonNullable<FetcherInit['mayAsk']>
   onFault: NonNullable<FetcherInit['onFault']>
   log: Log
 }
@@ -48,7 +51,7 @@ export type Content = {
 
 /** Parts that stop are left to the stack. */
 export async function startContent(deps: ContentDeps, stack: AsyncDisposableStack): Promise<Content> {
-  const { state, db, quotaBytes, uploadRateBytes, streams, mayFetch, onFault, log } = deps
+  const { state, db, quotaBytes, uploadRateBytes, streams, self, mayFetch, mayAsk, onFault, log } = deps
   const lists = new PieceLists(db)
   const index = new BlobIndex(db)
   const blobs = Blobs.open({ directory: state.file('blobs'), index, lists, quotaBytes, log })
@@ -60,8 +63,11 @@ export async function startContent(deps: ContentDeps, stack: AsyncDisposableStac
   stack.use(index.notes)
   const uploads = stack.use(new Uploads({ rateBytes: uploadRateBytes }))
   const onServed: PieceServerInit['onServed'] = (digest, bytes, isBegin) => index.notes.served(digest, bytes, isBegin)
-  const pieces = stack.use(await PieceServer.start({ streams, holdings, lists, mayFetch, uploads, onServed, log }))
-  const fetcher = stack.use(new Fetcher({ blobs, streams, log, onFault }))
+  const fetcher = stack.use(new Fetcher({ blobs, streams, self, mayAsk, log, onFault }))
+  const arriving = fetcher.arriving.bind(fetcher)
+  const onAsked = fetcher.heard.bind(fetcher)
+  const server = { streams, holdings, lists, mayFetch, arriving, onAsked, uploads, onServed, log }
+  const pieces = stack.use(await PieceServer.start(server))
   const passThrough = stack.use(new PassThrough({ streams, log, onFault }))
   return { blobs, published, held, holdings, pieces, fetcher, store, pins, uploads, passThrough }
 }

@@ -129,11 +129,13 @@ async function startNode(
 
   const faults = new PeerFaults()
   const mayFetch = (peerId: string, network: string) => entrance.mayFetch(peerId, network)
+  const mayAsk = (peerId: string, network: string) => entrance.mayAsk(peerId, network)
   const onFault = ({ peerId, digest, reason }: Fault) =>
     faults.add({ peerId, about: later.substituter?.pathOf(digest) ?? `blob ${digest}`, reason })
   const { quotaBytes, uploadRateBytes } = values
+  const access = { self: host.peerId, mayFetch, mayAsk }
   const content = await startContent(
-    { state, db, quotaBytes, uploadRateBytes, streams: host, mayFetch, onFault, log },
+    { state, db, quotaBytes, uploadRateBytes, streams: host, ...access, onFault, log },
     stack,
   )
   const { blobs, published, passThrough } = content

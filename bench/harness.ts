@@ -75,7 +75,7 @@ export function ratio(ours: readonly number[], theirs: readonly number[]): numbe
   return median(ours.map((value, turn) => value / (theirs[turn] ?? Number.NaN)))
 }
 
-export type Unit = 'ms' | 'MB/s' | '/s' | 'MB' | 'KB' | '%' | 'KB/h' | 'us'
+export type Unit = 'copies' | 'x' | 'ms' | 'MB/s' | '/s' | 'MB' | 'KB' | '%' | 'KB/h' | 'us'
 
 export type Result = {
   what: string

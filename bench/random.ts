@@ -2,11 +2,15 @@
  * Random numbers that are the same for the same seed, so that a run can be repeated. Bytes come from AES in counter mode: fast enough for
  * files of a gigabyte, and nothing that a disk or a network could compress.
  */
-import { createCipheriv } from 'node:crypto'
+import { createCipheriv, createHash } from 'node:crypto'
+import { once } from 'node:events'
+import { createWriteStream } from 'node:fs'
 
 const POOL_BYTES = 64 * 1024
 /** Of zeros that are encrypted at a time. */
 const BLOCK_BYTES = 1024 * 1024
+/** Of a file that are written at a time. */
+const WRITE_BYTES = 4 * 1024 * 1024
 
 export class Random {
   readonly #cipher
@@ -51,4 +55,19 @@ export class Random {
     this.#used += count
     return taken
   }
+}
+
+/** Writes a file that nothing on its way can compress. @returns its SHA-256. */
+export async function writeRandomFile(path: string, sizeBytes: number, seed: number): Promise<string> {
+  const random = new Random(seed)
+  const hash = createHash('sha256')
+  const out = createWriteStream(path)
+  for (let at = 0; at < sizeBytes; at += WRITE_BYTES) {
+    const block = random.bytes(Math.min(WRITE_BYTES, sizeBytes - at))
+    hash.update(block)
+    if (!out.write(block)) await once(out, 'drain')
+  }
+  out.end()
+  await once(out, 'close')
+  return hash.digest('hex')
 }

@@ -4,9 +4,7 @@
  * ends with an fsync of what it wrote, since the agent does. `agent get` writes a second copy, to the user's directory.
  */
 import { execFile } from 'node:child_process'
-import { createHash } from 'node:crypto'
-import { once } from 'node:events'
-import { createReadStream, createWriteStream, mkdtempSync, rmSync } from 'node:fs'
+import { createReadStream, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -14,12 +12,11 @@ import type { PublishResult } from '../agent/api/contract.ts'
 import { Bundle, RealAgent, run as runProgram, until } from '../test/agents.ts'
 import { type Bench, byTurns, type Report, scaled, timed } from './harness.ts'
 import { Nginx } from './nginx.ts'
-import { Random } from './random.ts'
+import { writeRandomFile } from './random.ts'
 import { stockEntry } from './stock-bundle.ts'
 import { StockNode } from './stock-node.ts'
 
 const FILE_BYTES = scaled(1_024) * 1024 * 1024
-const BLOCK_BYTES = 4 * 1024 * 1024
 const MB = 1e6
 const TURNS = { countMax: 5, msMax: 420_000 }
 const SEED = 4
@@ -36,7 +33,7 @@ async function run(report: Report, signal: AbortSignal): Promise<void> {
   const directory = mkdtempSync(join(tmpdir(), 'undernet-transfer-'))
   stack.defer(() => rmSync(directory, { recursive: true, force: true }))
   const file = join(directory, 'file')
-  const digest = await makeFile(file)
+  const digest = await writeRandomFile(file, FILE_BYTES, SEED)
 
   const bundle = stack.use(await Bundle.build())
   const agents = await AgentPair.start(bundle, file, signal, stack)
@@ -151,21 +148,6 @@ class StockPair {
     const { digest } = await this.#receiver.ask('fetch', { address: this.#address, to })
     if (digest !== this.#digest) throw new Error('a stock stream lost bytes')
   }
-}
-
-/** Bytes that nothing on the way can compress. */
-async function makeFile(path: string): Promise<string> {
-  const random = new Random(SEED)
-  const hash = createHash('sha256')
-  const out = createWriteStream(path)
-  for (let at = 0; at < FILE_BYTES; at += BLOCK_BYTES) {
-    const block = random.bytes(Math.min(BLOCK_BYTES, FILE_BYTES - at))
-    hash.update(block)
-    if (!out.write(block)) await once(out, 'drain')
-  }
-  out.end()
-  await once(out, 'close')
-  return hash.digest('hex')
 }
 
 async function shell(command: string): Promise<void> {

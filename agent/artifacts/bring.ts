@@ -11,11 +11,13 @@ import {
   MANIFEST_BYTES_MAX,
   type Manifest,
 } from '../../protocols/artifact/artifact.ts'
+import { PIECE_BYTES } from '../../protocols/pieces/tree.ts'
 import { type BlobFetcher, type BlobHolder, type BlobStore, TEMPORARY_PIN } from '../content/content.ts'
 import { AgentError, reasonOf } from '../error.ts'
 
-/** Small blobs are many in a closure, and each costs a round trip or two. */
-const FETCHES_AT_ONCE = 4
+/** At once. Large blobs share what line there is; of small ones many fit in a round trip. */
+const LARGE_AT_ONCE = 4
+const SMALL_AT_ONCE = 32
 
 type BringPart = { digest: Digest; sizeBytes: number; kind: 'file' | 'nar'; path?: string }
 
@@ -79,12 +81,21 @@ export async function bringArtifact(cid: CID, deps: BringDeps, signal: AbortSign
     const manifest = await readManifest(deps.holdings, digest, signal)
     const parts = partsOf(manifest)
     const progress = new Progress(parts, deps.onProgress)
-    await eachAtOnce(parts, FETCHES_AT_ONCE, async (part) => {
+    const bring = async (part: BringPart) => {
       const { digest, sizeBytes } = part
       await fetch({ digest, sizeBytes }, (doneBytes) => progress.update(part, doneBytes)).catch(failOn(part))
       note(digest, part.path ?? name)
       progress.update(part, part.sizeBytes)
-    })
+    }
+    const isSmall = ({ sizeBytes }: BringPart) => sizeBytes < PIECE_BYTES
+    await Promise.all([
+      eachAtOnce(parts.filter(isSmall), SMALL_AT_ONCE, bring),
+      eachAtOnce(
+        parts.filter((part) => !isSmall(part)),
+        LARGE_AT_ONCE,
+        bring,
+      ),
+    ])
     if (manifest.type === 'folder') return { type: 'folder', parts }
     return { type: 'nix', root: manifest.paths[manifest.root]?.path ?? '', parts }
   } catch (error) {

@@ -8,6 +8,7 @@
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { type Database, migrate, transaction } from '../state/database.ts'
 import { BlobNotes } from './blob-notes.ts'
+import { BlobProgress } from './blob-progress.ts'
 import { TEMPORARY_PIN } from './content.ts'
 import { networkOfPin, OPEN_NETWORK_ID, PUBLICATION_PIN } from './publication-key.ts'
 
@@ -47,12 +48,14 @@ export type BlobOrder = 'size' | 'used' | 'served'
 
 export class BlobIndex {
   readonly notes: BlobNotes
+  readonly progress: BlobProgress
   readonly #db: Database
   readonly #sql
 
   constructor(db: Database) {
     migrate(db, 'content', SCHEMA)
     this.notes = new BlobNotes(db)
+    this.progress = new BlobProgress(db)
     this.#db = db
     this.#sql = {
       get: db.prepare('SELECT digest, size_bytes AS sizeBytes, used_ms AS usedMs FROM content_blobs WHERE digest = ?'),

@@ -29,10 +29,25 @@ export type BlobHolder = {
   networksOf(digest: Digest): Iterable<string>
 }
 
+/** The hashes of a blob's pieces; see protocols/pieces/spec.md for the root. */
+export type PieceList = { readonly sizeBytes: number; readonly hashes: Uint8Array; readonly root: Uint8Array }
+
+/** A blob that is being fetched, as far as it is here: pieces that were held against the list that it is fetched by. */
+export type PartSource = {
+  readonly list: PieceList
+  readonly generation: number
+  has(index: number): boolean
+  bitmap(): Uint8Array
+  read(offset: number, length: number): Promise<Uint8Array>
+  /** Whoever reads keeps it open, and lets go of it in the end. */
+  retain(): void
+  release(): Promise<void>
+}
+
 export type WriteOptions = {
   /** Keeps the blob until `unpin(digest, reason)`; in the same transaction, so that it is never evictable in between. */
   pin?: string
-  /** The network in which it may be given out, by its id in hex, for another reason than that it is published there. */
+  /** The network, by its id in hex, in which it may be given out: all of it came from its peers, or a member pushed it for them. */
   network?: string
 }
 

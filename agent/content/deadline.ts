@@ -9,6 +9,7 @@ export class Deadline implements Disposable {
   #timer: NodeJS.Timeout
   readonly #onParentAbort = () => this.#controller.abort(this.#parent.reason)
   #held = 0
+  #isLate = false
 
   constructor(quietMs: number, parent: AbortSignal) {
     this.#parent = parent
@@ -19,6 +20,11 @@ export class Deadline implements Disposable {
 
   get signal(): AbortSignal {
     return this.#controller.signal
+  }
+
+  /** Whether the time is over. */
+  get isLate(): boolean {
+    return this.#isLate
   }
 
   /** Something was heard. */
@@ -51,7 +57,10 @@ export class Deadline implements Disposable {
   #timerOf(quietMs: number): NodeJS.Timeout {
     return setTimeout(() => {
       if (this.#held > 0) this.#timer.refresh()
-      else this.#controller.abort(new WireError('timeout', `nothing came for ${Math.ceil(quietMs / 1000)} s`))
+      else {
+        this.#isLate = true
+        this.#controller.abort(new WireError('timeout', `nothing came for ${Math.ceil(quietMs / 1000)} s`))
+      }
     }, quietMs)
   }
 }

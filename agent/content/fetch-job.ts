@@ -1,28 +1,38 @@
 /**
- * The fetching of one blob for one network, for everybody who waits for it. See fetcher.ts for who is to blame for what.
+ * The fetching of one blob for one network, for everybody who waits for it: whom to ask, how many at once, when to give up. See fetcher.ts
+ * for the rules. A large blob comes from several sources at once, a small one from one at a time.
  */
+import { hash } from 'node:crypto'
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { WireError } from '../../protocols/error.ts'
-import { BLOB_BYTES_MAX, PIECE_BYTES, pieceCount } from '../../protocols/pieces/tree.ts'
+import { BLOB_BYTES_MAX, PIECE_BYTES } from '../../protocols/pieces/tree.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
 import type { Blobs } from './blobs.ts'
+import { Candidates, type Source } from './candidates.ts'
 import type { FetchOptions } from './content.ts'
 import { Deadline } from './deadline.ts'
-import { download } from './download.ts'
-import { PartialBlob } from './partial-blob.ts'
-import { fromHex, listOf, type PieceList } from './piece-lists.ts'
-import type { PieceSession, PieceSessions } from './piece-sessions.ts'
-import type { Slots } from './slots.ts'
-import { type Source, SourceOrder } from './source-order.ts'
+import { Feed } from './feed.ts'
+import { Filling } from './filling.ts'
+import { cancelled, Outcomes, untilAborted } from './outcomes.ts'
+import type { PartialBlob } from './partial-blob.ts'
+import { fromHex } from './piece-lists.ts'
+import type { Done, PieceSession, PieceSessions } from './piece-sessions.ts'
+import type { SlotsByPeer } from './slots.ts'
+import type { SmallBlobs } from './small-blobs.ts'
+import { type Stated, stateList } from './statements.ts'
+import type { Supply } from './supply.ts'
 
-/** A disk that loses what was just written to it is not to be argued with. */
-const FILLINGS_MAX = 3
-/** How large a blob of unknown size is thought to be, and how large one may be, when it is about waiting for its list. */
-const UNKNOWN_BYTES = 2 ** 32
-const LISTING_BYTES_MAX = 2 ** 35
-/** Named in an error message; the log has them all. */
-const REASONS_MAX = 5
+/** Below this another source would take longer to say what it has than the first one to give it. */
+const SHARED_BYTES_MIN = 4 * 1024 * 1024
+/** At once, of one blob. */
+const SOURCES_MAX = 8
+/** Of those, that were only named by others and are not reached yet: they may not exist. */
+const HEARD_MAX = 4
+/** A source is given so long to show what it can, where others wait for its place. */
+const EXCHANGE_MS = 5_000
+/** A source that gave some of the blob and cannot be reached is waited for so long: it restarts, or its link comes back. */
+const COMEBACK_MS_MAX = 20_000
 
 export type JobLimits = {
   /** To open a stream, dialling included. */
@@ -33,20 +43,27 @@ export type JobLimits = {
   hasteMs: number
   /** More for the list, for each GiB of blob: the peer may have to read it all first. */
   listMsPerGib: number
+  /** For a source that gave something and cannot be reached. */
+  comebackMs?: number
 }
 
 export type FetchJobInit = {
   digest: Digest
   network: string
+  /** This node's peer id, by which its fellows know it. */
+  self: string
   sizeBytes: number | undefined
   sizeBytesMax: number | undefined
   hasteMs: number | undefined
   blobs: Blobs
   sessions: PieceSessions
-  slots: Slots
+  small: SmallBlobs
+  slots: SlotsByPeer
   limits: JobLimits
   /** Why this peer is not to be asked for this blob. */
   shunned: (peerId: string) => string | undefined
+  /** Whether a peer that somebody named may be asked in this network. */
+  mayAsk: (peerId: string) => boolean
   /** Whether this peer let somebody wait in vain a short while ago: it is asked when nobody else is left. */
   isSilent: (peerId: string) => boolean
   onSilence: (peerId: string) => void
@@ -57,8 +74,17 @@ export type FetchJobInit = {
 }
 
 type Waiter = Pick<FetchOptions, 'onProgress' | 'pin'>
-/** What became of a source that was tried. */
-type Outcome = { reason: string; lied: boolean }
+/** A source that is being asked. */
+type Run = {
+  source: Source
+  /** It is waited for only as long as nobody else comes up. */
+  isPatient: boolean
+  isUnreachable: boolean
+  gaveBytes: number
+  /** Ends it, for a better one. */
+  stop: AbortController
+  ended: Promise<void>
+}
 
 export class FetchJob {
   readonly digest: Digest
@@ -70,15 +96,18 @@ export class FetchJob {
   readonly #init: FetchJobInit
   readonly #stopping = new AbortController()
   readonly #waiters = new Set<Waiter>()
-  readonly #sources: SourceOrder
-  readonly #outcomes = new Map<string, Outcome>()
-  /** Who stated which list, by `listKey`. */
-  readonly #claims = new Map<string, Set<string>>()
-  readonly #falseLists = new Set<string>()
+  readonly #candidates: Candidates
+  readonly #outcomes: Outcomes
+  readonly #filling: Filling
+  readonly #runs = new Map<string, Run>()
   readonly #result = Promise.withResolvers<void>()
   readonly #started = Promise.withResolvers<PartialBlob>()
-  #partial: PartialBlob | undefined
+  /** What went wrong here. */
+  #fault: unknown
+  #isWhole = false
   #isDone = false
+  #gaveMs = Number.NEGATIVE_INFINITY
+  #exchangedMs = Number.NEGATIVE_INFINITY
   #changed = Promise.withResolvers<void>()
 
   constructor(init: FetchJobInit) {
@@ -87,11 +116,21 @@ export class FetchJob {
     this.network = init.network
     this.sizeBytes = init.sizeBytes
     this.sizeBytesMax = init.sizeBytesMax
-    this.#sources = new SourceOrder({
+    this.#outcomes = new Outcomes(init.digest, init.onFault)
+    this.#filling = new Filling({
+      fetching: { digest: this.digest, network: this.network },
+      self: init.self,
+      blobs: init.blobs,
+      onSupply: (supply) => this.#begin(supply),
+      onFault: (peerId, reason) => this.#outcomes.blame(peerId, reason),
+      signal: this.#stopping.signal,
+    })
+    this.#candidates = new Candidates({
       hasteMs: init.hasteMs ?? init.limits.hasteMs,
       patienceMs: init.limits.pieceMs,
-      isShunned: (peerId) => this.#isShunned(peerId),
+      isShunned: (peerId) => peerId === init.self || this.#isShunned(peerId),
       isSilent: init.isSilent,
+      onChange: () => this.#tellChanged(),
       signal: this.#stopping.signal,
     })
     // Whoever waits has these; a job that nobody waits for any more may end badly in silence.
@@ -104,20 +143,40 @@ export class FetchJob {
   join(options: FetchOptions): () => void {
     const waiter: Waiter = options
     this.#waiters.add(waiter)
-    this.#sources.join(waiter, options.sources)
+    this.#candidates.join(waiter, options.sources)
     return () => {
       if (!this.#waiters.delete(waiter)) return
-      this.#sources.leave(waiter)
+      this.#candidates.leave(waiter)
       if (this.#waiters.size === 0) this.cancel(cancelled())
     }
   }
 
+  /** A peer of the network wants the blob, too. */
+  heard(peerId: string): void {
+    if (!this.#isLarge || peerId === this.#init.self || this.#runs.has(peerId)) return
+    if (this.#candidates.heard(peerId)) this.#filling.supply?.expect(peerId)
+  }
+
   cancel(reason: AgentError): void {
     this.#stopping.abort(reason)
+    this.#tellChanged()
   }
 
   get isStopping(): boolean {
     return this.#stopping.signal.aborted
+  }
+
+  /**
+   * Said to be so small that its digest is its list: then nobody needs to state one. Less than a piece, because a whole piece may also be
+   * the first of a larger blob whose size was signed wrongly, which is not its holder's fault.
+   */
+  get isSmall(): boolean {
+    return this.sizeBytes !== undefined && this.sizeBytes > 0 && this.sizeBytes < PIECE_BYTES
+  }
+
+  /** What is here of the blob, to be given on in its network. */
+  get arriving(): PartialBlob | undefined {
+    return this.#isDone ? undefined : this.#filling.partial
   }
 
   /** Resolves when the blob is whole. */
@@ -125,7 +184,7 @@ export class FetchJob {
     return untilAborted(this.#result.promise, signal)
   }
 
-  /** Resolves when the size is known and pieces are about to arrive. */
+  /** Resolves when the size is known and pieces are about to arrive; never for a small blob. */
   started(signal: AbortSignal): Promise<PartialBlob> {
     return untilAborted(this.#started.promise, signal)
   }
@@ -134,28 +193,38 @@ export class FetchJob {
   async piece(index: number, signal: AbortSignal): Promise<void> {
     for (;;) {
       if (this.#isDone) return await this.wait(signal)
-      const partial = this.#partial
-      const isLast = partial && index === pieceCount(partial.list.sizeBytes) - 1
+      const { partial } = this.#filling
+      const isLast = partial && index === partial.pieceCount - 1
       if (partial?.has(index) && !isLast) return
       await untilAborted(this.#changed.promise, signal)
     }
   }
 
+  /** Who failed and how, as far as it is known; liars first. */
+  reasons(): string {
+    return this.#outcomes.reasons()
+  }
+
   async #run(): Promise<void> {
     // join() comes right after the constructor.
     await Promise.resolve()
+    let failure: { error: unknown } | undefined
     try {
       await this.#fetch()
-      this.#result.resolve()
     } catch (error) {
-      const reason = this.#stopping.signal.aborted ? (this.#stopping.signal.reason as Error) : error
-      this.#result.reject(reason)
-      this.#started.reject(reason)
+      failure = { error: this.#stopping.signal.aborted ? this.#stopping.signal.reason : error }
     }
+    this.#filling.supply?.end()
+    this.#stopping.abort(new AgentError('cancelled', 'the fetch is over'))
+    this.#candidates[Symbol.dispose]()
+    await Promise.all([...this.#runs.values()].map(({ ended }) => ended))
+    if (failure) this.#result.reject(failure.error)
+    else this.#result.resolve()
+    this.#started.reject(failure?.error ?? new AgentError('failed', 'a small blob does not start'))
     this.#isDone = true
     this.#tellChanged()
     try {
-      await this.#partial?.leave()
+      await this.#filling.partial?.leave()
     } catch (error) {
       this.#init.log.warn({ digest: this.digest, reason: reasonOf(error) }, 'blob.partial.unsaved')
     }
@@ -163,235 +232,216 @@ export class FetchJob {
 
   async #fetch(): Promise<void> {
     const { signal } = this.#stopping
-    for (;;) {
-      const next = await this.#sources.next()
-      if (!next) throw this.#failure()
-      const free = await this.#init.slots.take(signal)
-      const before = this.#partial?.doneBytes ?? 0
-      try {
-        if (await this.#fetchFrom(next, signal)) break
-      } catch (error) {
-        if (signal.aborted || error instanceof AgentError) throw error
-        if (next.giveWay?.aborted) this.#sources.keptSilent(next)
-        else this.#note(next, error, (this.#partial?.doneBytes ?? 0) > before)
-      } finally {
-        free()
+    while (!this.#isWhole) {
+      const changed = this.#changed.promise
+      signal.throwIfAborted()
+      if (this.#fault !== undefined) throw this.#fault
+      const { supply } = this.#filling
+      if (supply?.partial.isFull) {
+        const verdict = await this.#filling.conclude(supply)
+        this.#isWhole = verdict === 'whole'
+        if (verdict === 'wrong') this.#candidates.hearDissenters()
+        continue
       }
+      if (!this.#startSources()) throw this.#outcomes.failure()
+      await changed
     }
-    for (const [key, peers] of this.#claims) {
-      if (this.#partial && key === listKey(this.#partial.list)) continue
-      for (const peerId of peers) this.#blame(peerId, 'it stated piece hashes that are not those of the blob')
+  }
+
+  #begin({ partial, list }: Supply): void {
+    this.#started.resolve(partial)
+    this.#tellProgress(partial.doneBytes, list.sizeBytes)
+    this.#tellChanged()
+  }
+
+  /** Asks as many sources as are of use. @returns false when there is nobody left to ask, and nobody being asked. */
+  #startSources(): boolean {
+    for (;;) {
+      const runs = [...this.#runs.values()]
+      const busy = runs.filter(({ isPatient }) => !isPatient).length
+      const heard = runs.filter(({ source, isUnreachable }) => source.isHeard && isUnreachable).length
+      const isWanted =
+        busy < (this.#filling.supply && this.#isLarge ? SOURCES_MAX : 1) && this.#runs.size < 2 * SOURCES_MAX
+      const next = isWanted ? this.#candidates.next(busy === 0, heard < HEARD_MAX) : undefined
+      if (next === 'none') return this.#runs.size > 0 || this.#mayComeBack
+      if (next === undefined) return true
+      if (this.#runs.has(next.peerId)) continue
+      const { pauses, ...source } = next
+      const run: Run = {
+        source,
+        isPatient: source.isPatient,
+        isUnreachable: true,
+        gaveBytes: 0,
+        stop: new AbortController(),
+        ended: Promise.resolve(),
+      }
+      this.#runs.set(source.peerId, run)
+      run.ended = this.#try(run, pauses).finally(() => {
+        this.#runs.delete(source.peerId)
+        this.#filling.supply?.giveUp(source.peerId)
+        this.#tellChanged()
+      })
     }
+  }
+
+  /** Better sources may be waiting for their turn: the slowest makes room for one now and then. */
+  #exchange(): void {
+    const now = performance.now()
+    if (this.#runs.size < SOURCES_MAX || now - this.#exchangedMs < EXCHANGE_MS || !this.#candidates.hasFound) return
+    this.#exchangedMs = now
+    const slowest = this.#filling.supply?.slowest(EXCHANGE_MS)
+    const run = slowest === undefined ? undefined : this.#runs.get(slowest)
+    run?.stop.abort(new WireError('refused', 'others are quicker'))
+  }
+
+  /** Whether somebody who gave some of it and cannot be reached may still come back. */
+  get #mayComeBack(): boolean {
+    const { comebackMs = COMEBACK_MS_MAX } = this.#init.limits
+    return this.#candidates.hasResting && performance.now() - this.#gaveMs < comebackMs
+  }
+
+  get #isLarge(): boolean {
+    return (this.#filling.supply?.list.sizeBytes ?? this.sizeBytes ?? 0) >= SHARED_BYTES_MIN
   }
 
   #isShunned(peerId: string): boolean {
     const reason = this.#init.shunned(peerId)
-    if (reason !== undefined) this.#outcomes.set(peerId, { reason, lied: true })
+    if (reason !== undefined) this.#outcomes.note(peerId, { reason, lied: true })
     return reason !== undefined
   }
 
-  async #fetchFrom(source: Source, signal: AbortSignal): Promise<boolean> {
-    const { peerId } = source
-    const session = await this.#session(peerId, signal)
+  async #try(run: Run, pauses: number): Promise<void> {
+    const { signal } = this.#stopping
+    const { peerId } = run.source
+    let free: (() => void) | undefined
     try {
-      return await this.#fetchOn(session, source, signal)
+      if (this.isSmall) return await this.#fetchSmall(run.source)
+      free = await this.#init.slots.take(peerId, signal)
+      await this.#fetchFrom(run)
     } catch (error) {
-      session.frames.abort(asError(error))
-      // A stream kept from an earlier blob may have been closed since, and where both sides dialled at once the connection under the
-      // stream is replaced by the other one: that says nothing of the peer.
-      const isCut = error instanceof WireError && error.code === 'closed' && !source.giveWay?.aborted
-      if (!isCut || signal.aborted) throw error
+      if (signal.aborted) return
+      if (error instanceof WireError) this.#note(run, error, pauses)
+      else this.#fault ??= error
+    } finally {
+      free?.()
     }
-    const fresh = await this.#session(peerId, signal, { fresh: true })
+  }
+
+  async #fetchSmall({ peerId, patienceMs }: Source): Promise<void> {
+    const { digest, network, sizeBytes = 0 } = this
+    const { signal } = this.#stopping
+    const { small, blobs, onAnswer, onBytes } = this.#init
+    const bytes = await small.get({ peerId, network, digest, sizeBytes, patienceMs }, signal)
+    onAnswer(peerId)
+    if (hash('sha256', bytes) !== digest) throw new WireError('mismatch', 'piece 0 has another hash than it said')
+    if (this.#isWhole) return
+    onBytes(sizeBytes)
+    await blobs.write(digest, [bytes], signal, { network })
+    this.#tellProgress(sizeBytes, sizeBytes)
+    this.#isWhole = true
+  }
+
+  async #fetchFrom(run: Run): Promise<void> {
+    const asked = { peerId: run.source.peerId, network: this.network }
+    const terms = {
+      openMs: this.#init.limits.openMs,
+      signal: AbortSignal.any([this.#stopping.signal, run.stop.signal]),
+    }
+    await this.#init.sessions.use(asked, terms, (session) => this.#fetchOn(session, run))
+  }
+
+  async #fetchOn(session: PieceSession, run: Run): Promise<Done> {
+    run.isUnreachable = false
+    let stated: Stated
     try {
-      return await this.#fetchOn(fresh, source, signal)
+      stated = await this.#state(session, run)
     } catch (error) {
-      fresh.frames.abort(asError(error))
+      if (error instanceof WireError && error.code === 'absent') return { isOrderly: true, failure: error }
       throw error
     }
+    const supply = await this.#filling.settle(stated, run.source)
+    if (supply) return { isOrderly: await this.#feed(session, run, supply, stated) }
+    this.#candidates.dissents(run.source.peerId)
+    return { isOrderly: true }
   }
 
-  /** True when the blob is whole; false when this source states another list than the one in use, and others are to be tried first. */
-  async #fetchOn(session: PieceSession, source: Source, signal: AbortSignal): Promise<boolean> {
-    const list = await this.#listFrom(session, source, signal)
-    const isAgreed = await this.#settleOn(list, session.peerId, source.isLastResort, signal)
-    if (isAgreed) await this.#fill(session, source, signal)
-    this.#init.sessions.give(session)
-    return isAgreed
-  }
-
-  async #session(peerId: string, signal: AbortSignal, how?: { fresh: boolean }): Promise<PieceSession> {
-    using deadline = new Deadline(this.#init.limits.openMs, signal)
-    try {
-      return await this.#init.sessions.take({ peerId, network: this.network }, deadline.signal, how)
-    } catch (error) {
-      // Not silence: more patience would not help.
-      if (error instanceof WireError && error.code === 'timeout') throw new WireError('closed', 'it cannot be reached')
-      throw error
-    }
-  }
-
-  async #listFrom({ asker, peerId }: PieceSession, source: Source, signal: AbortSignal): Promise<PieceList> {
-    const { digest, sizeBytes, sizeBytesMax = BLOB_BYTES_MAX } = this
-    if (sizeBytes !== undefined && this.#isOnePiece) return listOf(sizeBytes, fromHex(digest))
-    const { listMsPerGib } = this.#init.limits
-    const known = this.#partial?.list
-    const readBytes = Math.min(sizeBytes ?? UNKNOWN_BYTES, sizeBytesMax, LISTING_BYTES_MAX)
-    using deadline = new Deadline(
-      source.patienceMs + (listMsPerGib * readBytes) / 2 ** 30,
-      anyOf(signal, source.giveWay),
-    )
-    const stated = await asker.hashes(
-      fromHex(digest),
-      { sizeBytesMax: sizeBytes ?? sizeBytesMax, known: known?.root },
-      deadline.signal,
-    )
-    this.#init.onAnswer(peerId)
-    if (sizeBytes !== undefined && stated.sizeBytes !== sizeBytes)
-      throw new WireError('refused', `it has ${stated.sizeBytes} bytes in place of ${sizeBytes}`)
-    const isKnown = known && stated.sizeBytes === known.sizeBytes && Buffer.compare(known.root, stated.root) === 0
-    if (isKnown) return known
-    if (stated.hashes.byteLength === 0 && stated.sizeBytes > 0)
-      throw new WireError('mismatch', 'it stated one root for two sizes')
+  async #state({ asker, peerId }: PieceSession, { source }: Run): Promise<Stated> {
+    const { limits, onAnswer } = this.#init
+    const sizes = { sizeBytes: this.sizeBytes, sizeBytesMax: this.sizeBytesMax ?? BLOB_BYTES_MAX }
+    const patience = { patienceMs: source.patienceMs, listMsPerGib: limits.listMsPerGib }
+    const known = this.#filling.supply?.list
+    const stated = await stateList(asker, fromHex(this.digest), { ...sizes, ...patience, known }, this.#stopping.signal)
+    onAnswer(peerId)
     return stated
   }
 
-  /** Takes the list into use, unless another one is and peers stand by it. */
-  async #settleOn(list: PieceList, peerId: string, isLastResort: boolean, signal: AbortSignal): Promise<boolean> {
-    const key = listKey(list)
-    if (this.#falseLists.has(key))
-      throw new WireError('mismatch', 'it stated piece hashes that are not those of the blob')
-    const claimants = this.#claims.get(key) ?? new Set()
-    this.#claims.set(key, claimants.add(peerId))
-    if (!this.#partial) {
-      this.#partial = await PartialBlob.open(this.#init.blobs, this, list, signal)
-      this.#started.resolve(this.#partial)
-    } else if (key !== listKey(this.#partial.list)) {
-      const isVouchedFor = this.#claims.has(listKey(this.#partial.list))
-      if (isVouchedFor && !isLastResort) {
-        this.#sources.dissents(peerId)
-        return false
-      }
-      this.#partial.useList(list)
-    }
-    return true
-  }
-
-  /**
-   * Said to be so small that its digest is its list: then nobody needs to state one. Less than a piece, because a whole piece may also be
-   * the first of a larger blob whose size was signed wrongly, which is not its holder's fault.
-   */
-  get #isOnePiece(): boolean {
-    return this.sizeBytes !== undefined && this.sizeBytes > 0 && this.sizeBytes < PIECE_BYTES
-  }
-
-  async #fill({ asker, peerId }: PieceSession, source: Source, signal: AbortSignal): Promise<void> {
-    const partial = this.#partial
-    if (!partial) throw new TypeError('pieces before a list')
-    using deadline = new Deadline(source.patienceMs, anyOf(signal, source.giveWay))
+  /** @returns whether the stream can be used again. */
+  async #feed({ asker, peerId }: PieceSession, run: Run, supply: Supply, stated: Stated): Promise<boolean> {
+    const { limits, onAnswer, onBytes } = this.#init
+    using deadline = new Deadline(
+      run.source.patienceMs,
+      AbortSignal.any([this.#stopping.signal, run.stop.signal, supply.over]),
+    )
     let isAnswering = false
-    const onAnswer = () => {
-      if (isAnswering) return
-      isAnswering = true
-      this.#sources.answered()
-      deadline.allow(this.#init.limits.pieceMs)
-      this.#init.onAnswer(peerId)
-    }
-    const onPiece = (bytes: number) => {
-      this.#init.onBytes(bytes)
-      this.#tellProgress(partial)
-      this.#tellChanged()
-    }
-    this.#tellProgress(partial)
-    for (let filling = 0; filling < FILLINGS_MAX; filling++) {
-      await download(asker, fromHex(this.digest), partial, { isStated: !this.#isOnePiece, deadline, onAnswer, onPiece })
-      const verdict = await partial.finish(signal)
-      if (verdict === 'whole') return
-      if (verdict === 'wrong') throw this.#refute(partial.list)
-    }
-    throw new AgentError('corrupt', 'the disk does not keep what is written to it', {
-      next: 'Check the disk of the state directory.',
+    this.#hearAskers(stated.askers)
+    return await Feed.run({
+      peerId,
+      asker,
+      digest: fromHex(this.digest),
+      supply,
+      offer: stated.pieces ?? 'all',
+      first: stated.first,
+      deadline,
+      onAnswer: () => {
+        if (isAnswering) return
+        isAnswering = true
+        run.isPatient = false
+        deadline.allow(limits.pieceMs)
+        onAnswer(peerId)
+      },
+      onPiece: (bytes) => {
+        run.gaveBytes += bytes
+        this.#gaveMs = performance.now()
+        onBytes(bytes)
+        this.#exchange()
+        this.#tellProgress(supply.partial.doneBytes, supply.list.sizeBytes)
+        this.#tellChanged()
+      },
+      onStated: (now) => {
+        this.#filling.restated(now, peerId)
+        this.#hearAskers(now.askers)
+      },
     })
   }
 
-  /** The whole hash is wrong although every piece is as listed: whoever stated the list lied. */
-  #refute(list: PieceList): WireError {
-    const key = listKey(list)
-    this.#falseLists.add(key)
-    const reason = 'its pieces do not make up the blob'
-    for (const peerId of this.#claims.get(key) ?? []) this.#blame(peerId, reason)
-    this.#claims.delete(key)
-    return new WireError('mismatch', reason)
+  #hearAskers(askers: readonly string[] = []): void {
+    for (const peerId of askers) if (this.#init.mayAsk(peerId)) this.heard(peerId)
   }
 
-  #note(source: Source, error: unknown, progressed: boolean): void {
+  #note({ source, isUnreachable, gaveBytes }: Run, error: WireError, pauses: number): void {
     const { peerId } = source
-    const reason = reasonOf(error)
-    const code = error instanceof WireError ? error.code : 'closed'
-    this.#init.log.debug({ digest: this.digest, peerId, code, reason, progressed }, 'blob.source.failed')
+    const { code, message: reason } = error
+    this.#init.log.debug({ digest: this.digest, peerId, code, reason, gaveBytes }, 'blob.source.failed')
     if (code === 'mismatch' || code === 'malformed' || code === 'too-large') {
-      this.#blame(peerId, reason)
+      this.#outcomes.blame(peerId, reason)
       return
     }
-    this.#outcomes.set(peerId, { reason, lied: false })
+    const hasGiven = this.#outcomes.hasGiven(peerId) || gaveBytes > 0
+    this.#outcomes.note(peerId, { reason, lied: false, hasGiven })
+    // It may have some of it later, or be less busy.
+    const isNo = code === 'absent' || code === 'refused'
     if (code === 'timeout') this.#init.onSilence(peerId)
-    if (progressed) this.#sources.failedOnTheWay(peerId)
-    else if (code === 'timeout') this.#sources.keptSilent(source)
+    if (gaveBytes > 0) this.#candidates.failedOnTheWay(peerId)
+    else if (code === 'timeout') this.#candidates.keptSilent(source)
+    else if ((isUnreachable && hasGiven) || (isNo && this.#isLarge)) this.#candidates.rests(peerId, pauses)
   }
 
-  #blame(peerId: string, reason: string): void {
-    if (this.#outcomes.get(peerId)?.lied) return
-    this.#outcomes.set(peerId, { reason, lied: true })
-    this.#init.onFault(peerId, reason)
-  }
-
-  /** Who failed and how, as far as it is known; liars first. */
-  reasons(): string {
-    const told = [...this.#outcomes].sort(([, a], [, b]) => Number(b.lied) - Number(a.lied)).slice(0, REASONS_MAX)
-    return told.map(([peerId, { reason }]) => `${peerId}: ${reason}`).join('; ')
-  }
-
-  #failure(): AgentError {
-    const outcomes = [...this.#outcomes.values()]
-    if (outcomes.some(({ lied }) => lied))
-      return new AgentError('corrupt', `no peer gave the right bytes of ${this.digest}: ${this.reasons()}`)
-    if (outcomes.length > 0) return new AgentError('not-found', `no peer could give ${this.digest}: ${this.reasons()}`)
-    return new AgentError('not-found', `no peer is known to have ${this.digest}`)
-  }
-
-  #tellProgress(partial: PartialBlob): void {
-    for (const { onProgress } of this.#waiters) onProgress?.(partial.doneBytes, partial.list.sizeBytes)
+  #tellProgress(doneBytes: number, sizeBytes: number): void {
+    for (const { onProgress } of this.#waiters) onProgress?.(doneBytes, sizeBytes)
   }
 
   #tellChanged(): void {
     this.#changed.resolve()
     this.#changed = Promise.withResolvers()
   }
-}
-
-/** What someone is told who left, or was sent away: then whoever did that said why. */
-export function cancelled(signal?: AbortSignal): AgentError {
-  return signal?.reason instanceof AgentError ? signal.reason : new AgentError('cancelled', 'the fetch was cancelled')
-}
-
-function listKey({ sizeBytes, root }: PieceList): string {
-  return `${sizeBytes} ${Buffer.from(root).toString('hex')}`
-}
-
-function asError(error: unknown): Error {
-  return error instanceof Error ? error : new Error(reasonOf(error))
-}
-
-function anyOf(signal: AbortSignal, other: AbortSignal | undefined): AbortSignal {
-  return other ? AbortSignal.any([signal, other]) : signal
-}
-
-/** The promise's outcome, or an AgentError `cancelled` as soon as the signal fires. */
-function untilAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  if (signal.aborted) return Promise.reject(cancelled(signal))
-  return new Promise((resolve, reject) => {
-    const onAbort = () => reject(cancelled(signal))
-    signal.addEventListener('abort', onAbort, { once: true })
-    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
-  })
 }

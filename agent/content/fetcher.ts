@@ -1,8 +1,9 @@
 /**
- * Fetches blobs from peers into the blob directory: one source at a time, the next one when it fails, until the whole hash is right.
+ * Fetches blobs from peers into the blob directory: from all who have some of it, until the whole hash is right.
  *
  * Every source states a piece list of its own before it is asked for pieces, so a wrong piece is its own fault; a list is judged by the
- * whole hash, so when that is wrong everybody who stated the list lied, and when it is right everybody who stated another one did.
+ * whole hash, so when that is wrong everybody who stated the list lied, and when it is right everybody who stated another one did. Those who
+ * are fetching the blob themselves say so: they pass on the list that they were given, and are not to blame when it is false.
  * Whoever lied about a blob is not asked for it again for a while. Fetches of one digest are one job, which ends when nobody waits.
  *
  * A job is for one network, all its bytes come from peers of that, and it is the only one in which they may be given on. Who wants the same
@@ -15,12 +16,16 @@ import type { Log } from '../log.ts'
 import { ArrivingBlob } from './arriving-blob.ts'
 import type { Blobs } from './blobs.ts'
 import type { BlobFetcher, BlobSource, Fault, FetchOptions } from './content.ts'
-import { cancelled, FetchJob, type JobLimits } from './fetch-job.ts'
+import { FetchJob, type JobLimits } from './fetch-job.ts'
+import { cancelled } from './outcomes.ts'
+import type { PartialBlob } from './partial-blob.ts'
 import { type OpenStreams, PieceSessions } from './piece-sessions.ts'
-import { Slots } from './slots.ts'
+import { SlotsByPeer } from './slots.ts'
+import { SmallBlobs } from './small-blobs.ts'
 
-/** Streams open at once, over all peers: below what a server gives one peer, since there may be only one. */
-const DOWNLOADS_MAX = 12
+/** Streams open at once to one peer, below what a server gives one; and to all. Each may have 8 MiB under way. */
+const DOWNLOADS_PER_PEER_MAX = 12
+const DOWNLOADS_MAX = 48
 /** A piece that takes longer is 13 KB/s: another source, or a later time, serves the user better. */
 const PIECE_MS_MAX = 20_000
 /** An honest peer begins to answer in a round trip. One that does not may be overloaded, so it gets its time when nobody else is left. */
@@ -38,7 +43,11 @@ const SILENT_MAX = 1_000
 export type FetcherInit = {
   blobs: Blobs
   streams: OpenStreams
+  /** This node's peer id. */
+  self: string
   log: Log
+  /** Whether a peer that another one named may be asked in a network. Nobody, if it is not given. */
+  mayAsk?: (peerId: string, network: string) => boolean
   onFault?: (fault: Fault) => void
   limits?: Partial<JobLimits>
   now?: () => number
@@ -48,13 +57,14 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
   readonly #init: FetcherInit
   readonly #limits: JobLimits
   readonly #jobs = new Map<Digest, FetchJob>()
-  readonly #slots = new Slots(DOWNLOADS_MAX)
+  readonly #slots = new SlotsByPeer(DOWNLOADS_PER_PEER_MAX, DOWNLOADS_MAX)
   /** `peerId digest` -> what it did, and until when it is remembered. */
   readonly #shunned = new Map<string, { reason: string; untilMs: number }>()
   /** Peer ids -> until when it is remembered that they let somebody wait. */
   readonly #silent = new Map<string, number>()
   readonly #now: () => number
   readonly #sessions: PieceSessions
+  readonly #small: SmallBlobs
   #isStopped = false
   #fetchedBytes = 0
 
@@ -69,6 +79,7 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
     }
     this.#now = init.now ?? Date.now
     this.#sessions = new PieceSessions(init.streams)
+    this.#small = new SmallBlobs(this.#sessions, this.#limits.openMs)
   }
 
   /** Bytes of pieces received since the start. */
@@ -102,6 +113,11 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
       const joined = await this.#join(digest, options)
       if (!joined) continue
       try {
+        if (joined.job.isSmall) {
+          await joined.job.wait(options.signal)
+          joined.leave()
+          continue
+        }
         const partial = await joined.job.started(options.signal)
         // Once it is whole, the reader is all that keeps it from being evicted.
         const release = blobs.hold(digest)
@@ -114,6 +130,18 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
         throw error
       }
     }
+  }
+
+  /** What is here of a blob that is being fetched for the network. */
+  arriving(digest: Digest, network: string): PartialBlob | undefined {
+    const job = this.#jobs.get(digest)
+    return job?.network === network ? job.arriving : undefined
+  }
+
+  /** A peer that may have what is given out in the network asked for the blob: it wants it, too, and may have some of it. */
+  heard(peerId: string, digest: Digest, network: string): void {
+    const job = this.#jobs.get(digest)
+    if (job?.network === network) job.heard(peerId)
   }
 
   /** Ends the fetches for a network that this node left. Resolves when none runs any more. */
@@ -129,6 +157,7 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
     const jobs = [...this.#jobs.values()]
     for (const job of jobs) job.cancel(stopping())
     await Promise.all(jobs.map((job) => job.ended))
+    await this.#small[Symbol.asyncDispose]()
     await this.#sessions[Symbol.asyncDispose]()
   }
 
@@ -150,17 +179,20 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
   }
 
   #begin(digest: Digest, { network, sizeBytes, sizeBytesMax, hasteMs }: FetchOptions): FetchJob {
-    const { blobs, log } = this.#init
+    const { blobs, self, mayAsk, log } = this.#init
     const job = new FetchJob({
       digest,
       network,
+      self,
       sizeBytes,
       sizeBytesMax,
       hasteMs,
       blobs,
       sessions: this.#sessions,
+      small: this.#small,
       slots: this.#slots,
       limits: this.#limits,
+      mayAsk: (peerId) => mayAsk?.(peerId, network) ?? false,
       shunned: (peerId) => this.#shunnedFor(peerId, digest),
       isSilent: (peerId) => (this.#silent.get(peerId) ?? 0) > this.#now(),
       onSilence: (peerId) => this.#noteSilence(peerId),

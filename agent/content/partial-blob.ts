@@ -1,11 +1,13 @@
 /**
  * A blob while it is being fetched: a file with holes, the piece list that it is fetched by, and which pieces are there.
  *
- * It survives kill -9 and power cuts, since nothing is written down that the file does not say by itself: what an earlier run left is
- * read and held against the list. A piece list is itself only what some peer said: the file becomes a blob when the hash of the whole
- * is right, and is worth nothing when it is not.
+ * It survives kill -9 and power cuts: which pieces are there is written down after they were synced, and what came after that is read and
+ * held against the list. What is written down is believed until the hash of the whole is wrong; then every piece is held against the list.
+ * A piece list is itself only what some peer said: the file becomes a blob when the hash of the whole is right. When it is not, what it
+ * has in common with the next list is kept.
  */
-import { createHash } from 'node:crypto'
+
+import { createHash, hash } from 'node:crypto'
 import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { dirname } from 'node:path'
@@ -14,9 +16,15 @@ import { isPiece, PIECE_BYTES, pieceBytes, pieceCount, pieceHash } from '../../p
 import { AgentError, reasonOf } from '../error.ts'
 import { diskError } from '../state/disk.ts'
 import type { Blobs, Fetching } from './blobs.ts'
-import type { PieceList } from './piece-lists.ts'
+import type { PartSource, PieceList } from './content.ts'
+import { offers } from './piece-picker.ts'
 
-export class PartialBlob {
+/** What is lost by a power cut, or read again after a kill. Syncing more often would keep the disk from its work. */
+const SAVE_MS = 5_000
+const ZEROS = Buffer.alloc(PIECE_BYTES)
+const ZEROS_HASH = hash('sha256', ZEROS, 'buffer')
+
+export class PartialBlob implements PartSource {
   readonly digest: Digest
   readonly network: string
   readonly #blobs: Blobs
@@ -30,6 +38,11 @@ export class PartialBlob {
   #hashedCount = 0
   #generation = 0
   #users = 1
+  /** Reads back, for the whole hash, what came out of order; one at a time. */
+  #catchingUp: Promise<void> | undefined
+  #saving: Promise<void> | undefined
+  #savedMs = performance.now()
+  #missing: number
 
   /** Takes the room, opens or makes the file, and checks what an earlier run left in it. */
   static async open(blobs: Blobs, fetching: Fetching, list: PieceList, signal: AbortSignal): Promise<PartialBlob> {
@@ -55,10 +68,15 @@ export class PartialBlob {
     this.#list = list
     this.#file = file
     this.#have = new Uint8Array(pieceCount(list.sizeBytes))
+    this.#missing = this.#have.length
   }
 
   get list(): PieceList {
     return this.#list
+  }
+
+  get pieceCount(): number {
+    return this.#have.length
   }
 
   get doneBytes(): number {
@@ -75,21 +93,27 @@ export class PartialBlob {
   }
 
   get isFull(): boolean {
-    return this.#doneBytes === this.#list.sizeBytes
+    return this.#missing === 0
   }
 
-  /** The next run of missing pieces at or after `from`, at most `countMax` long; undefined when there is none. */
-  nextMissing(from: number, countMax: number): { from: number; count: number } | undefined {
-    const start = this.#have.indexOf(0, from)
-    if (start === -1) return undefined
-    let end = start + 1
-    while (end < this.#have.length && end < start + countMax && this.#have[end] === 0) end++
-    return { from: start, count: end - start }
+  /** Number of pieces that are not there. */
+  get missing(): number {
+    return this.#missing
+  }
+
+  /** What is there, as the protocol says it: bit 0x80 of byte 0 is piece 0. */
+  bitmap(): Uint8Array {
+    const bitmap = new Uint8Array(Math.ceil(this.#have.length / 8))
+    for (let at = this.#have.indexOf(1); at !== -1; at = this.#have.indexOf(1, at + 1))
+      bitmap[at >> 3] = (bitmap[at >> 3] ?? 0) | (0x80 >> (at & 7))
+    return bitmap
   }
 
   /** Stores a piece that the caller held against the list. `bytes` may be used again when it resolves. */
   async write(index: number, bytes: Uint8Array): Promise<void> {
-    if (index === this.#hashedCount) {
+    const list = this.#list
+    if (this.has(index)) return
+    if (index === this.#hashedCount && this.#catchingUp === undefined) {
       this.#whole.update(bytes)
       this.#hashedCount++
     }
@@ -98,10 +122,14 @@ export class PartialBlob {
         const { bytesWritten } = await this.#file.write(bytes, at, bytes.byteLength - at, index * PIECE_BYTES + at)
         at += bytesWritten
       }
-      this.#mark(index, bytes.byteLength)
     } catch (error) {
       throw this.#ours(error)
     }
+    // Another list may be in use now.
+    if (list !== this.#list && !isSame(index, list, this.#list)) return
+    this.#mark(index, bytes.byteLength)
+    this.#beginCatchingUp()
+    if (performance.now() - this.#savedMs > SAVE_MS) this.#saving ??= this.#save()
   }
 
   /** Bytes of pieces that are there. */
@@ -122,30 +150,31 @@ export class PartialBlob {
     if (list.sizeBytes !== before.sizeBytes) this.#generation++
     this.#list = list
     this.#have = new Uint8Array(pieceCount(list.sizeBytes))
+    this.#missing = this.#have.length
     this.#doneBytes = 0
     for (const index of had.keys()) {
       if (had[index] === 1 && isSame(index, before, list)) this.#mark(index, pieceBytes(list.sizeBytes, index))
       else if (had[index] === 1) this.#generation++
     }
-    this.#whole = createHash('sha256')
-    this.#hashedCount = 0
+    this.#restartWhole()
     this.#blobs.keepPartial(this, list.sizeBytes)
   }
 
   /**
-   * All pieces are there: checks the whole hash, and makes it a blob. `wrong` when the hash is another, so that the piece list is a lie:
-   * every piece is dropped then. `hole` when the disk did not keep a piece.
+   * All pieces are there: checks the whole hash, and makes it a blob. `wrong` when the hash is another although every piece is as listed, so
+   * that the list is a lie. `hole` when the disk did not keep a piece.
    */
   async finish(signal: AbortSignal): Promise<'whole' | 'wrong' | 'hole'> {
     try {
+      await this.#catchingUp
+      await this.#saving
       while (this.#hashedCount < this.#have.length) {
         signal.throwIfAborted()
-        if (!(await this.#readBack(this.#hashedCount))) return 'hole'
+        if (!(await this.#hashNext())) return 'hole'
       }
-      if (this.#whole.digest('hex') !== this.digest) {
-        this.#dropAll()
-        return 'wrong'
-      }
+      const digest = this.#whole.digest('hex')
+      this.#restartWhole()
+      if (digest !== this.digest) return (await this.#findHoles(signal)) ? 'hole' : 'wrong'
       // A longer list may have been tried before this one.
       await this.#file.truncate(this.#list.sizeBytes)
       await this.#file.datasync()
@@ -164,6 +193,9 @@ export class PartialBlob {
       if (this.#doneBytes === 0 && !this.#blobs.has(this.digest)) this.#blobs.dropPartial(this)
     } finally {
       this.#blobs.endPartial(this.digest)
+      await this.#catchingUp
+      await this.#saving
+      if (!this.#blobs.has(this.digest)) await this.#save()
       await this.release()
     }
   }
@@ -178,29 +210,81 @@ export class PartialBlob {
   }
 
   async #resume(signal: AbortSignal): Promise<void> {
+    const { progress } = this.#blobs.index
     const { size } = await this.#file.stat()
     const count = Math.min(pieceCount(size), this.#have.length)
+    const saved = count === 0 ? undefined : progress.get(this.digest)
+    if (saved === undefined) progress.drop(this.digest)
+    const isOurs =
+      saved !== undefined && saved.network === this.network && Buffer.compare(saved.root, this.#list.root) === 0
     for (let index = 0; index < count; index++) {
       signal.throwIfAborted()
-      this.#mark(index, pieceBytes(this.#list.sizeBytes, index))
-      await this.#readBack(index)
+      const length = pieceBytes(this.#list.sizeBytes, index)
+      const isThere = index * PIECE_BYTES + length <= size
+      if (isThere && ((isOurs && offers(saved.pieces, index)) || (await this.#isSound(index))))
+        this.#mark(index, length)
     }
+    this.#beginCatchingUp()
   }
 
-  /** Holds a piece in the file against the list, and takes it into the whole hash if it is its turn. A wrong one is no longer there. */
-  async #readBack(index: number): Promise<boolean> {
+  /** Whether a piece in the file is as listed. Holes are read as zeros, which need no hashing. */
+  async #isSound(index: number): Promise<boolean> {
     const length = pieceBytes(this.#list.sizeBytes, index)
-    const bytes = await this.read(index * PIECE_BYTES, length).catch(() => new Uint8Array(0))
-    if (!isPiece(bytes, this.#list.hashes, index)) {
-      this.#have[index] = 0
-      this.#doneBytes -= length
+    const bytes = await this.read(index * PIECE_BYTES, length).catch(() => undefined)
+    if (bytes === undefined) return false
+    if (length === PIECE_BYTES && ZEROS.equals(bytes))
+      return Buffer.compare(ZEROS_HASH, pieceHash(this.#list.hashes, index)) === 0
+    return isPiece(bytes, this.#list.hashes, index)
+  }
+
+  #beginCatchingUp(): void {
+    if (this.#catchingUp !== undefined || !this.has(this.#hashedCount)) return
+    this.#catchingUp = this.#catchUp().finally(() => {
+      this.#catchingUp = undefined
+    })
+  }
+
+  /** Takes into the whole hash what is there of the pieces whose turn it is. */
+  async #catchUp(): Promise<void> {
+    const list = this.#list
+    while (this.#list === list && this.has(this.#hashedCount)) if (!(await this.#hashNext())) return
+  }
+
+  async #hashNext(): Promise<boolean> {
+    const [list, index] = [this.#list, this.#hashedCount]
+    const length = pieceBytes(list.sizeBytes, index)
+    const bytes = await this.read(index * PIECE_BYTES, length).catch(() => undefined)
+    if (this.#list !== list) return false
+    if (bytes === undefined) {
+      this.#lose(index)
       return false
     }
-    if (index === this.#hashedCount) {
-      this.#whole.update(bytes)
-      this.#hashedCount++
-    }
+    this.#whole.update(bytes)
+    this.#hashedCount++
     return true
+  }
+
+  /** Holds every piece against the list; true when some are not as listed, which are no longer there then. */
+  async #findHoles(signal: AbortSignal): Promise<boolean> {
+    for (let index = 0; index < this.#have.length; index++) {
+      signal.throwIfAborted()
+      if (!(await this.#isSound(index))) this.#lose(index)
+    }
+    return !this.isFull
+  }
+
+  /** Writes down which pieces are there, once they are there for good. */
+  async #save(): Promise<void> {
+    const [pieces, { root }] = [this.bitmap(), this.#list]
+    this.#savedMs = performance.now()
+    try {
+      await this.#file.datasync()
+      this.#blobs.index.progress.put(this.digest, { network: this.network, root, pieces })
+    } catch {
+      // A disk that is full costs a restart the reading of what is here.
+    } finally {
+      this.#saving = undefined
+    }
   }
 
   #ours(error: unknown): AgentError {
@@ -210,13 +294,20 @@ export class PartialBlob {
   #mark(index: number, length: number): void {
     if (this.#have[index] === 1) return
     this.#have[index] = 1
+    this.#missing--
     this.#doneBytes += length
   }
 
-  #dropAll(): void {
-    this.#have.fill(0)
-    this.#doneBytes = 0
+  #lose(index: number): void {
+    if (this.#have[index] !== 1) return
+    this.#have[index] = 0
+    this.#missing++
+    this.#doneBytes -= pieceBytes(this.#list.sizeBytes, index)
     this.#generation++
+    this.#restartWhole()
+  }
+
+  #restartWhole(): void {
     this.#whole = createHash('sha256')
     this.#hashedCount = 0
   }

@@ -19,9 +19,9 @@ import {
 } from '../../protocols/pieces/tree.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
-import type { BlobSource, Fault, FetchOptions } from './content.ts'
+import type { BlobSource, Fault, FetchOptions, PieceList } from './content.ts'
 import { Deadline } from './deadline.ts'
-import { fromHex, type PieceList } from './piece-lists.ts'
+import { fromHex } from './piece-lists.ts'
 import { type OpenStreams, type PieceSession, PieceSessions } from './piece-sessions.ts'
 import { Slots } from './slots.ts'
 
@@ -162,6 +162,8 @@ class Peers {
       const list = await session.asker.hashes(fromHex(this.#digest), limit, deadline.signal)
       if (sizeBytes !== undefined && list.sizeBytes !== sizeBytes)
         throw new WireError('refused', `it has ${list.sizeBytes} bytes in place of ${sizeBytes}`)
+      // It fetches the blob itself: it cannot answer for its list, and may lack the next piece.
+      if (list.pieces !== undefined) throw new WireError('absent', 'it has only a part yet')
       return { session, list }
     } catch (error) {
       const code = error instanceof WireError ? error.code : undefined

@@ -6,7 +6,7 @@ import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { HASH_BYTES, merkleRoot, PIECE_BYTES, PieceHasher } from '../../protocols/pieces/tree.ts'
 import { AgentError } from '../error.ts'
 import { type Database, migrate } from '../state/database.ts'
-import type { BlobSource } from './content.ts'
+import type { BlobSource, PieceList } from './content.ts'
 import { Slots } from './slots.ts'
 
 /** Lists take 1/8192 of what they describe: this is for 512 GiB of blobs. */
@@ -21,8 +21,6 @@ const SCHEMA = [
   ) STRICT;
   `,
 ]
-
-export type PieceList = { readonly sizeBytes: number; readonly hashes: Uint8Array; readonly root: Uint8Array }
 
 export class PieceLists {
   readonly #sql

@@ -7,6 +7,7 @@ import { WireError } from '../../protocols/error.ts'
 import { Frames } from '../../protocols/frame.ts'
 import { PIECES_PROTOCOL, PieceAsker } from '../../protocols/pieces/exchange.ts'
 import { reasonOf } from '../error.ts'
+import { Deadline } from './deadline.ts'
 import { fromHex } from './piece-lists.ts'
 import { OPEN_NETWORK_ID } from './publication-key.ts'
 
@@ -30,6 +31,9 @@ export type PieceSession = {
   /** Kept from an earlier blob: the peer may have closed it meanwhile. */
   readonly isUsed: boolean
 }
+
+/** How work on a session ended: whether every question was answered, and what the peer did not do. */
+export type Done = { isOrderly: boolean; failure?: WireError }
 
 /** Who is asked, and in which network. */
 type Asked = Pick<PieceSession, 'peerId' | 'network'>
@@ -64,6 +68,50 @@ export class PieceSessions implements AsyncDisposable {
     const session = { peerId, network, frames, asker, isUsed: false }
     this.#streamOf.set(session, stream)
     return session
+  }
+
+  /**
+   * Does the work on a session, which is kept for later if the work says that every question was answered. On another one, once, when the
+   * stream turns out to be closed: one kept from an earlier blob may be, and where both sides dialled at once the connection under it is
+   * replaced by the other one, which says nothing of the peer.
+   *
+   * @throws {WireError} `closed` when the peer cannot be reached in `openMs`; what the work throws, or says.
+   */
+  async use(
+    of: Asked,
+    { openMs, signal }: { openMs: number; signal: AbortSignal },
+    work: (session: PieceSession) => Promise<Done>,
+  ): Promise<void> {
+    for (const fresh of [false, true]) {
+      const session = await this.open(of, { openMs, signal, fresh })
+      let done: Done | undefined
+      try {
+        done = await work(session)
+      } catch (error) {
+        if (fresh || signal.aborted || !(error instanceof WireError) || error.code !== 'closed') throw error
+        continue
+      } finally {
+        if (done?.isOrderly) this.give(session)
+        else session.frames.abort(new WireError('closed', 'nothing more is wanted'))
+      }
+      if (done.failure) throw done.failure
+      return
+    }
+  }
+
+  /** As `take`, within a time. */
+  async open(
+    of: Asked,
+    { openMs, signal, fresh = false }: { openMs: number; signal: AbortSignal; fresh?: boolean },
+  ): Promise<PieceSession> {
+    using deadline = new Deadline(openMs, signal)
+    try {
+      return await this.take(of, deadline.signal, { fresh })
+    } catch (error) {
+      // Not silence: more patience would not help.
+      if (error instanceof WireError && error.code === 'timeout') throw new WireError('closed', 'it cannot be reached')
+      throw error
+    }
   }
 
   /** Takes back a session on which every question was answered. One that failed is not given back, but its frames aborted. */

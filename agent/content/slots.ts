@@ -46,3 +46,38 @@ export class Slots {
     })
   }
 }
+
+/** So many at a time for each peer, and for all of them. */
+export class SlotsByPeer {
+  readonly #each: number
+  readonly #all: Slots
+  readonly #of = new Map<string, { slots: Slots; users: number }>()
+
+  constructor(each: number, all: number) {
+    this.#each = each
+    this.#all = new Slots(all)
+  }
+
+  async take(peerId: string, signal: AbortSignal): Promise<() => void> {
+    const entry = this.#of.get(peerId) ?? { slots: new Slots(this.#each), users: 0 }
+    this.#of.set(peerId, entry)
+    entry.users++
+    const leave = () => {
+      if (--entry.users === 0) this.#of.delete(peerId)
+    }
+    let freeOne: (() => void) | undefined
+    try {
+      freeOne = await entry.slots.take(signal)
+      const freeAll = await this.#all.take(signal)
+      return () => {
+        freeAll()
+        freeOne?.()
+        leave()
+      }
+    } catch (error) {
+      freeOne?.()
+      leave()
+      throw error
+    }
+  }
+}

@@ -3,9 +3,11 @@
  * not asked for is bounded: Nix also asks for narinfos when it only wants to know.
  */
 import type { Digest } from '../../protocols/artifact/artifact.ts'
+import { PIECE_BYTES } from '../../protocols/pieces/tree.ts'
 
-/** More would take bandwidth from the one that Nix waits for. */
-const AT_ONCE = 4
+/** More would take bandwidth from the one that Nix waits for. Of small ones many fit in a round trip. */
+const LARGE_AT_ONCE = 4
+const SMALL_AT_ONCE = 32
 /** A closure has at most so many paths worth waiting in line. */
 const QUEUE_MAX = 10_000
 /** Fetched or being fetched, and not asked for yet. */
@@ -21,6 +23,7 @@ export class Prefetch implements AsyncDisposable {
   readonly #queue = new Map<Digest, number>()
   readonly #ahead = new Map<Digest, Ahead>()
   readonly #running = new Map<Digest, Promise<void>>()
+  #largeRunning = 0
   #aheadBytes = 0
   #stopped = false
 
@@ -61,7 +64,10 @@ export class Prefetch implements AsyncDisposable {
       this.#forget(digest)
     }
     for (const [digest, sizeBytes] of this.#queue) {
-      if (this.#running.size >= AT_ONCE || this.#aheadBytes + sizeBytes > AHEAD_BYTES_MAX) return
+      const isFull = this.#running.size - this.#largeRunning >= SMALL_AT_ONCE
+      if (isFull && this.#largeRunning >= LARGE_AT_ONCE) return
+      if (isSmall(sizeBytes) ? isFull : this.#largeRunning >= LARGE_AT_ONCE) continue
+      if (this.#aheadBytes + sizeBytes > AHEAD_BYTES_MAX) return
       this.#queue.delete(digest)
       this.#start(digest, sizeBytes)
     }
@@ -72,10 +78,12 @@ export class Prefetch implements AsyncDisposable {
     const stop = new AbortController()
     this.#ahead.set(digest, { sizeBytes, since: this.#now(), stop })
     this.#aheadBytes += sizeBytes
+    if (!isSmall(sizeBytes)) this.#largeRunning++
     const running = this.#fetch(digest, stop.signal)
       .catch(() => this.#forget(digest))
       .finally(() => {
         this.#running.delete(digest)
+        if (!isSmall(sizeBytes)) this.#largeRunning--
         if (!this.#stopped) this.#fill()
       })
     this.#running.set(digest, running)
@@ -88,4 +96,8 @@ export class Prefetch implements AsyncDisposable {
     this.#aheadBytes -= ahead.sizeBytes
     ahead.stop.abort()
   }
+}
+
+function isSmall(sizeBytes: number): boolean {
+  return sizeBytes < PIECE_BYTES
 }

@@ -17,6 +17,10 @@ const HAVE_DIGESTS_MAX = 64
 export const HASHES_MAX = 8_192
 /** Pieces in one answer: 4 MiB, after which an asker that changed its mind has been heard. */
 export const GET_PIECES_MAX = 16
+/** Peers that one answer names. */
+export const ASKERS_MAX = 16
+/** A peer id as text is shorter. */
+const PEER_ID_CHARS_MAX = 128
 /** The largest request is 64 digests of 34 bytes, and a network. */
 const REQUEST_BYTES_MAX = 4 * 1024
 
@@ -60,16 +64,21 @@ const REFUSALS = {
 } as const
 /** A later version may have more codes: they are repeated as they are. */
 const refused = z.object({ error: z.string().regex(/^[a-z-]{1,32}$/) })
+const bitmap = bytesUpTo(pieceCount(BLOB_BYTES_MAX) / 8)
 const holding = z.object({
   sizeBytes,
   /** All of them, or a bitmap: bit 0x80 of byte 0 is piece 0. */
-  pieces: z.union([z.literal('all'), bytesUpTo(pieceCount(BLOB_BYTES_MAX) / 8)]),
+  pieces: z.union([z.literal('all'), bitmap]),
 })
 const haveAnswer = z.object({ have: z.array(holding.nullable()).max(HAVE_DIGESTS_MAX) })
 const hashesAnswer = z.object({
   sizeBytes,
   root: bytes32,
   hashes: bytesUpTo(HASHES_MAX * HASH_BYTES),
+  /** Of a peer that has only these: it fetches by the list, and does not vouch for it. */
+  pieces: bitmap.exactOptional(),
+  /** Peers that asked the answerer for the blob a short while ago. */
+  askers: z.array(z.string().min(1).max(PEER_ID_CHARS_MAX)).max(ASKERS_MAX).exactOptional(),
 })
 const getAnswer = z.object({ lengthBytes: z.int().min(1) })
 
@@ -113,6 +122,42 @@ export class PieceAsker {
   }
 
   /**
+   * The whole list of a small blob's piece hashes, and its first piece, in one round trip; no piece where it has none of that, or the blob
+   * has no bytes.
+   *
+   * @throws {WireError} as `hashes`.
+   */
+  async hashesAndFirst(
+    digest: Uint8Array,
+    { sizeBytesMax }: { sizeBytesMax: number },
+    signal: AbortSignal,
+  ): Promise<{ stated: PieceHashes; first: Uint8Array | undefined }> {
+    await this.#ask({ op: 'hashes', digest, from: 0, count: HASHES_MAX }, signal)
+    await this.#ask({ op: 'get', digest, from: 0, count: 1 }, signal)
+    const list = await this.#readSomeHashes(HASHES_MAX, signal).catch((error: unknown) => refusalOr(error))
+    const lengthBytes = await this.readGet(signal).catch((error: unknown) => refusalOr(error))
+    const expectedBytes = list instanceof WireError ? PIECE_BYTES : rangeBytes(list.sizeBytes, 0, 1)
+    let first: Uint8Array | undefined
+    if (typeof lengthBytes === 'number') {
+      const isExpected = list instanceof WireError ? lengthBytes <= expectedBytes : lengthBytes === expectedBytes
+      if (!isExpected) throw new WireError('malformed', `it has ${lengthBytes} bytes in place of ${expectedBytes}`)
+      first = await this.#frames.readBytes(lengthBytes, signal)
+    }
+    if (list instanceof WireError) throw list
+    return { stated: await this.#restOf(list, digest, sizeBytesMax, signal), first }
+  }
+
+  /** Asks anew what a holder of a part has, without waiting; `readPieces` then reads the answer, in the order of asking. */
+  async askPieces(digest: Uint8Array, signal: AbortSignal): Promise<void> {
+    await this.#ask({ op: 'hashes', digest, from: 0, count: 0 }, signal)
+  }
+
+  /** The answer to the oldest `askPieces` not yet answered: size, root and, unless it has all of them, the pieces. */
+  readPieces(signal: AbortSignal): Promise<PieceHashes> {
+    return this.#readSomeHashes(0, signal)
+  }
+
+  /**
    * The whole list of a blob's piece hashes, checked against the root that the peer states; or, when that root is `known`, no list.
    *
    * @throws {WireError} `refused` when the blob is larger than `sizeBytesMax`; `mismatch` when list and root don't fit.
@@ -123,9 +168,19 @@ export class PieceAsker {
     signal: AbortSignal,
   ): Promise<PieceHashes> {
     const first = await this.#someHashes(digest, 0, known ? 0 : HASHES_MAX, signal)
+    if (known && Buffer.compare(known, first.root) === 0 && first.sizeBytes <= sizeBytesMax) return first
+    return await this.#restOf(first, digest, sizeBytesMax, signal)
+  }
+
+  /** What is missing of a list that a first answer began, and the check of it all. */
+  async #restOf(
+    first: PieceHashes,
+    digest: Uint8Array,
+    sizeBytesMax: number,
+    signal: AbortSignal,
+  ): Promise<PieceHashes> {
     if (first.sizeBytes > sizeBytesMax)
       throw new WireError('refused', `it has ${first.sizeBytes} bytes, more than the ${sizeBytesMax} that are wanted`)
-    if (known && Buffer.compare(known, first.root) === 0) return first
     const count = pieceCount(first.sizeBytes)
     const parts = [first.hashes]
     for (let have = first.hashes.byteLength / HASH_BYTES; have < count; ) {
@@ -160,7 +215,13 @@ export class PieceAsker {
 
   async #someHashes(digest: Uint8Array, from: number, count: number, signal: AbortSignal): Promise<PieceHashes> {
     await this.#ask({ op: 'hashes', digest, from, count }, signal)
+    return await this.#readSomeHashes(count, signal)
+  }
+
+  async #readSomeHashes(count: number, signal: AbortSignal): Promise<PieceHashes> {
     const answer = await this.#answer(hashesAnswer, signal)
+    if (answer.pieces && answer.pieces.byteLength !== Math.ceil(pieceCount(answer.sizeBytes) / 8))
+      throw new WireError('malformed', 'a bitmap of another length than the blob needs')
     if (answer.hashes.byteLength % HASH_BYTES !== 0 || answer.hashes.byteLength > count * HASH_BYTES)
       throw new WireError('malformed', 'a piece list of another length')
     return answer
@@ -179,6 +240,12 @@ export class PieceAsker {
     const words = Object.hasOwn(REFUSALS, error) ? REFUSALS[error as keyof typeof REFUSALS] : `it refused: ${error}`
     throw new WireError(error === 'absent' ? 'absent' : 'refused', words)
   }
+}
+
+/** A refusal leaves the stream in order: the next answer can be read. */
+function refusalOr(error: unknown): WireError {
+  if (error instanceof WireError && (error.code === 'absent' || error.code === 'refused')) return error
+  throw error
 }
 
 /**

@@ -7,7 +7,7 @@ import { never, Peer, Store } from '../agent/content/peers.ts'
 const [directory = '', digest = '', peerId = '', address = ''] = process.argv.slice(2)
 const peer = await Peer.start(new Map([[peerId, [multiaddr(address)]]]))
 const store = new Store({ directory })
-const fetcher = new Fetcher({ blobs: store.blobs, streams: peer.streams, log: store.log })
+const fetcher = new Fetcher({ blobs: store.blobs, streams: peer.streams, self: peer.peerId, log: store.log })
 process.send?.('ready')
 const onProgress = (doneBytes: number) => process.send?.(doneBytes)
 await fetcher.fetch(digest, { network: OPEN_NETWORK_ID, sources: [peerId], signal: never, onProgress })

@@ -236,8 +236,8 @@ describe('a peer that fails', () => {
       'stops in the middle of a piece',
       /nothing came/,
       (peer) =>
-        serveGetRaw(peer, BLOB, (stream) => {
-          stream.send(encodeFrame(encodeCbor({ lengthBytes: 4 * PIECE_BYTES })))
+        serveGetRaw(peer, BLOB, (stream, lengthBytes) => {
+          stream.send(encodeFrame(encodeCbor({ lengthBytes })))
           stream.send(BLOB.subarray(0, 1000))
         }),
     ],
@@ -245,9 +245,9 @@ describe('a peer that fails', () => {
       'ends in the middle of a piece',
       /ended/,
       (peer) =>
-        serveGetRaw(peer, BLOB, (stream) => {
+        serveGetRaw(peer, BLOB, (stream, lengthBytes) => {
           if (stream.writeStatus !== 'writable') return
-          stream.send(encodeFrame(encodeCbor({ lengthBytes: 4 * PIECE_BYTES })))
+          stream.send(encodeFrame(encodeCbor({ lengthBytes })))
           stream.send(BLOB.subarray(0, 1000))
           void stream.close()
         }),

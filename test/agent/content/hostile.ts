@@ -9,7 +9,7 @@ import {
   PIECES_PROTOCOL,
   type PieceHolder,
 } from '../../../protocols/pieces/exchange.ts'
-import { merkleRoot, PIECE_BYTES } from '../../../protocols/pieces/tree.ts'
+import { merkleRoot, PIECE_BYTES, rangeBytes } from '../../../protocols/pieces/tree.ts'
 import { digestOf, never, type Peer } from './peers.ts'
 
 /** Whatever it is asked for, a holder of `sent` answers with these bytes, and states this list. */
@@ -61,7 +61,11 @@ export async function serveRaw(peer: Peer, handler: (stream: Stream) => Promise<
 }
 
 /** Answers the list honestly, and then `raw` in place of each answer to a get. */
-export async function serveGetRaw(peer: Peer, bytes: Uint8Array, raw: (stream: Stream) => void): Promise<void> {
+export async function serveGetRaw(
+  peer: Peer,
+  bytes: Uint8Array,
+  raw: (stream: Stream, lengthBytes: number) => void,
+): Promise<void> {
   const { hashes } = digestOf(bytes)
   await serveRaw(peer, async (stream) => {
     const frames = new Frames(stream)
@@ -74,7 +78,7 @@ export async function serveGetRaw(peer: Peer, bytes: Uint8Array, raw: (stream: S
         const asked = hashes.subarray(request.from * 32, (request.from + request.count) * 32)
         const list = { sizeBytes: bytes.byteLength, root: merkleRoot(hashes), hashes: asked }
         stream.send(encodeFrame(encodeCbor(list)))
-      } else raw(stream)
+      } else raw(stream, rangeBytes(bytes.byteLength, request.from, request.count))
     }
   })
 }

@@ -307,7 +307,12 @@ describe('what was half fetched for a network', () => {
     using after = started.reopened()
     await using holder = await Peer.start(known)
     await serve(holder, liar(BLOB))
-    await using fetcher = new Fetcher({ blobs: after.blobs, streams: member.streams, log: after.log })
+    await using fetcher = new Fetcher({
+      blobs: after.blobs,
+      streams: member.streams,
+      self: member.peerId,
+      log: after.log,
+    })
     await fetcher.fetch(DIGEST, { network, sources: [holder.peerId], signal: never })
     expect(fetcher.fetchedBytes).toBe(BLOB.byteLength - pieces * PIECE_BYTES)
     expect(after.blobs.networksOf(DIGEST)).toEqual(new Set([network]))

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vit
 import type { BlobSource, Fault } from '../../../agent/content/content.ts'
 import { PassThrough } from '../../../agent/content/pass-through.ts'
 import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
+import type { PieceHashes } from '../../../protocols/pieces/exchange.ts'
 import { PIECE_BYTES } from '../../../protocols/pieces/tree.ts'
 import { pattern } from '../../protocols/pieces/pattern.ts'
 import { altered, until as honestUntil, liar, serve } from './hostile.ts'
@@ -83,6 +84,21 @@ describe('a blob that is passed on', () => {
     const source = await open(ID.large, [bad, honest.peerId])
     expect(Buffer.compare(await readAll(source), LARGE)).toBe(0)
     expect(faults).toMatchObject([{ peerId: bad, digest: ID.large }])
+  })
+
+  test('is not taken from who has only a part, whose false list is not held against him', async () => {
+    const peer = await Peer.start(known)
+    onTestFinished(() => peer[Symbol.asyncDispose]())
+    const told = liar(altered(LARGE, 0))
+    const pieces = new Uint8Array(Math.ceil(LARGE.byteLength / PIECE_BYTES / 8)).fill(0xff)
+    await serve(peer, {
+      ...told,
+      hashes: async (...asked) => ({ ...(await told.hashes(...asked)), pieces }) as PieceHashes,
+    })
+    const { open, faults } = await passing()
+    const source = await open(ID.large, [peer.peerId, honest.peerId])
+    expect(Buffer.compare(await readAll(source), LARGE)).toBe(0)
+    expect(faults).toEqual([])
   })
 
   test('comes from the next peer where one breaks off', async () => {

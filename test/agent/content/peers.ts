@@ -149,17 +149,18 @@ export class Store implements Disposable {
 export class ContentNode implements AsyncDisposable {
   readonly peer: Peer
   readonly store: Store
-  readonly server: PieceServer
+  server!: PieceServer
   readonly fetcher: Fetcher
   readonly faults: Fault[] = []
 
-  private constructor(peer: Peer, store: Store, server: PieceServer, limits: Partial<JobLimits>) {
+  private constructor(peer: Peer, store: Store, limits: Partial<JobLimits>) {
     this.peer = peer
     this.store = store
-    this.server = server
     this.fetcher = new Fetcher({
       blobs: store.blobs,
       streams: peer.streams,
+      self: peer.peerId,
+      mayAsk: () => true,
       log: store.log,
       onFault: (fault) => this.faults.push(fault),
       limits,
@@ -176,14 +177,17 @@ export class ContentNode implements AsyncDisposable {
   ): Promise<ContentNode> {
     const peer = await Peer.start(known)
     const store = new Store(options)
-    const server = await PieceServer.start({
+    const node = new ContentNode(peer, store, limits)
+    node.server = await PieceServer.start({
       streams: peer.streams,
       holdings: new Holdings([store.blobs]),
       lists: store.lists,
       mayFetch,
+      arriving: (digest, network) => node.fetcher.arriving(digest, network),
+      onAsked: (peerId, digest, network) => node.fetcher.heard(peerId, digest, network),
       log: store.log,
     })
-    return new ContentNode(peer, store, server, limits)
+    return node
   }
 
   get peerId(): string {

@@ -41,7 +41,7 @@ async function leave(store: Store, pieces: Iterable<number>): Promise<void> {
 }
 
 async function fetchWith(store: Store): Promise<number> {
-  await using fetcher = new Fetcher({ blobs: store.blobs, streams: peer.streams, log: store.log })
+  await using fetcher = new Fetcher({ blobs: store.blobs, streams: peer.streams, self: peer.peerId, log: store.log })
   await fetcher.fetch(DIGEST, { network: OPEN_NETWORK_ID, sources: [honest.peerId], signal: never })
   return fetcher.fetchedBytes
 }
@@ -82,6 +82,50 @@ describe('after a restart', () => {
     expect(Buffer.compare((await after.contents(DIGEST)) ?? Buffer.of(), BLOB)).toBe(0)
   })
 
+  test('what was written down is not read again, and is found out by the whole hash when the disk lost it', async () => {
+    using before = new Store()
+    await leave(before, [0, 1, 2, 3])
+    spoilAt(before.blobs.partialPathOf(FETCHING), 2 * PIECE_BYTES + 5)
+    using after = before.reopened()
+    const partial = await PartialBlob.open(after.blobs, FETCHING, LIST, never)
+    // Nobody looked.
+    expect(partial.has(2)).toBe(true)
+    for (let index = 4; index < COUNT; index++) await partial.write(index, piece(BLOB, index))
+    expect(await partial.finish(never)).toBe('hole')
+    expect(partial.has(2)).toBe(false)
+    expect(partial.missing).toBe(1)
+    await partial.write(2, piece(BLOB, 2))
+    expect(await partial.finish(never)).toBe('whole')
+    await partial.leave()
+  })
+
+  test('what came after it was last written down is read, and what was written down by another list is, too', async () => {
+    using before = new Store()
+    await leave(before, [0, 1])
+    before.index.progress.drop(DIGEST)
+    using after = before.reopened()
+    const partial = await PartialBlob.open(after.blobs, FETCHING, LIST, never)
+    expect([partial.has(0), partial.has(1), partial.missing]).toEqual([true, true, COUNT - 2])
+    await partial.leave()
+    const lie = altered(BLOB, 1)
+    using third = after.reopened()
+    const other = await PartialBlob.open(third.blobs, FETCHING, listOf(lie.byteLength, digestOf(lie).hashes), never)
+    expect([other.has(0), other.has(1)]).toEqual([true, false])
+    await other.leave()
+  })
+
+  test('a file made anew is not thought to have what an earlier one had', async () => {
+    using before = new Store()
+    await leave(before, [0, 1, 2, 3])
+    truncateSync(before.blobs.partialPathOf(FETCHING), 0)
+    using after = before.reopened()
+    const partial = await PartialBlob.open(after.blobs, FETCHING, LIST, never)
+    await partial.write(COUNT - 1, piece(BLOB, COUNT - 1))
+    expect(partial.missing).toBe(COUNT - 1)
+    expect(after.index.progress.get(DIGEST)).toBeUndefined()
+    await partial.leave()
+  })
+
   test('a list that was a lie costs the pieces that differ, and no more', async () => {
     using before = new Store()
     const lie = altered(BLOB, 3)
@@ -120,24 +164,19 @@ describe('a partial blob', () => {
     for (let index = COUNT - 1; index >= 0; index--) await partial.write(index, piece(BLOB, index))
     spoilAt(store.blobs.partialPathOf(FETCHING), 5 * PIECE_BYTES)
     expect(await partial.finish(never)).toBe('hole')
-    expect(partial.nextMissing(0, 100)).toEqual({ from: 5, count: 1 })
+    expect(Array.from({ length: COUNT }, (_, index) => partial.has(index)).indexOf(false)).toBe(5)
+    expect(partial.missing).toBe(1)
     await partial.write(5, piece(BLOB, 5))
     expect(await partial.finish(never)).toBe('whole')
     await partial.leave()
   })
 
-  test('names the runs of pieces that are missing', async () => {
+  test('says which pieces are there, as the protocol does', async () => {
     using store = new Store()
     const partial = await PartialBlob.open(store.blobs, FETCHING, LIST, never)
-    for (const index of [2, 3, 7]) await partial.write(index, piece(BLOB, index))
-    const runs: unknown[] = []
-    for (let run = partial.nextMissing(0, 3); run; run = partial.nextMissing(run.from + run.count, 3)) runs.push(run)
-    expect(runs).toEqual([
-      { from: 0, count: 2 },
-      { from: 4, count: 3 },
-      { from: 8, count: 3 },
-      { from: 11, count: 1 },
-    ])
+    for (const index of [2, 3, 7, 8]) await partial.write(index, piece(BLOB, index))
+    expect(Buffer.from(partial.bitmap()).toString('hex')).toBe('3180')
+    expect(partial.missing).toBe(COUNT - 4)
     await partial.leave()
   })
 })

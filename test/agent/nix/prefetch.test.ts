@@ -30,6 +30,15 @@ it('fetches a few at a time, in the order they were wanted, each once', async ()
   await vi.waitFor(() => expect(begun).toEqual(['a', 'b', 'c', 'd', 'e']))
 })
 
+it('fetches many small ones beside the large ones', async () => {
+  const { begun, fetch } = recorded()
+  await using prefetch = new Prefetch(fetch)
+  for (let at = 0; at < 6; at++) prefetch.want(`large-${at}`, MIB)
+  for (let at = 0; at < 40; at++) prefetch.want(`small-${at}`, 1_000)
+  expect(begun.filter((digest) => digest.startsWith('large'))).toHaveLength(4)
+  expect(begun.filter((digest) => digest.startsWith('small'))).toHaveLength(32)
+})
+
 it('stops when too much is ahead that nobody asked for, until it is asked for or forgotten', async () => {
   const { begun, finish, fetch } = recorded()
   let now = 0

@@ -15,6 +15,7 @@ import {
   type PieceHolder,
   type PieceRequest,
 } from '../../../protocols/pieces/exchange.ts'
+import { nameHash, shareWeight } from '../../../protocols/pieces/share.ts'
 import { merkleRoot, PIECE_BYTES, PieceHasher, pieceCount, rangeBytes } from '../../../protocols/pieces/tree.ts'
 import vectors from '../../../protocols/pieces/vectors.json' with { type: 'json' }
 import { duplexPair } from './duplex.ts'
@@ -89,6 +90,8 @@ describe('an asker', () => {
   const answers: [string, (asker: PieceAsker) => Promise<unknown>][] = [
     ['have', (asker) => asker.have([new Uint8Array(32)], never)],
     ['hashes', (asker) => asker.hashes(new Uint8Array(32), { sizeBytesMax: 2 ** 30 }, never)],
+    ['pieces', (asker) => asker.readPieces(never)],
+    ['hashes and first', (asker) => asker.hashesAndFirst(new Uint8Array(32), { sizeBytesMax: 2 ** 22 }, never)],
     ['get', (asker) => asker.askGet(new Uint8Array(32), 0, 1, never).then(() => asker.readGet(never))],
   ]
   test.each(answers)('takes any bytes as answer to %s, or throws a WireError', async (_op, ask) => {
@@ -104,6 +107,9 @@ describe('an asker', () => {
         encodeCbor({ sizeBytes: 10, root: new Uint8Array(32), hashes: new Uint8Array(32) }),
         encodeCbor({ sizeBytes: 2 ** 31, root: new Uint8Array(32), hashes: new Uint8Array(0) }),
         encodeCbor({ sizeBytes: 2 ** 29, root: new Uint8Array(32), hashes: new Uint8Array(33) }),
+        encodeCbor({ sizeBytes: 10, root: new Uint8Array(32), hashes: new Uint8Array(0), pieces: new Uint8Array(1) }),
+        encodeCbor({ sizeBytes: 10, root: new Uint8Array(32), hashes: new Uint8Array(0), pieces: new Uint8Array(2) }),
+        encodeCbor({ sizeBytes: 10, root: new Uint8Array(32), hashes: new Uint8Array(0), askers: ['x', 1] }),
         encodeCbor({ lengthBytes: 100 }),
         encodeCbor({ lengthBytes: -1 }),
       ),
@@ -140,6 +146,81 @@ describe('an asker', () => {
     await expect(ask(serving(HASHES_MAX + 1, { lie: 'changes' }).asker)).rejects.toMatchObject({ code: 'mismatch' })
     await expect(ask(serving(HASHES_MAX + 1, { lie: 'short' }).asker)).rejects.toMatchObject({ code: 'malformed' })
     await expect(ask(serving(10).asker, PIECE_BYTES)).rejects.toMatchObject({ code: 'refused' })
+  })
+})
+
+describe('an answer to hashes', () => {
+  const read = async (payload: string) => {
+    const [ours, theirs] = duplexPair()
+    theirs.send(encodeFrame(Buffer.from(payload, 'hex')))
+    return await new PieceAsker(new Frames(ours)).readPieces(never)
+  }
+  test.each(vectors.answers)('is read as in the vectors', async ({ answer, payload }) => {
+    const { pieces, askers, ...list } = await read(payload)
+    expect({
+      ...list,
+      root: hex(list.root),
+      hashes: hex(list.hashes),
+      ...(pieces ? { pieces: hex(pieces) } : {}),
+      ...(askers ? { askers } : {}),
+    }).toEqual(answer)
+  })
+
+  test.each(vectors.refusedAnswers)('with $why is refused', async ({ payload }) => {
+    await expect(read(payload)).rejects.toMatchObject({ code: 'malformed' })
+  })
+})
+
+describe('a small blob', () => {
+  test('comes with its list in one round trip', async () => {
+    const blob = pattern(1_000)
+    const hasher = new PieceHasher()
+    hasher.update(blob)
+    const { hashes } = hasher.finish()
+    const [ours, theirs] = duplexPair()
+    const asked = new PieceAsker(new Frames(ours)).hashesAndFirst(new Uint8Array(32), { sizeBytesMax: 5_000 }, never)
+    const requests = new Frames(theirs)
+    // Both are asked before anything is answered.
+    for (const op of ['hashes', 'get'])
+      expect(decodeRequest((await requests.read(never)) ?? new Uint8Array())).toMatchObject({ op })
+    theirs.send(encodeFrame(encodeCbor({ sizeBytes: 1_000, root: merkleRoot(hashes), hashes })))
+    theirs.send(encodeFrame(encodeCbor({ lengthBytes: 1_000 })))
+    theirs.send(blob)
+    const { stated, first } = await asked
+    expect(stated.sizeBytes).toBe(1_000)
+    expect(Buffer.compare(first ?? Buffer.of(), blob)).toBe(0)
+  })
+
+  test.each([
+    ['has no list, and no piece', [{ error: 'absent' }, { error: 'absent' }], /does not have it/],
+    ['has no list, but a piece', [{ error: 'absent' }, { lengthBytes: 3 }, 3], /does not have it/],
+  ] as const)('of a peer that %s leaves the stream in order', async (_what, answers, reason) => {
+    const [ours, theirs] = duplexPair()
+    const asker = new PieceAsker(new Frames(ours))
+    const asked = asker.hashesAndFirst(new Uint8Array(32), { sizeBytesMax: 5_000 }, never)
+    for (const one of answers) theirs.send(typeof one === 'number' ? new Uint8Array(one) : encodeFrame(encodeCbor(one)))
+    await expect(asked).rejects.toThrow(reason)
+    theirs.send(encodeFrame(encodeCbor({ have: [null] })))
+    expect(await asker.have([new Uint8Array(32)], never)).toEqual([null])
+  })
+
+  test('longer than its list says is refused', async () => {
+    const [ours, theirs] = duplexPair()
+    const asked = new PieceAsker(new Frames(ours)).hashesAndFirst(new Uint8Array(32), { sizeBytesMax: 5_000 }, never)
+    theirs.send(encodeFrame(encodeCbor({ sizeBytes: 1_000, root: new Uint8Array(32), hashes: new Uint8Array(32) })))
+    theirs.send(encodeFrame(encodeCbor({ lengthBytes: 1_001 })))
+    await expect(asked).rejects.toMatchObject({ code: 'malformed' })
+  })
+})
+
+describe('the shares of those who fetch at once', () => {
+  test('are as in the vectors', () => {
+    const { peers, of } = vectors.shares
+    const owners = of.map((_, run) => {
+      const weights = peers.map((peer) => shareWeight(nameHash(peer), run))
+      return weights.indexOf(Math.max(...weights))
+    })
+    expect(owners).toEqual(of)
   })
 })
 
