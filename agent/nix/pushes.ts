@@ -20,9 +20,9 @@ import { hashPartOf } from './closures.ts'
 import type { HeldPaths } from './held-paths.ts'
 import { type ForeignNarinfo, parseNarinfo } from './narinfo-read.ts'
 import type { NixStore, PathInfo } from './nix-store.ts'
+import { PendingNars, type UploadBlobs } from './pending-nars.ts'
 import type { CacheKey, PublicKey } from './signing.ts'
 import type { TrustedKeys } from './trust.ts'
-import { type UploadBlobs, Uploads } from './uploads.ts'
 
 /** Between two requests of one copy less time passes, unless a large NAR is being compressed: then what was published is replaced. */
 const QUIET_MS = 1_000
@@ -79,14 +79,14 @@ type Copy = {
 
 export class Pushes implements AsyncDisposable {
   readonly #init: PushesInit
-  readonly #uploads: Uploads
+  readonly #pending: PendingNars
   /** By network. */
   readonly #copies = new Map<string, Copy>()
   readonly #stopping = new AbortController()
 
   constructor(init: PushesInit) {
     this.#init = init
-    this.#uploads = new Uploads(init.blobs)
+    this.#pending = new PendingNars(init.blobs)
   }
 
   /** Publishes what was accepted before the agent was stopped. */
@@ -116,7 +116,7 @@ export class Pushes implements AsyncDisposable {
 
   /** The size of an uploaded file's NAR, if it was received in this network and its narinfo not yet. */
   sizeOfUpload(place: PushPlace, file: string): number | undefined {
-    return this.#uploads.get(place.id, file)?.sizeBytes
+    return this.#pending.get(place.id, file)?.sizeBytes
   }
 
   /**
@@ -126,7 +126,7 @@ export class Pushes implements AsyncDisposable {
    */
   async putNar(place: PushPlace, file: string, chunks: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<void> {
     using _busy = this.#busy(place)
-    await this.#uploads.take(place.id, file, chunks, signal)
+    await this.#pending.take(place.id, file, chunks, signal)
   }
 
   /**
@@ -141,7 +141,7 @@ export class Pushes implements AsyncDisposable {
       throw new AgentError('usage', `the narinfo of ${hashPart} is one of ${said.path}`)
     const { held, blobs, log } = this.#init
     const file = fileOf(said.url)
-    const upload = this.#uploads.claim(place.id, file)
+    const upload = this.#pending.claim(place.id, file)
     let info: PathInfo
     try {
       if (said.narHash !== upload.digest || said.narSize !== upload.sizeBytes) {
@@ -154,7 +154,7 @@ export class Pushes implements AsyncDisposable {
       held.put(info, place.id)
     } finally {
       // It is kept for another reason by now, or refused.
-      this.#uploads.done(place.id, file)
+      this.#pending.done(place.id, file)
     }
     log.info({ path: info.path, network: place.name, sizeBytes: info.narSize }, 'push.accepted')
   }
@@ -179,7 +179,7 @@ export class Pushes implements AsyncDisposable {
     this.#stopping.abort(new AgentError('cancelled', 'the agent is stopping'))
     for (const { timer } of this.#copies.values()) clearTimeout(timer)
     await Promise.all([...this.#copies.values()].map(({ publishing }) => publishing))
-    this.#uploads[Symbol.dispose]()
+    this.#pending[Symbol.dispose]()
   }
 
   /** The path as it is accepted: with the signature of this agent's key where Nix on this machine vouches for it. */

@@ -20,7 +20,7 @@ export type UploadBlobs = Pick<BlobStore, 'write' | 'pin' | 'sizeOf'> & {
   setPins(reason: string, digests: readonly Digest[]): void
 }
 
-export class Uploads implements Disposable {
+export class PendingNars implements Disposable {
   readonly #blobs: UploadBlobs
   /** The oldest first. */
   readonly #all = new Map<string, Upload>()
