@@ -46,7 +46,7 @@ async function configView({ client, terminal }: Session): Promise<ConfigView> {
     return await client.get<ConfigView>('config')
   } catch (error) {
     if (!(error instanceof AgentError && error.code === 'not-running')) throw error
-    const { loadConfig } = await import('../config.ts')
+    const { loadConfig } = await import('../config/config.ts')
     const { entries, file } = loadConfig()
     terminal.note('No agent is running; one started here and now would use:', '')
     return { file: file ?? null, entries: [...entries] }

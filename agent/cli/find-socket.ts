@@ -12,7 +12,7 @@ import {
   SOCKET_NAME,
   socketPath,
   stateDirectory,
-} from '../config-paths.ts'
+} from '../config/paths.ts'
 
 /** The sockets to try, the likeliest first. */
 export async function socketCandidates(env: Environment = process.env): Promise<string[]> {
@@ -31,6 +31,6 @@ export async function socketCandidates(env: Environment = process.env): Promise<
 /** The parser is loaded only where there is a file. One that does not parse is the daemon's to complain of. */
 async function configuredSocket(file: string): Promise<string | undefined> {
   if (!existsSync(file)) return undefined
-  const { socketInFile } = await import('../config.ts')
+  const { socketInFile } = await import('../config/config.ts')
   return socketInFile(file)
 }

@@ -3,7 +3,7 @@
  * loaded only once the configuration is known to be sound.
  */
 import type { Command } from 'commander'
-import { configKeys } from '../config-keys.ts'
+import { configKeys } from '../config/keys.ts'
 import type { CommandLine } from './command-line.ts'
 
 type Flags = Record<string, string | boolean | string[] | undefined>
@@ -24,7 +24,7 @@ export function addStart(line: CommandLine): void {
   for (const key of configKeys) addFlag(command, key)
   command.action(async ({ config: file, ...options }: Flags) => {
     const flags = Object.fromEntries(configKeys.map(({ key }) => [key, options[camelCase(key)]]))
-    const { loadConfig } = await import('../config.ts')
+    const { loadConfig } = await import('../config/config.ts')
     const config = loadConfig({ flags, file: file as string | undefined })
     const { runAgent } = await import('../node.ts')
     line.endWith(await runAgent(config))

@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { changedKeys, loadConfig, socketInFile } from '../../../agent/config.ts'
-import { configKeys } from '../../../agent/config-keys.ts'
-import { nearest } from '../../../agent/config-nearest.ts'
+import { changedKeys, loadConfig, socketInFile } from '../../../agent/config/config.ts'
+import { configKeys } from '../../../agent/config/keys.ts'
+import { nearest } from '../../../agent/config/nearest.ts'
 import { AgentError } from '../../../agent/error.ts'
 
 let home: string

@@ -1,8 +1,8 @@
 /** Where this node publishes, and where it shares: nothing goes out by a guess. */
 import { describe, expect, it } from 'vitest'
-import { OPEN_NETWORK_ID } from '../../agent/content/publication-key.ts'
-import { AgentError } from '../../agent/error.ts'
-import { Places, type PlacesDeps } from '../../agent/places.ts'
+import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
+import { AgentError } from '../../../agent/error.ts'
+import { Places, type PlacesDeps } from '../../../agent/node/places.ts'
 
 type Stub = { shares?: string[]; fault?: string; missing?: string; isRunning?: boolean }
 

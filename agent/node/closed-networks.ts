@@ -3,12 +3,12 @@
  * forgotten when it is left. A network that cannot run (its database is corrupt) is told of, and keeps nobody else from running.
  */
 import { readdirSync } from 'node:fs'
-import type { Catalogs } from './catalog/catalogs.ts'
+import type { Catalogs } from '../catalog/catalogs.ts'
+import { reasonOf } from '../error.ts'
+import type { Membership } from '../identity/membership.ts'
+import type { Networks } from '../identity/networks.ts'
+import type { Log } from '../log.ts'
 import { ClosedNetwork, type ClosedNetworkDeps, removeNetwork } from './closed-network.ts'
-import { reasonOf } from './error.ts'
-import type { Membership } from './identity/membership.ts'
-import type { Networks } from './identity/networks.ts'
-import type { Log } from './log.ts'
 
 const DATABASE = /^([0-9a-f]{64})\.db$/
 

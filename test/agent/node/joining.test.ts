@@ -4,12 +4,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { multiaddr } from '@multiformats/multiaddr'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
-import { AgentError } from '../../agent/error.ts'
-import type { Membership } from '../../agent/identity/membership.ts'
-import { ephemeralNodeKey } from '../../agent/identity/node-key.ts'
-import { Joining, type JoiningDeps } from '../../agent/joining.ts'
-import { WireError } from '../../protocols/error.ts'
-import { encodeToken } from '../../protocols/membership/token.ts'
+import { AgentError } from '../../../agent/error.ts'
+import type { Membership } from '../../../agent/identity/membership.ts'
+import { ephemeralNodeKey } from '../../../agent/identity/node-key.ts'
+import { Joining, type JoiningDeps } from '../../../agent/node/joining.ts'
+import { WireError } from '../../../protocols/error.ts'
+import { encodeToken } from '../../../protocols/membership/token.ts'
 
 const issuer = ephemeralNodeKey()
 const self = ephemeralNodeKey()

@@ -2,9 +2,9 @@
  * What a person should know or do about the closed networks of this node: certificates that ended or are about to, root keys that nobody
  * could lose, networks that do not run.
  */
-import type { Warning } from './api/contract.ts'
+import type { Warning } from '../api/contract.ts'
+import type { Membership } from '../identity/membership.ts'
 import type { ClosedNetworks } from './closed-networks.ts'
-import type { Membership } from './identity/membership.ts'
 
 const HOUR_MS = 3_600_000
 const DAY_MS = 24 * HOUR_MS

@@ -1,9 +1,9 @@
 /**
  * Closed networks, members and invitations in the words of the local API's contract (agent/api/membership-contract.ts).
  */
-import type { Member } from '../protocols/membership/certificate.ts'
-import { networkOf } from '../protocols/membership/network.ts'
-import { sameBytes } from '../protocols/membership/statement.ts'
+import type { Member } from '../../protocols/membership/certificate.ts'
+import { networkOf } from '../../protocols/membership/network.ts'
+import { sameBytes } from '../../protocols/membership/statement.ts'
 import type {
   InvitationView,
   MemberView,
@@ -11,14 +11,14 @@ import type {
   OwnMembership,
   Right,
   SignerView,
-} from './api/membership-contract.ts'
-import { peerIdOf, publisherOf } from './catalog/peer-id.ts'
+} from '../api/membership-contract.ts'
+import { peerIdOf, publisherOf } from '../catalog/peer-id.ts'
+import { AgentError } from '../error.ts'
+import type { Invitation, Invitations } from '../identity/invitations.ts'
+import type { Membership } from '../identity/membership.ts'
+import type { Networks } from '../identity/networks.ts'
+import type { Host } from '../mesh/host.ts'
 import type { ClosedNetworks } from './closed-networks.ts'
-import { AgentError } from './error.ts'
-import type { Invitation, Invitations } from './identity/invitations.ts'
-import type { Membership } from './identity/membership.ts'
-import type { Networks } from './identity/networks.ts'
-import type { Host } from './mesh/host.ts'
 
 /** Peer ids of one name, in an error. */
 const NAMED_MAX = 5

@@ -2,9 +2,9 @@
  * What a person should know or do about this node: the warnings of `agent status`. Each is derived from the state of the parts when it
  * is asked for, except for the faults of peers, which are remembered for a while.
  */
-import type { Warning } from './api/contract.ts'
-import type { BootstrapView } from './mesh/bootstraps.ts'
-import { sizeText } from './state/disk.ts'
+import type { Warning } from '../api/contract.ts'
+import type { BootstrapView } from '../mesh/bootstraps.ts'
+import { sizeText } from '../state/disk.ts'
 
 /** A fault or a failure older than this no longer tells how the node is. */
 const FAULT_MS_MAX = 60 * 60_000

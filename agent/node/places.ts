@@ -2,13 +2,13 @@
  * The networks of this node as places to publish in, named as people name them. Nothing goes out by a guess: with several networks, one
  * has to be said.
  */
-import type { Publications } from './artifacts/publications.ts'
+import type { Publications } from '../artifacts/publications.ts'
+import { OPEN_NETWORK_ID } from '../content/publication-key.ts'
+import { AgentError } from '../error.ts'
+import type { Host } from '../mesh/host.ts'
 import type { ClosedNetwork } from './closed-network.ts'
 import type { ClosedNetworks } from './closed-networks.ts'
-import { OPEN_NETWORK_ID } from './content/publication-key.ts'
 import { type Entrance, OPEN_NETWORK_NAME } from './entrance.ts'
-import { AgentError } from './error.ts'
-import type { Host } from './mesh/host.ts'
 import type { OpenNetwork } from './open-network.ts'
 
 export type Place = {

@@ -1,7 +1,7 @@
 /** What `agent status` says of closed networks: each warning when it should, and what to do. */
 import { describe, expect, it } from 'vitest'
-import { networkWarnings } from '../../agent/network-warnings.ts'
-import { DAY, letIn, makeFounder, makeHome, NOW } from './identity/homes.ts'
+import { networkWarnings } from '../../../agent/node/network-warnings.ts'
+import { DAY, letIn, makeFounder, makeHome, NOW } from '../identity/homes.ts'
 
 const well = { memberships: [], failed: [], orphans: [], now: NOW }
 

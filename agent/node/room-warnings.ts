@@ -1,7 +1,7 @@
 /** What a person should know about the room that content has: warnings of `agent status`. */
-import type { Warning } from './api/contract.ts'
-import type { PinView } from './api/room-contract.ts'
-import { sizeText } from './state/disk.ts'
+import type { Warning } from '../api/contract.ts'
+import type { PinView } from '../api/room-contract.ts'
+import { sizeText } from '../state/disk.ts'
 
 /** What happened longer ago no longer tells how the node is. */
 const RECENT_MS_MAX = 60 * 60_000

@@ -2,13 +2,13 @@
  * What the local API does with closed networks (agent/api/membership-api.ts): networks, invitations, members, policies, the audit log.
  */
 import { multiaddr } from '@multiformats/multiaddr'
-import { WireError } from '../protocols/error.ts'
-import type { Chain } from '../protocols/membership/certificate.ts'
-import { verbFault } from '../protocols/membership/policy.ts'
-import { formatPolicy, parsePolicy } from '../protocols/membership/policy-text.ts'
-import { sameBytes } from '../protocols/membership/statement.ts'
-import { encodeToken } from '../protocols/membership/token.ts'
-import type { MembershipApi } from './api/membership-api.ts'
+import { WireError } from '../../protocols/error.ts'
+import type { Chain } from '../../protocols/membership/certificate.ts'
+import { verbFault } from '../../protocols/membership/policy.ts'
+import { formatPolicy, parsePolicy } from '../../protocols/membership/policy-text.ts'
+import { sameBytes } from '../../protocols/membership/statement.ts'
+import { encodeToken } from '../../protocols/membership/token.ts'
+import type { MembershipApi } from '../api/membership-api.ts'
 import type {
   AuditEntry,
   AuditRequest,
@@ -35,20 +35,20 @@ import type {
   RevokeRequest,
   RevokeResult,
   SetPolicyRequest,
-} from './api/membership-contract.ts'
-import { peerIdOf } from './catalog/peer-id.ts'
+} from '../api/membership-contract.ts'
+import { peerIdOf } from '../catalog/peer-id.ts'
+import { AgentError } from '../error.ts'
+import type { Audit } from '../identity/audit.ts'
+import type { Invitations } from '../identity/invitations.ts'
+import type { Issuer } from '../identity/issuing.ts'
+import type { Membership } from '../identity/membership.ts'
+import type { Networks } from '../identity/networks.ts'
+import type { Gate } from '../mesh/gate.ts'
+import type { Host } from '../mesh/host.ts'
 import type { ClosedNetwork } from './closed-network.ts'
 import type { ClosedNetworks } from './closed-networks.ts'
-import { AgentError } from './error.ts'
-import type { Audit } from './identity/audit.ts'
-import type { Invitations } from './identity/invitations.ts'
-import type { Issuer } from './identity/issuing.ts'
-import type { Membership } from './identity/membership.ts'
-import type { Networks } from './identity/networks.ts'
 import type { Joining } from './joining.ts'
 import { iso, MembershipViews } from './membership-views.ts'
-import type { Gate } from './mesh/gate.ts'
-import type { Host } from './mesh/host.ts'
 
 /** To a member that is connected. */
 const HAND_OVER_MS_MAX = 5_000

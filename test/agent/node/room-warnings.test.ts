@@ -1,7 +1,7 @@
 /** Warnings about room: silent when there is some, and otherwise saying what to do. */
 import { expect, it } from 'vitest'
-import { type RoomCondition, roomWarnings } from '../../agent/room-warnings.ts'
-import { pin } from './api/fake-room.ts'
+import { type RoomCondition, roomWarnings } from '../../../agent/node/room-warnings.ts'
+import { pin } from '../api/fake-room.ts'
 
 const GIB = 2 ** 30
 const well: RoomCondition = {

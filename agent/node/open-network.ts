@@ -2,21 +2,21 @@
  * The open network as it runs on this node, from start() until disposed: everybody's catalog, in the state database; its gossip, its DHT,
  * and what this node publishes to everybody.
  */
-import { OPEN_NETWORK } from '../protocols/records/record.ts'
-import { Publications, type PublicationsDeps } from './artifacts/publications.ts'
-import { ARTIFACT_KIND, ARTIFACT_LEASE_MS, Artifacts } from './catalog/artifacts.ts'
-import { Nodes } from './catalog/nodes.ts'
-import { Presence, type PresenceOptions } from './catalog/presence.ts'
-import { Records } from './catalog/records.ts'
-import { Renewer } from './catalog/renewer.ts'
-import { Replicator } from './catalog/replicator.ts'
-import { OPEN_NETWORK_ID } from './content/publication-key.ts'
-import type { NodeKey } from './identity/node-key.ts'
-import type { Log } from './log.ts'
-import { Topic } from './mesh/gossip.ts'
-import type { Host } from './mesh/host.ts'
-import { Providers } from './mesh/providers.ts'
-import type { Database } from './state/database.ts'
+import { OPEN_NETWORK } from '../../protocols/records/record.ts'
+import { Publications, type PublicationsDeps } from '../artifacts/publications.ts'
+import { ARTIFACT_KIND, ARTIFACT_LEASE_MS, Artifacts } from '../catalog/artifacts.ts'
+import { Nodes } from '../catalog/nodes.ts'
+import { Presence, type PresenceOptions } from '../catalog/presence.ts'
+import { Records } from '../catalog/records.ts'
+import { Renewer } from '../catalog/renewer.ts'
+import { Replicator } from '../catalog/replicator.ts'
+import { OPEN_NETWORK_ID } from '../content/publication-key.ts'
+import type { NodeKey } from '../identity/node-key.ts'
+import type { Log } from '../log.ts'
+import { Topic } from '../mesh/gossip.ts'
+import type { Host } from '../mesh/host.ts'
+import { Providers } from '../mesh/providers.ts'
+import type { Database } from '../state/database.ts'
 
 export type OpenNetworkDeps = {
   db: Database

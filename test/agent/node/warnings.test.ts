@@ -1,6 +1,6 @@
 /** The warnings of `agent status`: each appears when it should, says what to do, and is silent when all is well. */
 import { describe, expect, it } from 'vitest'
-import { type Condition, Misses, PeerFaults, warningsOf } from '../../agent/node-warnings.ts'
+import { type Condition, Misses, PeerFaults, warningsOf } from '../../../agent/node/warnings.ts'
 
 const well: Condition = {
   uptimeSeconds: 100,

@@ -2,22 +2,22 @@
  * The content of a node, put together: blobs on the disk and store paths in Nix's store, given to peers and fetched from them.
  */
 
-import { BlobIndex } from './content/blob-index.ts'
-import { Blobs } from './content/blobs.ts'
-import { Fetcher, type FetcherInit } from './content/fetcher.ts'
-import { Holdings } from './content/holdings.ts'
-import { PassThrough } from './content/pass-through.ts'
-import { PieceLists } from './content/piece-lists.ts'
-import { Pins } from './content/pins.ts'
-import { OPEN_NETWORK_ID } from './content/publication-key.ts'
-import { PieceServer, type PieceServerInit } from './content/server.ts'
-import { Uploads } from './content/uploads.ts'
-import type { Log } from './log.ts'
-import { HeldPaths } from './nix/held-paths.ts'
-import { NarSource } from './nix/nar-source.ts'
-import { NixStore } from './nix/nix-store.ts'
-import type { Database } from './state/database.ts'
-import type { StateDirectory } from './state/directory.ts'
+import { BlobIndex } from '../content/blob-index.ts'
+import { Blobs } from '../content/blobs.ts'
+import { Fetcher, type FetcherInit } from '../content/fetcher.ts'
+import { Holdings } from '../content/holdings.ts'
+import { PassThrough } from '../content/pass-through.ts'
+import { PieceLists } from '../content/piece-lists.ts'
+import { Pins } from '../content/pins.ts'
+import { OPEN_NETWORK_ID } from '../content/publication-key.ts'
+import { PieceServer, type PieceServerInit } from '../content/server.ts'
+import { Uploads } from '../content/uploads.ts'
+import type { Log } from '../log.ts'
+import { HeldPaths } from '../nix/held-paths.ts'
+import { NarSource } from '../nix/nar-source.ts'
+import { NixStore } from '../nix/nix-store.ts'
+import type { Database } from '../state/database.ts'
+import type { StateDirectory } from '../state/directory.ts'
 
 type ContentDeps = {
   state: StateDirectory

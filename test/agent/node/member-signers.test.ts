@@ -1,7 +1,7 @@
 /** Whose signatures the policy lets this node believe. */
 import { expect, it } from 'vitest'
-import { MemberSigners } from '../../agent/member-signers.ts'
-import { CacheKey } from '../../agent/nix/signing.ts'
+import { CacheKey } from '../../../agent/nix/signing.ts'
+import { MemberSigners } from '../../../agent/node/member-signers.ts'
 
 const keys = Array.from({ length: 6 }, (_, nth) => CacheKey.ephemeral(`key-${nth}`).publicKey.text)
 

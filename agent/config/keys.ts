@@ -5,7 +5,8 @@
  * No schema library here: the command line loads this for every command, and messages are for people.
  */
 import { hostname } from 'node:os'
-import { type Environment, socketPath, stateDirectory } from './config-paths.ts'
+import type { LogLevel } from '../log.ts'
+import { type Environment, socketPath, stateDirectory } from './paths.ts'
 import {
   boolean,
   dialAddress,
@@ -23,8 +24,7 @@ import {
   size,
   text,
   upstream,
-} from './config-values.ts'
-import type { LogLevel } from './log.ts'
+} from './values.ts'
 
 export type Config = {
   /** What people call this node. */

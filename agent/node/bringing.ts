@@ -2,13 +2,13 @@
  * Brings what a person named to this node: a Nix closure named otherwise than by its CID only when somebody who is trusted signed it.
  */
 import type { CID } from 'multiformats/cid'
-import { blobOf, type Digest } from '../protocols/artifact/artifact.ts'
-import { type BringDeps, type Brought, bringArtifact, cidIn } from './artifacts/bring.ts'
-import type { Artifact } from './catalog/artifacts.ts'
-import type { Catalogs } from './catalog/catalogs.ts'
-import { OPEN_NETWORK_ID } from './content/publication-key.ts'
-import type { Substituter } from './nix/substituter.ts'
-import type { Content } from './node-content.ts'
+import { blobOf, type Digest } from '../../protocols/artifact/artifact.ts'
+import { type BringDeps, type Brought, bringArtifact, cidIn } from '../artifacts/bring.ts'
+import type { Artifact } from '../catalog/artifacts.ts'
+import type { Catalogs } from '../catalog/catalogs.ts'
+import { OPEN_NETWORK_ID } from '../content/publication-key.ts'
+import type { Substituter } from '../nix/substituter.ts'
+import type { Content } from './content.ts'
 
 export type BringingDeps = {
   catalogs: Pick<Catalogs, 'holders' | 'resolve'>

@@ -3,8 +3,9 @@
  * what it publishes, while `content:sign` is given from it to this node. A member that is revoked, or loses the grant, is believed no more
  * from then on.
  */
+
+import { type PublicKey, parsePublicKey } from '../nix/signing.ts'
 import type { ClosedNetworks } from './closed-networks.ts'
-import { type PublicKey, parsePublicKey } from './nix/signing.ts'
 
 /** Asked for each path of a closure, while members and policies change seldom. */
 const FRESH_MS = 1_000

@@ -3,8 +3,8 @@
  */
 import { randomUUID } from 'node:crypto'
 import type { CID } from 'multiformats/cid'
-import { blobOf, type Digest } from '../protocols/artifact/artifact.ts'
-import type { RoomApi } from './api/room-api.ts'
+import { blobOf, type Digest } from '../../protocols/artifact/artifact.ts'
+import type { RoomApi } from '../api/room-api.ts'
 import type {
   ContentItem,
   ContentList,
@@ -14,17 +14,17 @@ import type {
   GcResult,
   PinList,
   PinView,
-} from './api/room-contract.ts'
-import { cidIn, partsOf, readManifest } from './artifacts/bring.ts'
+} from '../api/room-contract.ts'
+import { cidIn, partsOf, readManifest } from '../artifacts/bring.ts'
+import { TEMPORARY_PIN } from '../content/content.ts'
+import { collectGarbage } from '../content/gc.ts'
+import type { PinnedArtifact } from '../content/pins.ts'
+import { OPEN_NETWORK_ID, PUBLICATION_PIN, publicationOf } from '../content/publication-key.ts'
+import { AgentError } from '../error.ts'
+import type { Log } from '../log.ts'
 import { type BringingDeps, bring } from './bringing.ts'
-import { TEMPORARY_PIN } from './content/content.ts'
-import { collectGarbage } from './content/gc.ts'
-import type { PinnedArtifact } from './content/pins.ts'
-import { OPEN_NETWORK_ID, PUBLICATION_PIN, publicationOf } from './content/publication-key.ts'
+import type { Content } from './content.ts'
 import { type Entrance, OPEN_NETWORK_NAME } from './entrance.ts'
-import { AgentError } from './error.ts'
-import type { Log } from './log.ts'
-import type { Content } from './node-content.ts'
 
 const DIGEST_PATTERN = /^[0-9a-f]{64}$/
 /** Of what was freed, so many are named. */

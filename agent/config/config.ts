@@ -5,11 +5,11 @@
 import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { parse, TomlError } from 'smol-toml'
-import { type Config, KEYS } from './config-keys.ts'
-import { nearest } from './config-nearest.ts'
-import { configFile, type Environment } from './config-paths.ts'
-import { type Kind, path } from './config-values.ts'
-import { AgentError, reasonOf } from './error.ts'
+import { AgentError, reasonOf } from '../error.ts'
+import { type Config, KEYS } from './keys.ts'
+import { nearest } from './nearest.ts'
+import { configFile, type Environment } from './paths.ts'
+import { type Kind, path } from './values.ts'
 
 type ConfigOrigin = 'default' | 'file' | 'env' | 'flag'
 type ConfigEntry = {
