@@ -50,6 +50,7 @@ const OPEN_TOPIC = `undernet/records/${Buffer.from(OPEN_NETWORK).toString('hex')
 /** kad-dht's questions, as numbers of its protobuf: who is near a key, who provides it, what is its value. */
 const KAD_QUESTIONS = [4, 3, 1]
 /** An identify message that says an agent version and nothing else. */
+const PUSHES_MAX = 3
 const PUSHED = Buffer.concat([Buffer.from([0x32, 4]), Buffer.from('evil')])
 
 /** What everybody can try who has a connection; the name of the protocol is enough. */
@@ -67,12 +68,16 @@ const plain: Record<string, (from: Opener, target: Target) => Promise<Got>> = {
       { what: 'an answer to identify' },
     ),
   'id push': async (from, { address }) => {
-    const stream = await from.open(address, '/ipfs/id/push/1.0.0')
-    stream.send(encodeFrame(PUSHED))
-    await stream.close()
-    // Who takes it ends the stream in order; who does not resets it.
-    await until(() => stream.status !== 'open' || stream.remoteWriteStatus !== 'writable', { what: 'push is taken' })
-    return stream.status === 'reset' ? 'nothing' : 'public'
+    // libp2p takes one push at a time of a connection, and the one who tries may just be pushing by itself.
+    for (let nth = 0; nth < PUSHES_MAX; nth++) {
+      const stream = await from.open(address, '/ipfs/id/push/1.0.0')
+      stream.send(encodeFrame(PUSHED))
+      await stream.close()
+      // Who takes it ends the stream in order; who does not resets it.
+      await until(() => stream.status !== 'open' || stream.remoteWriteStatus !== 'writable', { what: 'push is taken' })
+      if (stream.status !== 'reset') return 'public'
+    }
+    return 'nothing'
   },
   ping: (from, { address }) =>
     speak(from.open(address, '/ipfs/ping/1.0.0'), async (frames, signal) => {
