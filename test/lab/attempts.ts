@@ -49,8 +49,8 @@ const GOSSIP_PROTOCOL = '/meshsub/1.2.0'
 const OPEN_TOPIC = `undernet/records/${Buffer.from(OPEN_NETWORK).toString('hex')}`
 /** kad-dht's questions, as numbers of its protobuf: who is near a key, who provides it, what is its value. */
 const KAD_QUESTIONS = [4, 3, 1]
-/** An identify message that says an agent version and nothing else. */
 const PUSHES_MAX = 3
+/** An identify message that says an agent version and nothing else. */
 const PUSHED = Buffer.concat([Buffer.from([0x32, 4]), Buffer.from('evil')])
 
 /** What everybody can try who has a connection; the name of the protocol is enough. */
