@@ -36,13 +36,13 @@ import type {
   RevokeResult,
   SetPolicyRequest,
 } from '../api/membership-contract.ts'
-import { peerIdOf } from '../catalog/peer-id.ts'
 import { AgentError } from '../error.ts'
 import type { Audit } from '../identity/audit.ts'
 import type { Invitations } from '../identity/invitations.ts'
 import type { Issuer } from '../identity/issuing.ts'
 import type { Membership } from '../identity/membership.ts'
 import type { Networks } from '../identity/networks.ts'
+import { peerIdOf } from '../identity/peer-id.ts'
 import type { Gate } from '../mesh/gate.ts'
 import type { Host } from '../mesh/host.ts'
 import type { ClosedNetwork } from './closed-network.ts'

@@ -1,7 +1,7 @@
 /** Presence, the view of who is there, and the renewal of what was said for long. */
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import { Nodes } from '../../../agent/catalog/nodes.ts'
-import { peerIdOf } from '../../../agent/catalog/peer-id.ts'
+import { peerIdOf } from '../../../agent/identity/peer-id.ts'
 import { Presence } from '../../../agent/catalog/presence.ts'
 import { Renewer } from '../../../agent/catalog/renewer.ts'
 import { ephemeralNodeKey } from '../../../agent/identity/node-key.ts'
