@@ -20,6 +20,7 @@ import type { PubSub } from './gossip.ts'
 import { Lan } from './lan.ts'
 import { listenError } from './listen-error.ts'
 import { Liveness, saidGoodbye } from './liveness.ts'
+import { PING_PROTOCOL, pingOn } from './ping.ts'
 import { RelayTransport, relayedAddress } from './relay-transport.ts'
 import type { Relays } from './relays.ts'
 import {
@@ -183,6 +184,11 @@ export class Host implements AsyncDisposable {
     this.#relays = relays
   }
 
+  /** For Relays: a connection that no relay carries. */
+  async connectDirect(peerId: string, signal: AbortSignal): Promise<void> {
+    if (!this.isDirect(peerId)) await this.#dialKnown(peerIdFromString(peerId), within(DIAL_MS_MAX, signal))
+  }
+
   /** For Relays: connects to a peer through another one. */
   async dialRelayed(relay: string, peer: string, signal: AbortSignal): Promise<void> {
     await dialBeside(this.#node, relayedAddress(relay, peer), signal)
@@ -253,10 +259,10 @@ export class Host implements AsyncDisposable {
   /** The round trip to a peer id or multiaddr, which is dialled where it is not connected. */
   async ping(target: string, signal: AbortSignal): Promise<{ peerId: string; address: string; rttMs: number }> {
     const peerId = target.startsWith('/') ? await this.dial([parseAddress(target)], signal) : target
-    const { remotePeer, remoteAddr } = await this.#connect(peerIdFromString(peerId), signal)
-    const startMs = performance.now()
-    await this.#node.services.ping.ping(remotePeer, { signal })
-    return { peerId, address: remoteAddr.toString(), rttMs: performance.now() - startMs }
+    const stream = await this.openStream(peerId, PING_PROTOCOL, signal)
+    const rttMs = await pingOn(stream, signal)
+    const address = this.links().find((link) => link.peerId === peerId)?.address ?? ''
+    return { peerId, address, rttMs }
   }
 
   /** Dials one peer by its addresses, and resolves with its peer id, also when it was connected before. */
@@ -401,7 +407,7 @@ export class Host implements AsyncDisposable {
       await this.#node.dial(peer, { signal })
     } catch (error) {
       signal.throwIfAborted()
-      if (this.#open(peer) === undefined && (await this.#dialByDht(peer, signal)) === undefined) throw error
+      if (!this.#connections.isDirect(peer) && (await this.#dialByDht(peer, signal)) === undefined) throw error
     }
   }
 

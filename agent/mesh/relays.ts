@@ -63,6 +63,7 @@ export type RelayedHost = {
   readonly relayTransport: RelayTransport
   isConnected(peerId: string): boolean
   isDirect(peerId: string): boolean
+  connectDirect(peerId: string, signal: AbortSignal): Promise<void>
   dialRelayed(relay: string, peer: string, signal: AbortSignal): Promise<void>
   useRelays(relays: Pick<Relays, 'knows' | 'reach'>): void
 }
@@ -120,9 +121,10 @@ export class Relays implements AsyncDisposable {
    * @throws {AgentError} `not-found` when nobody carries to it
    */
   async reach(peerId: string, signal: AbortSignal): Promise<void> {
+    const limited = AbortSignal.any([signal, this.#stopping.signal])
     const known = this.#reaching.get(peerId)
-    if (known !== undefined) return await known
-    const reaching = this.#reach(peerId, AbortSignal.any([signal, this.#stopping.signal]))
+    if (known !== undefined) return await settledWithin(known, limited)
+    const reaching = this.#reach(peerId, limited)
     this.#reaching.set(peerId, reaching)
     try {
       await reaching
@@ -177,6 +179,8 @@ export class Relays implements AsyncDisposable {
   async #carry(relay: string, peer: string, signal: AbortSignal): Promise<Stream> {
     for (const { scope, isMember } of this.#networks.values()) {
       if (!isMember(relay) || !isMember(peer)) continue
+      // One relay and no more: two that each look for the other by the other would look forever.
+      await this.#options.host.connectDirect(relay, signal)
       const { stream, answer } = await ask(scope, relay, { ask: 'to', peer }, signal)
       if (answer === 'ok') return stream
       stream.abort(new Error(answer))
@@ -245,6 +249,19 @@ export class Relays implements AsyncDisposable {
     prelude.release()
     const signal = AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(ACCEPT_MS_MAX)])
     await this.#options.host.relayTransport.accept(stream, relay, peer, signal)
+  }
+}
+
+/** What somebody else began, for as long as this one waits. */
+async function settledWithin(work: Promise<void>, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted()
+  const over = Promise.withResolvers<void>()
+  const give = () => over.reject(signal.reason)
+  signal.addEventListener('abort', give, { once: true })
+  try {
+    await Promise.race([work, over.promise])
+  } finally {
+    signal.removeEventListener('abort', give)
   }
 }
 

@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { PeerView, PublishResult } from '../../agent/api/contract.ts'
 import { type RealAgent, until } from '../agents.ts'
-import { invite, joinWith, Lab, says, SOON_MS_MAX } from '../cluster/members.ts'
+import { invite, joinWith, Lab, SOON_MS_MAX, says } from '../cluster/members.ts'
 import { hasNamespaces } from '../lan.ts'
 import { NatLab } from './nat-lab.ts'
 
@@ -101,12 +101,12 @@ describe.skipIf(!hasNamespaces)('members behind two NAT routers, and one in publ
     expect(await gets(a, again.cid)).toBe(again.sha256)
   }, 180_000)
 
-  it('are not carried without the grant, nor by who was told not to', async () => {
-    const policy = lab.file('policy.toml', '[[grants]]\nfrom = "*"\nto = "*"\nallow = ["content:fetch", "content:publish"]\n')
+  it('are not carried without the grant', async () => {
+    const policy = lab.file(
+      'policy.toml',
+      '[[grants]]\nfrom = "*"\nto = "*"\nallow = ["content:fetch", "content:publish"]\n',
+    )
     await says(relay, 'policy', 'set', policy)
-    const before = relay.logged('relay.carried').length
-    await says(relay, 'policy', 'show')
-    expect(relay.logged('relay.carried').length).toBe(before)
     relay = await lab.restart(relay)
     await until(async () => (await peerOf(a, 'relay')) !== undefined && (await peerOf(b, 'relay')) !== undefined, {
       what: 'the relay is back',
