@@ -138,8 +138,12 @@ class CarriedConnection extends AbstractMultiaddrConnection {
     this.#stream = stream
     stream.addEventListener('message', ({ data }) => this.onData(data))
     stream.addEventListener('drain', () => this.safeDispatchEvent('drain'))
-    // What belongs together ends together: a connection is of no use in one direction.
-    stream.addEventListener('end', () => this.onTransportClosed(), { once: true })
+    // A connection is of no use in one direction: when the other end has closed it, this one does.
+    const end = () => {
+      this.onTransportClosed()
+      stream.close().catch((error: unknown) => stream.abort(error as Error))
+    }
+    stream.addEventListener('end', end, { once: true })
     stream.addEventListener('close', ({ error }) => this.onTransportClosed(error), { once: true })
   }
 
