@@ -38,7 +38,7 @@ const TRIED_MAX = 6
 const NEXT_MS = 400
 
 /** A part of the mesh that is one network. */
-export type RelayScope = {
+type RelayScope = {
   connected(): string[]
   openStream(peerId: string, protocol: string, signal: AbortSignal): Promise<Stream>
   handle(
@@ -59,7 +59,7 @@ export type RelayNetwork = {
 }
 
 /** The host, as far as it is needed here. */
-export type RelayedHost = {
+type RelayedHost = {
   readonly relayTransport: RelayTransport
   isConnected(peerId: string): boolean
   isDirect(peerId: string): boolean

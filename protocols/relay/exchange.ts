@@ -17,7 +17,7 @@ const answerSchema = z.union([z.object({ ok: z.literal(true) }), z.object({ erro
 
 /** `to`: carry me to this peer. `from`: here is this peer, who asked to be carried to you. */
 export type RelayRequest = z.infer<typeof requestSchema>
-export type RelayRefusal = (typeof REFUSALS)[number]
+type RelayRefusal = (typeof REFUSALS)[number]
 export type RelayAnswer = 'ok' | RelayRefusal
 
 export const encodeRelayRequest = (request: RelayRequest): Uint8Array => encodeCbor(request)

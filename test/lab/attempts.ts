@@ -13,6 +13,7 @@ import type { Token } from '../../protocols/membership/token.ts'
 import { PIECES_PROTOCOL, PieceAsker } from '../../protocols/pieces/exchange.ts'
 import { RECORDS_PROTOCOL, RecordsAsker } from '../../protocols/records/exchange.ts'
 import { OPEN_NETWORK } from '../../protocols/records/record.ts'
+import { encodeRelayRequest, RELAY_PROTOCOL } from '../../protocols/relay/exchange.ts'
 import { until } from '../agents.ts'
 import { type Attacker, TRY_MS_MAX } from './attacker.ts'
 import type { StockPeer } from './stock-peer.ts'
@@ -152,6 +153,13 @@ const undernet: Record<string, Attempt> = {
       await frames.close(signal)
       await frames.read(signal)
       return policy === undefined ? 'nothing' : 'private'
+    }),
+  // To itself: who may ask at all is told that there is nobody to be carried to.
+  'home relay': (from, { address, network }) =>
+    speak(from.openIn(address, network, RELAY_PROTOCOL), async (frames, signal) => {
+      await frames.write(encodeRelayRequest({ ask: 'to', peer: from.key.publicKey }), signal)
+      const said = await frames.read(signal)
+      return said === undefined ? 'nothing' : 'private'
     }),
   'home renewal': (from, { address, network }) =>
     speak(from.openIn(address, network, RENEWAL_PROTOCOL), async (frames, signal) => {
