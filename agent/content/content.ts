@@ -39,6 +39,8 @@ export type PartSource = {
   has(index: number): boolean
   bitmap(): Uint8Array
   read(offset: number, length: number): Promise<Uint8Array>
+  /** A piece by the list in use, if it is in memory since it was held against that. */
+  fresh(index: number): Uint8Array | undefined
   /** Whoever reads keeps it open, and lets go of it in the end. */
   retain(): void
   release(): Promise<void>

@@ -278,7 +278,8 @@ export class FetchJob {
       this.#runs.set(source.peerId, run)
       run.ended = this.#try(run, pauses).finally(() => {
         this.#runs.delete(source.peerId)
-        this.#filling.supply?.giveUp(source.peerId)
+        // Who begins when we do has nothing for the first moments: to take his share, too, would make the source send it twice.
+        if (!this.#candidates.isComing(source.peerId)) this.#filling.supply?.giveUp(source.peerId)
         this.#tellChanged()
       })
     }

@@ -164,6 +164,11 @@ async function* arrivedPieces(
   part.retain()
   try {
     for (let index = from; index < from + count; index++) {
+      const fresh = part.list === list ? part.fresh(index) : undefined
+      if (fresh) {
+        yield fresh
+        continue
+      }
       const piece = await part.read(index * PIECE_BYTES, pieceBytes(list.sizeBytes, index))
       if (!isPiece(piece, list.hashes, index))
         throw new AgentError('corrupt', `piece ${index} of a blob that is being fetched is not on the disk as it came`)
