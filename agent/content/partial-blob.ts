@@ -148,7 +148,10 @@ export class PartialBlob implements PartSource {
   /** A copy of a piece that is still in memory since it was held against the list in use. */
   fresh(index: number): Uint8Array | undefined {
     const fresh = this.has(index) ? this.#blobs.fresh.peek(this.#name, index) : undefined
-    return fresh && fresh.slice()
+    if (fresh === undefined) return undefined
+    const copy = Buffer.allocUnsafeSlow(fresh.byteLength)
+    copy.set(fresh)
+    return copy
   }
 
   /** Bytes of pieces that are there. */
