@@ -35,6 +35,8 @@ export type PieceList = { readonly sizeBytes: number; readonly hashes: Uint8Arra
 /** A blob that is being fetched, as far as it is here: pieces that were held against the list that it is fetched by. */
 export type PartSource = {
   readonly list: PieceList
+  /** The list as somebody signed it. */
+  readonly signed?: Uint8Array | undefined
   readonly generation: number
   has(index: number): boolean
   bitmap(): Uint8Array

@@ -20,7 +20,7 @@ import { fromHex } from './piece-lists.ts'
 import type { Done, PieceSession, PieceSessions } from './piece-sessions.ts'
 import type { SlotsByPeer } from './slots.ts'
 import type { SmallBlobs } from './small-blobs.ts'
-import { type Stated, stateList } from './statements.ts'
+import { type SignedList, type Stated, stateList } from './statements.ts'
 import type { Supply } from './supply.ts'
 
 /** Below this another source would take longer to say what it has than the first one to give it. */
@@ -69,6 +69,8 @@ export type FetchJobInit = {
   onSilence: (peerId: string) => void
   onAnswer: (peerId: string) => void
   onFault: (peerId: string, reason: string) => void
+  /** A false list, as somebody signed it. */
+  onLie: (proof: SignedList) => void
   onBytes: (bytes: number) => void
   log: Log
 }
@@ -123,6 +125,7 @@ export class FetchJob {
       blobs: init.blobs,
       onSupply: (supply) => this.#begin(supply),
       onFault: (peerId, reason) => this.#outcomes.blame(peerId, reason),
+      onLie: init.onLie,
       signal: this.#stopping.signal,
     })
     this.#candidates = new Candidates({
@@ -278,7 +281,7 @@ export class FetchJob {
       this.#runs.set(source.peerId, run)
       run.ended = this.#try(run, pauses).finally(() => {
         this.#runs.delete(source.peerId)
-        // Who begins when we do has nothing for the first moments: to take his share, too, would make the source send it twice.
+        // Who begins when we do has nothing at first: to take his share, too, would make the source send it twice.
         if (!this.#candidates.isComing(source.peerId)) this.#filling.supply?.giveUp(source.peerId)
         this.#tellChanged()
       })
@@ -313,11 +316,10 @@ export class FetchJob {
 
   async #try(run: Run, pauses: number): Promise<void> {
     const { signal } = this.#stopping
-    const { peerId } = run.source
     let free: (() => void) | undefined
     try {
       if (this.isSmall) return await this.#fetchSmall(run.source)
-      free = await this.#init.slots.take(peerId, signal)
+      free = await this.#init.slots.take(run.source.peerId, signal)
       await this.#fetchFrom(run)
     } catch (error) {
       if (signal.aborted) return
@@ -371,7 +373,8 @@ export class FetchJob {
     const sizes = { sizeBytes: this.sizeBytes, sizeBytesMax: this.sizeBytesMax ?? BLOB_BYTES_MAX }
     const patience = { patienceMs: source.patienceMs, listMsPerGib: limits.listMsPerGib }
     const known = this.#filling.supply?.list
-    const stated = await stateList(asker, fromHex(this.digest), { ...sizes, ...patience, known }, this.#stopping.signal)
+    const terms = { ...sizes, ...patience, known, peerId, network: this.network }
+    const stated = await stateList(asker, fromHex(this.digest), terms, this.#stopping.signal)
     onAnswer(peerId)
     return stated
   }

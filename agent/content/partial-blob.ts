@@ -32,6 +32,8 @@ const ZEROS_HASH = hash('sha256', ZEROS, 'buffer')
 export class PartialBlob implements PartSource {
   readonly digest: Digest
   readonly network: string
+  /** The list in use as somebody signed it, to be passed on with it. */
+  signed: Uint8Array | undefined
   readonly #blobs: Blobs
   readonly #file: FileHandle
   readonly #name: string
@@ -167,6 +169,7 @@ export class PartialBlob implements PartSource {
     const had = this.#have
     if (list.sizeBytes !== before.sizeBytes) this.#generation++
     this.#blobs.fresh.drop(this.#name)
+    this.signed = undefined
     this.#list = list
     this.#have = new Uint8Array(pieceCount(list.sizeBytes))
     this.#missing = this.#have.length

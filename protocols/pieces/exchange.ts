@@ -8,6 +8,7 @@ import { z } from 'zod'
 import { decodeCbor, encodeCbor } from '../cbor.ts'
 import { WireError } from '../error.ts'
 import { FRAME_BYTES_MAX, type Frames } from '../frame.ts'
+import { LIST_STATEMENT_BYTES_MAX } from './list-statement.ts'
 import { BLOB_BYTES_MAX, HASH_BYTES, merkleRoot, PIECE_BYTES, pieceCount, rangeBytes } from './tree.ts'
 
 export const PIECES_PROTOCOL = '/undernet/pieces/1'
@@ -79,6 +80,8 @@ const hashesAnswer = z.object({
   pieces: bitmap.exactOptional(),
   /** Peers that asked the answerer for the blob a short while ago. */
   askers: z.array(z.string().min(1).max(PEER_ID_CHARS_MAX)).max(ASKERS_MAX).exactOptional(),
+  /** The list as somebody signed it: list-statement.ts. Not checked here. */
+  signed: bytesUpTo(LIST_STATEMENT_BYTES_MAX).exactOptional(),
 })
 const getAnswer = z.object({ lengthBytes: z.int().min(1) })
 
