@@ -16,6 +16,7 @@ import { Feed } from './feed.ts'
 import { Filling } from './filling.ts'
 import { cancelled, Outcomes, untilAborted } from './outcomes.ts'
 import type { PartialBlob } from './partial-blob.ts'
+import type { JobLimits } from './job-limits.ts'
 import { fromHex } from './piece-lists.ts'
 import type { Done, PieceSession, PieceSessions } from './piece-sessions.ts'
 import type { SlotsByPeer } from './slots.ts'
@@ -31,21 +32,8 @@ const SOURCES_MAX = 8
 const HEARD_MAX = 4
 /** A source is given so long to show what it can, where others wait for its place. */
 const EXCHANGE_MS = 5_000
-/** A source that gave some of the blob and cannot be reached is waited for so long: it restarts, or its link comes back. */
+/** A source that gave some of the blob and cannot be reached is waited for so long: it restarts, or its link comes back. One that is busy, too. */
 const COMEBACK_MS_MAX = 20_000
-
-export type JobLimits = {
-  /** To open a stream, dialling included. */
-  openMs: number
-  /** Between two pieces. */
-  pieceMs: number
-  /** Until a source begins to answer; one that does not gives way to the others, and has `pieceMs` when there are none left. */
-  hasteMs: number
-  /** More for the list, for each GiB of blob: the peer may have to read it all first. */
-  listMsPerGib: number
-  /** For a source that gave something and cannot be reached. */
-  comebackMs?: number
-}
 
 export type FetchJobInit = {
   digest: Digest
@@ -109,6 +97,8 @@ export class FetchJob {
   #isWhole = false
   #isDone = false
   #gaveMs = Number.NEGATIVE_INFINITY
+  /** When a source first said that it was busy. */
+  #busyMs = Number.NEGATIVE_INFINITY
   #exchangedMs = Number.NEGATIVE_INFINITY
   #changed = Promise.withResolvers<void>()
 
@@ -298,10 +288,10 @@ export class FetchJob {
     run?.stop.abort(new WireError('refused', 'others are quicker'))
   }
 
-  /** Whether somebody who gave some of it and cannot be reached may still come back. */
+  /** Whether somebody who gave some of it and cannot be reached may still come back, or somebody be less busy. */
   get #mayComeBack(): boolean {
     const { comebackMs = COMEBACK_MS_MAX } = this.#init.limits
-    return this.#candidates.hasResting && performance.now() - this.#gaveMs < comebackMs
+    return this.#candidates.hasResting && performance.now() - Math.max(this.#gaveMs, this.#busyMs) < comebackMs
   }
 
   get #isLarge(): boolean {
@@ -433,11 +423,12 @@ export class FetchJob {
     const hasGiven = this.#outcomes.hasGiven(peerId) || gaveBytes > 0
     this.#outcomes.note(peerId, { reason, lied: false, hasGiven })
     // It may have some of it later, or be less busy.
-    const isNo = code === 'absent' || code === 'refused'
+    const isNo = (code === 'absent' || code === 'refused') && this.#isLarge
+    if (code === 'busy' && !Number.isFinite(this.#busyMs)) this.#busyMs = performance.now()
     if (code === 'timeout') this.#init.onSilence(peerId)
     if (gaveBytes > 0) this.#candidates.failedOnTheWay(peerId)
     else if (code === 'timeout') this.#candidates.keptSilent(source)
-    else if ((isUnreachable && hasGiven) || (isNo && this.#isLarge)) this.#candidates.rests(peerId, pauses)
+    else if ((isUnreachable && hasGiven) || isNo || code === 'busy') this.#candidates.rests(peerId, pauses)
   }
 
   #tellProgress(doneBytes: number, sizeBytes: number): void {

@@ -241,13 +241,18 @@ export class PieceAsker {
     if (!('error' in answer)) return answer
     const { error } = answer as z.infer<typeof refused>
     const words = Object.hasOwn(REFUSALS, error) ? REFUSALS[error as keyof typeof REFUSALS] : `it refused: ${error}`
-    throw new WireError(error === 'absent' ? 'absent' : 'refused', words)
+    throw new WireError(error === 'absent' || error === 'busy' ? error : 'refused', words)
   }
+}
+
+/** The peer said no, and the stream goes on. */
+export function isRefusal(error: unknown): error is WireError {
+  return error instanceof WireError && (error.code === 'absent' || error.code === 'refused' || error.code === 'busy')
 }
 
 /** A refusal leaves the stream in order: the next answer can be read. */
 function refusalOr(error: unknown): WireError {
-  if (error instanceof WireError && (error.code === 'absent' || error.code === 'refused')) return error
+  if (isRefusal(error)) return error
   throw error
 }
 
