@@ -42,7 +42,9 @@ export class Lies {
         'DELETE FROM content_lies WHERE id NOT IN (SELECT id FROM content_lies ORDER BY found_ms DESC, rowid DESC LIMIT ?)',
       ),
       countOf: db.prepare('SELECT count(*) AS count FROM content_lies WHERE peer_id = ?'),
-      all: db.prepare('SELECT peer_id AS peerId, network, digest, signed AS bytes FROM content_lies ORDER BY found_ms, rowid'),
+      all: db.prepare(
+        'SELECT peer_id AS peerId, network, digest, signed AS bytes FROM content_lies ORDER BY found_ms, rowid',
+      ),
       liars: db.prepare(`SELECT peer_id AS peerId, count(*) AS lies, digest, max(found_ms) AS foundMs
         FROM content_lies GROUP BY peer_id ORDER BY foundMs DESC LIMIT ?`),
       forgetNetwork: db.prepare('DELETE FROM content_lies WHERE network = ?'),

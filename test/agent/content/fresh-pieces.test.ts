@@ -1,9 +1,9 @@
 /** Pieces that arrived a moment ago: bounded, and memory that is used again is never what somebody was given. */
 import { expect, test } from 'vitest'
 import { FreshPieces } from '../../../agent/content/fresh-pieces.ts'
-import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
 import { PartialBlob } from '../../../agent/content/partial-blob.ts'
 import { listOf } from '../../../agent/content/piece-lists.ts'
+import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
 import { PIECE_BYTES } from '../../../protocols/pieces/tree.ts'
 import { pattern } from '../../protocols/pieces/pattern.ts'
 import { digestOf, never, Store } from './peers.ts'

@@ -111,7 +111,10 @@ const wrong: [string, (evil: Peer, other: Peer, list: List) => Uint8Array][] = [
   ['of another peer', (_evil, other, list) => other.sign(DIGEST, OPEN_NETWORK_ID, list)],
   ['of another blob', (evil, _other, list) => evil.sign('0'.repeat(64), OPEN_NETWORK_ID, list)],
   ['of another network', (evil, _other, list) => evil.sign(DIGEST, '1'.repeat(64), list)],
-  ['of another list', (evil, _other, list) => evil.sign(DIGEST, OPEN_NETWORK_ID, { ...list, root: new Uint8Array(32) })],
+  [
+    'of another list',
+    (evil, _other, list) => evil.sign(DIGEST, OPEN_NETWORK_ID, { ...list, root: new Uint8Array(32) }),
+  ],
   ['that is none', () => new Uint8Array(300)],
 ]
 
@@ -123,7 +126,9 @@ test.each(wrong)('a statement %s is a lie of whoever sends it', async (_what, si
     stating(liar(BLOB), (list) => signed(evil, other, list)),
   )
   await expect(node.fetcher.fetch(DIGEST, from(evil.peerId))).rejects.toMatchObject({ code: 'corrupt' })
-  expect(node.faults).toMatchObject([{ peerId: evil.peerId, reason: expect.stringMatching(/statement of its piece list/) }])
+  expect(node.faults).toMatchObject([
+    { peerId: evil.peerId, reason: expect.stringMatching(/statement of its piece list/) },
+  ])
   expect(node.lies).toEqual([])
 })
 
