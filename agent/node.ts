@@ -30,6 +30,7 @@ import { ClosedNetworks } from './node/closed-networks.ts'
 import { type Content, closedNetworksOf, forgetContent, startContent } from './node/content.ts'
 import { Entrance, OPEN_NETWORK_NAME } from './node/entrance.ts'
 import { Joining } from './node/joining.ts'
+import { LIARS_SHOWN_MAX, lieWarnings } from './node/lie-warnings.ts'
 import { networkWarnings } from './node/network-warnings.ts'
 import { startNix, startShared } from './node/nix.ts'
 import { OpenNetwork } from './node/open-network.ts'
@@ -132,12 +133,12 @@ async function startNode(
   const faults = new PeerFaults()
   const mayFetch = (peerId: string, network: string) => entrance.mayFetch(peerId, network)
   const mayAsk = (peerId: string, network: string) => entrance.mayAsk(peerId, network)
-  const onFault = ({ peerId, digest, reason }: Fault) =>
-    faults.add({ peerId, about: later.substituter?.pathOf(digest) ?? `blob ${digest}`, reason })
+  const about = (digest: string) => later.substituter?.pathOf(digest) ?? `blob ${digest}`
+  const onFault = ({ peerId, digest, reason }: Fault) => faults.add({ peerId, about: about(digest), reason })
   const { quotaBytes, uploadRateBytes } = values
   const access = { self: host.peerId, mayFetch, mayAsk }
   const content = await startContent(
-    { state, db, quotaBytes, uploadRateBytes, streams: host, ...access, onFault, log },
+    { state, db, quotaBytes, uploadRateBytes, streams: host, key, ...access, onFault, log },
     stack,
   )
   const { blobs, published, passThrough } = content
@@ -207,6 +208,7 @@ async function startNode(
       now: Date.now(),
     }),
     ...faults.warnings(),
+    ...lieWarnings(content.lies.liars(LIARS_SHOWN_MAX), about),
     ...nix.warnings(),
   ]
   const current = { config }

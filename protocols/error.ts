@@ -17,6 +17,8 @@ export type WireCode =
   | 'absent'
   /** The peer answered, and said no. */
   | 'refused'
+  /** The peer answered that others come first: it may be asked again. */
+  | 'busy'
   /** The peer was slower than the limit. */
   | 'timeout'
   /** The stream ended before the message did. */

@@ -1,7 +1,7 @@
 /**
  * Several real agents that know each other: the first is the bootstrap of the others. All are ended, and their state removed, on disposal.
  */
-import type { NixConfView } from '../agent/api/contract.ts'
+import type { ArtifactDetail, NixConfView, SearchResult } from '../agent/api/contract.ts'
 import { type AgentOptions, RealAgent, until } from './agents.ts'
 
 const MEET_MS_MAX = 30_000
@@ -49,4 +49,17 @@ export async function trust(who: RealAgent, builder: RealAgent): Promise<{ subst
 export async function takeFrom(agent: RealAgent): Promise<{ substituters: string[]; keys: string[] }> {
   const { url, publicKey } = await agent.client.get<NixConfView>('nix-conf')
   return { substituters: [url], keys: [publicKey] }
+}
+
+/** Until so many are known to publish something of that name, whether it is the same content or not. */
+export async function arePublishing(who: RealAgent, name: string, count: number): Promise<void> {
+  await until(
+    async () => {
+      const { artifacts } = await who.json<SearchResult>('search', name)
+      const details = artifacts.map((one) => who.json<ArtifactDetail>('show', `${one.publisher.peerId}/${one.name}`))
+      const all = (await Promise.all(details)).flatMap((one) => one.holders.map(({ peerId }) => peerId))
+      return new Set(all).size === count
+    },
+    { what: `${count} publish ${name}`, ms: MEET_MS_MAX },
+  )
 }

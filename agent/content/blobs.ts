@@ -22,6 +22,7 @@ import { diskError, freeBytesOf, sizeText } from '../state/disk.ts'
 import { BlobFile } from './blob-file.ts'
 import type { BlobIndex, BlobRow, Evictable } from './blob-index.ts'
 import type { BlobSource, BlobStore, WriteOptions } from './content.ts'
+import { FreshPieces } from './fresh-pieces.ts'
 import type { PieceLists } from './piece-lists.ts'
 import { OPEN_NETWORK_ID } from './publication-key.ts'
 
@@ -48,6 +49,8 @@ export type BlobsInit = {
 export class Blobs implements BlobStore {
   readonly index: BlobIndex
   readonly lists: Pick<PieceLists, 'put'>
+  /** Of blobs that are being fetched. */
+  readonly fresh = new FreshPieces()
   readonly #directory: string
   readonly #log: Log
   readonly #now: () => number

@@ -11,6 +11,8 @@ const SEARCH_MS_MAX = 50
 /** Until a peer that had nothing, or could not be reached, is asked again; twice as long each time. */
 const PAUSE_MS_MIN = 250
 const PAUSE_MS_MAX = 8_000
+/** Who still has nothing after so many pauses, about two seconds, is not waited for. */
+const COMING_PAUSES_MAX = 3
 /** A peer that gave something and then failed, while others give. */
 const AGAIN_MS = 5_000
 /** Peers that had nothing yet and are asked again: each costs a question now and then. */
@@ -112,6 +114,12 @@ export class Candidates implements Disposable {
     if (this.#resting.size >= RESTING_MAX) return
     const pauseMs = Math.min(PAUSE_MS_MAX, PAUSE_MS_MIN * 2 ** pauses)
     this.#resting.set(peerId, { dueMs: performance.now() + pauseMs, pauses })
+  }
+
+  /** It had nothing, and is asked again within moments. */
+  isComing(peerId: string): boolean {
+    const resting = this.#resting.get(peerId)
+    return resting !== undefined && resting.pauses < COMING_PAUSES_MAX
   }
 
   /** It said nothing in the time that it had: once it has had all the time that there is, it is not asked again. */

@@ -35,10 +35,14 @@ export type PieceList = { readonly sizeBytes: number; readonly hashes: Uint8Arra
 /** A blob that is being fetched, as far as it is here: pieces that were held against the list that it is fetched by. */
 export type PartSource = {
   readonly list: PieceList
+  /** The list as somebody signed it. */
+  readonly signed?: Uint8Array | undefined
   readonly generation: number
   has(index: number): boolean
   bitmap(): Uint8Array
   read(offset: number, length: number): Promise<Uint8Array>
+  /** A piece by the list in use, if it is in memory since it was held against that. */
+  fresh(index: number): Uint8Array | undefined
   /** Whoever reads keeps it open, and lets go of it in the end. */
   retain(): void
   release(): Promise<void>

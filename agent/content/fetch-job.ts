@@ -14,13 +14,14 @@ import type { FetchOptions } from './content.ts'
 import { Deadline } from './deadline.ts'
 import { Feed } from './feed.ts'
 import { Filling } from './filling.ts'
+import type { JobLimits } from './job-limits.ts'
 import { cancelled, Outcomes, untilAborted } from './outcomes.ts'
 import type { PartialBlob } from './partial-blob.ts'
 import { fromHex } from './piece-lists.ts'
 import type { Done, PieceSession, PieceSessions } from './piece-sessions.ts'
 import type { SlotsByPeer } from './slots.ts'
 import type { SmallBlobs } from './small-blobs.ts'
-import { type Stated, stateList } from './statements.ts'
+import { type SignedList, type Stated, stateList } from './statements.ts'
 import type { Supply } from './supply.ts'
 
 /** Below this another source would take longer to say what it has than the first one to give it. */
@@ -31,21 +32,8 @@ const SOURCES_MAX = 8
 const HEARD_MAX = 4
 /** A source is given so long to show what it can, where others wait for its place. */
 const EXCHANGE_MS = 5_000
-/** A source that gave some of the blob and cannot be reached is waited for so long: it restarts, or its link comes back. */
+/** A source that gave some of the blob and cannot be reached is waited for so long: it restarts, or its link comes back. One that is busy, too. */
 const COMEBACK_MS_MAX = 20_000
-
-export type JobLimits = {
-  /** To open a stream, dialling included. */
-  openMs: number
-  /** Between two pieces. */
-  pieceMs: number
-  /** Until a source begins to answer; one that does not gives way to the others, and has `pieceMs` when there are none left. */
-  hasteMs: number
-  /** More for the list, for each GiB of blob: the peer may have to read it all first. */
-  listMsPerGib: number
-  /** For a source that gave something and cannot be reached. */
-  comebackMs?: number
-}
 
 export type FetchJobInit = {
   digest: Digest
@@ -69,6 +57,8 @@ export type FetchJobInit = {
   onSilence: (peerId: string) => void
   onAnswer: (peerId: string) => void
   onFault: (peerId: string, reason: string) => void
+  /** A false list, as somebody signed it. */
+  onLie: (proof: SignedList) => void
   onBytes: (bytes: number) => void
   log: Log
 }
@@ -107,6 +97,8 @@ export class FetchJob {
   #isWhole = false
   #isDone = false
   #gaveMs = Number.NEGATIVE_INFINITY
+  /** When a source first said that it was busy. */
+  #busyMs = Number.NEGATIVE_INFINITY
   #exchangedMs = Number.NEGATIVE_INFINITY
   #changed = Promise.withResolvers<void>()
 
@@ -123,6 +115,7 @@ export class FetchJob {
       blobs: init.blobs,
       onSupply: (supply) => this.#begin(supply),
       onFault: (peerId, reason) => this.#outcomes.blame(peerId, reason),
+      onLie: init.onLie,
       signal: this.#stopping.signal,
     })
     this.#candidates = new Candidates({
@@ -278,7 +271,8 @@ export class FetchJob {
       this.#runs.set(source.peerId, run)
       run.ended = this.#try(run, pauses).finally(() => {
         this.#runs.delete(source.peerId)
-        this.#filling.supply?.giveUp(source.peerId)
+        // Who begins when we do has nothing at first: to take his share, too, would make the source send it twice.
+        if (!this.#candidates.isComing(source.peerId)) this.#filling.supply?.giveUp(source.peerId)
         this.#tellChanged()
       })
     }
@@ -294,10 +288,10 @@ export class FetchJob {
     run?.stop.abort(new WireError('refused', 'others are quicker'))
   }
 
-  /** Whether somebody who gave some of it and cannot be reached may still come back. */
+  /** Whether somebody who gave some of it and cannot be reached may still come back, or somebody be less busy. */
   get #mayComeBack(): boolean {
     const { comebackMs = COMEBACK_MS_MAX } = this.#init.limits
-    return this.#candidates.hasResting && performance.now() - this.#gaveMs < comebackMs
+    return this.#candidates.hasResting && performance.now() - Math.max(this.#gaveMs, this.#busyMs) < comebackMs
   }
 
   get #isLarge(): boolean {
@@ -312,11 +306,10 @@ export class FetchJob {
 
   async #try(run: Run, pauses: number): Promise<void> {
     const { signal } = this.#stopping
-    const { peerId } = run.source
     let free: (() => void) | undefined
     try {
       if (this.isSmall) return await this.#fetchSmall(run.source)
-      free = await this.#init.slots.take(peerId, signal)
+      free = await this.#init.slots.take(run.source.peerId, signal)
       await this.#fetchFrom(run)
     } catch (error) {
       if (signal.aborted) return
@@ -370,7 +363,8 @@ export class FetchJob {
     const sizes = { sizeBytes: this.sizeBytes, sizeBytesMax: this.sizeBytesMax ?? BLOB_BYTES_MAX }
     const patience = { patienceMs: source.patienceMs, listMsPerGib: limits.listMsPerGib }
     const known = this.#filling.supply?.list
-    const stated = await stateList(asker, fromHex(this.digest), { ...sizes, ...patience, known }, this.#stopping.signal)
+    const terms = { ...sizes, ...patience, known, peerId, network: this.network }
+    const stated = await stateList(asker, fromHex(this.digest), terms, this.#stopping.signal)
     onAnswer(peerId)
     return stated
   }
@@ -429,11 +423,12 @@ export class FetchJob {
     const hasGiven = this.#outcomes.hasGiven(peerId) || gaveBytes > 0
     this.#outcomes.note(peerId, { reason, lied: false, hasGiven })
     // It may have some of it later, or be less busy.
-    const isNo = code === 'absent' || code === 'refused'
+    const isNo = (code === 'absent' || code === 'refused') && this.#isLarge
+    if (code === 'busy' && !Number.isFinite(this.#busyMs)) this.#busyMs = performance.now()
     if (code === 'timeout') this.#init.onSilence(peerId)
     if (gaveBytes > 0) this.#candidates.failedOnTheWay(peerId)
     else if (code === 'timeout') this.#candidates.keptSilent(source)
-    else if ((isUnreachable && hasGiven) || (isNo && this.#isLarge)) this.#candidates.rests(peerId, pauses)
+    else if ((isUnreachable && hasGiven) || isNo || code === 'busy') this.#candidates.rests(peerId, pauses)
   }
 
   #tellProgress(doneBytes: number, sizeBytes: number): void {

@@ -16,7 +16,9 @@ import type { Log } from '../log.ts'
 import { ArrivingBlob } from './arriving-blob.ts'
 import type { Blobs } from './blobs.ts'
 import type { BlobFetcher, BlobSource, Fault, FetchOptions } from './content.ts'
-import { FetchJob, type JobLimits } from './fetch-job.ts'
+import { FetchJob } from './fetch-job.ts'
+import type { JobLimits } from './job-limits.ts'
+import type { Lie } from './lies.ts'
 import { cancelled } from './outcomes.ts'
 import type { PartialBlob } from './partial-blob.ts'
 import { type OpenStreams, PieceSessions } from './piece-sessions.ts'
@@ -49,6 +51,8 @@ export type FetcherInit = {
   /** Whether a peer that another one named may be asked in a network. Nobody, if it is not given. */
   mayAsk?: (peerId: string, network: string) => boolean
   onFault?: (fault: Fault) => void
+  /** Told of every false list that somebody signed. */
+  onLie?: (lie: Lie) => void
   limits?: Partial<JobLimits>
   now?: () => number
 }
@@ -198,6 +202,7 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
       onSilence: (peerId) => this.#noteSilence(peerId),
       onAnswer: (peerId) => void this.#silent.delete(peerId),
       onFault: (peerId, reason) => this.#blame({ peerId, digest, reason }),
+      onLie: (proof) => this.#init.onLie?.({ ...proof, digest, network }),
       onBytes: (bytes) => {
         this.#fetchedBytes += bytes
       },

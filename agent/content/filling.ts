@@ -8,9 +8,9 @@ import type { PieceHashes } from '../../protocols/pieces/exchange.ts'
 import { AgentError } from '../error.ts'
 import type { Blobs, Fetching } from './blobs.ts'
 import type { Source } from './candidates.ts'
-import { Claims, isSameList } from './claims.ts'
+import { Claims, isSameList, type Liars } from './claims.ts'
 import { PartialBlob } from './partial-blob.ts'
-import type { Stated } from './statements.ts'
+import type { SignedList, Stated } from './statements.ts'
 import { Supply } from './supply.ts'
 
 /** A disk that loses what was just written to it is not to be argued with. */
@@ -25,6 +25,8 @@ export type FillingInit = {
   /** Another list is in use now. */
   onSupply: (supply: Supply) => void
   onFault: (peerId: string, reason: string) => void
+  /** A list that turned out to be false, as somebody signed it. */
+  onLie: (proof: SignedList) => void
   signal: AbortSignal
 }
 
@@ -88,16 +90,18 @@ export class Filling {
     return verdict
   }
 
-  #blame(peerIds: readonly string[], reason: string): void {
+  #blame({ peerIds, proofs }: Liars, reason: string): void {
     for (const peerId of peerIds) this.#init.onFault(peerId, reason)
+    for (const proof of proofs) this.#init.onLie(proof)
   }
 
-  async #settle({ list, pieces }: Stated, { peerId, isLastResort }: Source): Promise<Supply | undefined> {
+  async #settle({ list, pieces, signed }: Stated, { peerId, isLastResort }: Source): Promise<Supply | undefined> {
     const { fetching, self, blobs, onSupply, signal } = this.#init
     // Who has only a part of the blob passes on what he was told.
     const isHearsay = pieces !== undefined
+    if (this.#claims.isFalse(list) && signed) this.#blame({ peerIds: [signed.peerId], proofs: [signed] }, FALSE_LIST)
     if (this.#claims.isFalse(list)) throw new WireError(isHearsay ? 'absent' : 'mismatch', FALSE_LIST)
-    this.#claims.add(list, peerId, isHearsay)
+    this.#claims.add(list, peerId, isHearsay, signed)
     const before = this.#supply
     if (before && isSameList(before.list, list)) return before
     const isBetter = !isHearsay && (before === undefined || !this.#claims.isVouchedFor(before.list))
@@ -105,6 +109,7 @@ export class Filling {
     before?.end()
     if (this.#partial) this.#partial.useList(list)
     else this.#partial = await PartialBlob.open(blobs, fetching, list, signal)
+    this.#partial.signed = signed?.bytes
     this.#supply = new Supply(this.#partial, self)
     onSupply(this.#supply)
     return this.#supply

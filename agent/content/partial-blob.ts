@@ -11,6 +11,7 @@ import { createHash, hash } from 'node:crypto'
 import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { dirname } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { isPiece, PIECE_BYTES, pieceBytes, pieceCount, pieceHash } from '../../protocols/pieces/tree.ts'
 import { AgentError, reasonOf } from '../error.ts'
@@ -21,14 +22,21 @@ import { offers } from './piece-picker.ts'
 
 /** What is lost by a power cut, or read again after a kill. Syncing more often would keep the disk from its work. */
 const SAVE_MS = 5_000
+/** What the whole hash wants is read in one go, into memory that is used again. */
+const READ_BACK_PIECES = 4
+/** Pieces in memory that are hashed in a row, in about 2 ms: then others have their turn. */
+const HASHED_MAX = 16
 const ZEROS = Buffer.alloc(PIECE_BYTES)
 const ZEROS_HASH = hash('sha256', ZEROS, 'buffer')
 
 export class PartialBlob implements PartSource {
   readonly digest: Digest
   readonly network: string
+  /** The list in use as somebody signed it, to be passed on with it. */
+  signed: Uint8Array | undefined
   readonly #blobs: Blobs
   readonly #file: FileHandle
+  readonly #name: string
   #list: PieceList
   /** One byte a piece: 1 when it is in the file and was held against the list. */
   #have: Uint8Array
@@ -40,6 +48,7 @@ export class PartialBlob implements PartSource {
   #users = 1
   /** Reads back, for the whole hash, what came out of order; one at a time. */
   #catchingUp: Promise<void> | undefined
+  #back: Uint8Array | undefined
   #saving: Promise<void> | undefined
   #savedMs = performance.now()
   #missing: number
@@ -67,6 +76,7 @@ export class PartialBlob implements PartSource {
     this.#blobs = blobs
     this.#list = list
     this.#file = file
+    this.#name = `${digest} ${network}`
     this.#have = new Uint8Array(pieceCount(list.sizeBytes))
     this.#missing = this.#have.length
   }
@@ -109,10 +119,13 @@ export class PartialBlob implements PartSource {
     return bitmap
   }
 
-  /** Stores a piece that the caller held against the list. `bytes` may be used again when it resolves. */
-  async write(index: number, bytes: Uint8Array): Promise<void> {
+  /**
+   * Stores a piece that the caller held against the list, and keeps its memory. Resolves with memory of another one that nobody needs any
+   * more, if there is some.
+   */
+  async write(index: number, bytes: Uint8Array): Promise<Uint8Array | undefined> {
     const list = this.#list
-    if (this.has(index)) return
+    if (this.has(index)) return bytes
     if (index === this.#hashedCount && this.#catchingUp === undefined) {
       this.#whole.update(bytes)
       this.#hashedCount++
@@ -126,20 +139,27 @@ export class PartialBlob implements PartSource {
       throw this.#ours(error)
     }
     // Another list may be in use now.
-    if (list !== this.#list && !isSame(index, list, this.#list)) return
+    if (list !== this.#list && !isSame(index, list, this.#list)) return bytes
+    const free = this.#blobs.fresh.put(this.#name, index, bytes)
     this.#mark(index, bytes.byteLength)
     this.#beginCatchingUp()
     if (performance.now() - this.#savedMs > SAVE_MS) this.#saving ??= this.#save()
+    return free
+  }
+
+  /** A copy of a piece that is still in memory since it was held against the list in use. */
+  fresh(index: number): Uint8Array | undefined {
+    const fresh = this.has(index) ? this.#blobs.fresh.peek(this.#name, index) : undefined
+    if (fresh === undefined) return undefined
+    const copy = Buffer.allocUnsafeSlow(fresh.byteLength)
+    copy.set(fresh)
+    return copy
   }
 
   /** Bytes of pieces that are there. */
   async read(offset: number, length: number): Promise<Uint8Array> {
     const bytes = Buffer.allocUnsafeSlow(length)
-    for (let at = 0; at < length; ) {
-      const { bytesRead } = await this.#file.read(bytes, at, length - at, offset + at)
-      if (bytesRead === 0) throw new Error('a piece that was written is not in the file')
-      at += bytesRead
-    }
+    await this.#fill(bytes, offset)
     return bytes
   }
 
@@ -148,6 +168,8 @@ export class PartialBlob implements PartSource {
     const before = this.#list
     const had = this.#have
     if (list.sizeBytes !== before.sizeBytes) this.#generation++
+    this.#blobs.fresh.drop(this.#name)
+    this.signed = undefined
     this.#list = list
     this.#have = new Uint8Array(pieceCount(list.sizeBytes))
     this.#missing = this.#have.length
@@ -193,6 +215,7 @@ export class PartialBlob implements PartSource {
       if (this.#doneBytes === 0 && !this.#blobs.has(this.digest)) this.#blobs.dropPartial(this)
     } finally {
       this.#blobs.endPartial(this.digest)
+      this.#blobs.fresh.drop(this.#name)
       await this.#catchingUp
       await this.#saving
       if (!this.#blobs.has(this.digest)) await this.#save()
@@ -237,6 +260,14 @@ export class PartialBlob implements PartSource {
     return isPiece(bytes, this.#list.hashes, index)
   }
 
+  async #fill(bytes: Uint8Array, offset: number): Promise<void> {
+    for (let at = 0; at < bytes.byteLength; ) {
+      const { bytesRead } = await this.#file.read(bytes, at, bytes.byteLength - at, offset + at)
+      if (bytesRead === 0) throw new Error('a piece that was written is not in the file')
+      at += bytesRead
+    }
+  }
+
   #beginCatchingUp(): void {
     if (this.#catchingUp !== undefined || !this.has(this.#hashedCount)) return
     this.#catchingUp = this.#catchUp().finally(() => {
@@ -247,21 +278,41 @@ export class PartialBlob implements PartSource {
   /** Takes into the whole hash what is there of the pieces whose turn it is. */
   async #catchUp(): Promise<void> {
     const list = this.#list
-    while (this.#list === list && this.has(this.#hashedCount)) if (!(await this.#hashNext())) return
+    while (this.#list === list && this.has(this.#hashedCount)) {
+      if (!(await this.#hashNext())) return
+      if (this.#hashedCount % HASHED_MAX === 0) await setImmediate()
+    }
   }
 
   async #hashNext(): Promise<boolean> {
     const [list, index] = [this.#list, this.#hashedCount]
-    const length = pieceBytes(list.sizeBytes, index)
-    const bytes = await this.read(index * PIECE_BYTES, length).catch(() => undefined)
+    const fresh = this.#blobs.fresh.peek(this.#name, index)
+    const bytes = fresh ?? (await this.#readBack(index))
     if (this.#list !== list) return false
     if (bytes === undefined) {
       this.#lose(index)
       return false
     }
     this.#whole.update(bytes)
-    this.#hashedCount++
+    this.#hashedCount += Math.ceil(bytes.byteLength / PIECE_BYTES)
     return true
+  }
+
+  /** The piece, and what is there of those behind it; until it is called again. Undefined when the piece cannot be read. */
+  async #readBack(index: number): Promise<Uint8Array | undefined> {
+    let end = index + 1
+    while (end < index + READ_BACK_PIECES && this.has(end)) end++
+    this.#back ??= Buffer.allocUnsafeSlow(READ_BACK_PIECES * PIECE_BYTES)
+    for (const last of new Set([end - 1, index])) {
+      const bytes = this.#back.subarray(0, (last - index) * PIECE_BYTES + pieceBytes(this.#list.sizeBytes, last))
+      try {
+        await this.#fill(bytes, index * PIECE_BYTES)
+        return bytes
+      } catch {
+        // Of several, another one may be what is missing.
+      }
+    }
+    return undefined
   }
 
   /** Holds every piece against the list; true when some are not as listed, which are no longer there then. */

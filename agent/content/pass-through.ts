@@ -167,7 +167,7 @@ class Peers {
       return { session, list }
     } catch (error) {
       const code = error instanceof WireError ? error.code : undefined
-      if (code === 'absent' || code === 'refused') this.#sessions.give(session)
+      if (code === 'absent' || code === 'refused' || code === 'busy') this.#sessions.give(session)
       else session.frames.abort(asError(error))
       // A stream that was kept may have been closed since, which says nothing of the peer.
       if (code === 'closed' && session.isUsed && !signal.aborted) return await this.#ask(peerId, { fresh: true })

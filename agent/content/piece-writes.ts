@@ -10,7 +10,7 @@ const BUFFERS = 8
 export class PieceWrites {
   readonly #partial: PartialBlob
   readonly #onWritten: (index: number, bytes: number) => void
-  readonly #free: Buffer[] = []
+  readonly #free: Uint8Array[] = []
   readonly #running = new Set<Promise<void>>()
   #failure: { error: unknown } | undefined
 
@@ -20,7 +20,7 @@ export class PieceWrites {
   }
 
   /** A buffer of the length, when there is one. */
-  async buffer(length: number): Promise<Buffer> {
+  async buffer(length: number): Promise<Uint8Array> {
     while (this.#running.size >= BUFFERS) await Promise.race(this.#running)
     this.throwIfFailed()
     const buffer = length === PIECE_BYTES ? this.#free.pop() : undefined
@@ -42,9 +42,9 @@ export class PieceWrites {
 
   async #write(index: number, piece: Uint8Array): Promise<void> {
     try {
-      await this.#partial.write(index, piece)
+      const free = await this.#partial.write(index, piece)
       this.#onWritten(index, piece.byteLength)
-      if (Buffer.isBuffer(piece) && piece.byteLength === PIECE_BYTES) this.#free.push(piece)
+      if (free?.byteLength === PIECE_BYTES) this.#free.push(free)
     } catch (error) {
       this.#failure ??= { error }
     }

@@ -45,6 +45,8 @@ export type PieceServerInit = {
   arriving?: (digest: Digest, network: string) => PartSource | undefined
   /** A peer that may be given what there is in the network asked about a blob. */
   onAsked?: (peerId: string, digest: Digest, network: string) => void
+  /** Signs a list that this node states. */
+  sign?: ShelfInit['sign']
   log: Log
   quietMsMax?: number
   /** Shared with whatever else sends pieces to peers. */
@@ -129,14 +131,14 @@ export class PieceServer implements AsyncDisposable {
   }
 
   async #serve(stream: Stream, peerId: string): Promise<void> {
-    const { holdings, lists, arriving = () => undefined, log, quietMsMax = QUIET_MS_MAX } = this.#init
+    const { holdings, lists, arriving = () => undefined, sign, log, quietMsMax = QUIET_MS_MAX } = this.#init
     const frames = new Frames(stream)
     using deadline = new Deadline(quietMsMax, this.#stopping.signal)
     const mayGet: ShelfInit['mayGet'] = (digest, network) => this.#mayGet(peerId, digest, network)
     const give: ShelfInit['give'] = (pieces) => this.#give(peerId, pieces, deadline)
     const isBusy = () => this.#uploads.isBusy(peerId)
     const asked: ShelfInit['asked'] = (digest, network) => this.#asked(peerId, digest, network)
-    await using shelf = new Shelf({ holdings, lists, deadline, mayGet, arriving, asked, give, isBusy })
+    await using shelf = new Shelf({ holdings, lists, deadline, mayGet, arriving, asked, sign, give, isBusy })
     try {
       await answerPieces(frames, shelf, deadline.signal, (writtenBytes) => {
         this.#servedBytes += writtenBytes

@@ -34,6 +34,8 @@ export type ShelfInit = {
   arriving: (digest: Digest, network: string) => PartSource | undefined
   /** The peer begins to fetch; gives back who else does. */
   asked: (digest: Digest, network: string) => string[]
+  /** This node's own statement of a list, for those who fetch by it. */
+  sign?: ((digest: Digest, network: string, list: PieceList) => Uint8Array | undefined) | undefined
   /** Gives pieces out in turn with those for other peers. */
   give: (outgoing: Outgoing) => AsyncIterable<Uint8Array>
   /** Whether the peer had to wait too long for its turn. */
@@ -80,7 +82,8 @@ export class Shelf implements PieceHolder, AsyncDisposable {
     const list = 'part' in found ? found.part.list : await this.#listOf(found.open, signal)
     const { sizeBytes, root, hashes } = list
     const some = { sizeBytes, root, hashes: hashes.subarray(from * HASH_BYTES, (from + count) * HASH_BYTES) }
-    const more = others.length > 0 ? { askers: others } : {}
+    const signed = 'part' in found ? found.part.signed : this.#init.sign?.(hex(digest), id, list)
+    const more = { ...(others.length > 0 && { askers: others }), ...(signed && { signed }) }
     if (!('part' in found)) return { ...some, ...more }
     this.#state(keyOf(digest, network), list)
     return { ...some, ...more, pieces: found.part.bitmap() }
@@ -164,6 +167,11 @@ async function* arrivedPieces(
   part.retain()
   try {
     for (let index = from; index < from + count; index++) {
+      const fresh = part.list === list ? part.fresh(index) : undefined
+      if (fresh) {
+        yield fresh
+        continue
+      }
       const piece = await part.read(index * PIECE_BYTES, pieceBytes(list.sizeBytes, index))
       if (!isPiece(piece, list.hashes, index))
         throw new AgentError('corrupt', `piece ${index} of a blob that is being fetched is not on the disk as it came`)

@@ -5,6 +5,7 @@
  */
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { WireError } from '../../protocols/error.ts'
+import { isRefusal } from '../../protocols/pieces/exchange.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import { Deadline } from './deadline.ts'
 import { fromHex } from './piece-lists.ts'
@@ -155,7 +156,7 @@ class Line {
         lengthBytes = await session.asker.readGet(deadline.signal)
       } catch (error) {
         // The stream goes on after an answer that says no.
-        if (!(error instanceof WireError) || (error.code !== 'absent' && error.code !== 'refused')) throw error
+        if (!isRefusal(error)) throw error
         lengthBytes = error
       }
       if (typeof lengthBytes !== 'number') {

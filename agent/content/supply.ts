@@ -150,7 +150,10 @@ export class Supply {
     }
   }
 
-  /** Whether a whole source should give, too, what fellows would: they bring nothing, or less than half of what it could. */
+  /**
+   * Whether a whole source should give, too, what fellows would: they bring nothing, or less than half of what it could give each of us. What
+   * it gives this node while the others want nothing is no measure of that: all would turn to it at once, and it would send a copy to each.
+   */
   #areFellowsSlow(whole: Giver): boolean {
     const now = this.#now()
     const wholeRate = whole.pace.bytesPerSecond
@@ -158,8 +161,12 @@ export class Supply {
     if (now - this.#fellowMs > Math.max(FELLOWS_QUIET_MS, sharesMs)) return true
     if (now - this.#fellowsSinceMs < FELLOWS_GRACE_MS) return false
     let rate = 0
-    for (const { isFellow, lastMs, pace } of this.#givers.values())
-      if (isFellow && now - lastMs < FELLOWS_QUIET_MS) rate += pace.bytesPerSecond
-    return rate * 2 < wholeRate
+    let sharers = 1
+    for (const { isFellow, lastMs, pace } of this.#givers.values()) {
+      if (!isFellow || now - lastMs >= FELLOWS_QUIET_MS) continue
+      rate += pace.bytesPerSecond
+      sharers++
+    }
+    return rate * 2 < wholeRate / sharers
   }
 }

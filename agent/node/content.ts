@@ -1,13 +1,16 @@
 /**
  * The content of a node, put together: blobs on the disk and store paths in Nix's store, given to peers and fetched from them.
  */
-
+import type { StatementSigner } from '../../protocols/membership/statement.ts'
+import { signList } from '../../protocols/pieces/list-statement.ts'
+import { PIECE_BYTES } from '../../protocols/pieces/tree.ts'
 import { BlobIndex } from '../content/blob-index.ts'
 import { Blobs } from '../content/blobs.ts'
 import { Fetcher, type FetcherInit } from '../content/fetcher.ts'
 import { Holdings } from '../content/holdings.ts'
+import { Lies } from '../content/lies.ts'
 import { PassThrough } from '../content/pass-through.ts'
-import { PieceLists } from '../content/piece-lists.ts'
+import { fromHex, PieceLists } from '../content/piece-lists.ts'
 import { Pins } from '../content/pins.ts'
 import { OPEN_NETWORK_ID } from '../content/publication-key.ts'
 import { PieceServer, type PieceServerInit } from '../content/server.ts'
@@ -28,6 +31,8 @@ type ContentDeps = {
   streams: PieceServerInit['streams'] & FetcherInit['streams']
   /** This node's peer id. */
   self: string
+  /** Signs the piece lists that this node states. */
+  key: StatementSigner
   mayFetch: PieceServerInit['mayFetch']
   mayAsk: NonNullable<FetcherInit['mayAsk']>
   onFault: NonNullable<FetcherInit['onFault']>
@@ -47,11 +52,13 @@ export type Content = {
   pins: Pins
   uploads: Uploads
   passThrough: PassThrough
+  /** What peers signed and was false. */
+  lies: Lies
 }
 
 /** Parts that stop are left to the stack. */
 export async function startContent(deps: ContentDeps, stack: AsyncDisposableStack): Promise<Content> {
-  const { state, db, quotaBytes, uploadRateBytes, streams, self, mayFetch, mayAsk, onFault, log } = deps
+  const { state, db, quotaBytes, uploadRateBytes, streams, self, key, mayFetch, mayAsk, onFault, log } = deps
   const lists = new PieceLists(db)
   const index = new BlobIndex(db)
   const blobs = Blobs.open({ directory: state.file('blobs'), index, lists, quotaBytes, log })
@@ -63,23 +70,36 @@ export async function startContent(deps: ContentDeps, stack: AsyncDisposableStac
   stack.use(index.notes)
   const uploads = stack.use(new Uploads({ rateBytes: uploadRateBytes }))
   const onServed: PieceServerInit['onServed'] = (digest, bytes, isBegin) => index.notes.served(digest, bytes, isBegin)
-  const fetcher = stack.use(new Fetcher({ blobs, streams, self, mayAsk, log, onFault }))
+  const lies = new Lies(db)
+  const onLie: FetcherInit['onLie'] = (lie) => {
+    if (!lies.keep(lie)) return
+    const { peerId, digest, bytes } = lie
+    log.warn({ peerId, digest, signed: Buffer.from(bytes).toString('base64url') }, 'blob.lie')
+  }
+  const sign: PieceServerInit['sign'] = (digest, network, { sizeBytes, root }) => {
+    // Of one piece the digest is the list.
+    if (sizeBytes <= PIECE_BYTES) return undefined
+    const facts = { network: fromHex(network), digest: fromHex(digest), sizeBytes, root }
+    return signList({ ...facts, issued: Date.now() }, key)
+  }
+  const fetcher = stack.use(new Fetcher({ blobs, streams, self, mayAsk, log, onFault, onLie }))
   const arriving = fetcher.arriving.bind(fetcher)
   const onAsked = fetcher.heard.bind(fetcher)
-  const server = { streams, holdings, lists, mayFetch, arriving, onAsked, uploads, onServed, log }
+  const server = { streams, holdings, lists, mayFetch, arriving, onAsked, uploads, onServed, sign, log }
   const pieces = stack.use(await PieceServer.start(server))
   const passThrough = stack.use(new PassThrough({ streams, log, onFault }))
-  return { blobs, published, held, holdings, pieces, fetcher, store, pins, uploads, passThrough }
+  return { blobs, published, held, holdings, pieces, fetcher, store, pins, uploads, passThrough, lies }
 }
 
 /** What is here for the sake of a network that was left goes, and what is on its way. */
 export async function forgetContent(network: string, content: Content): Promise<void> {
-  const { fetcher, published, held, blobs, pins } = content
+  const { fetcher, published, held, blobs, pins, lies } = content
   await fetcher.forgetNetwork(network)
   held.forgetNetwork(network)
   pins.forgetNetwork(network)
   published.forgetNetwork(network)
   blobs.forgetNetwork(network)
+  lies.forgetNetwork(network)
   blobs.index.notes.sweep((digest) => blobs.has(digest) || published.pathOf(digest) !== undefined)
 }
 

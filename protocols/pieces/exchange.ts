@@ -8,6 +8,7 @@ import { z } from 'zod'
 import { decodeCbor, encodeCbor } from '../cbor.ts'
 import { WireError } from '../error.ts'
 import { FRAME_BYTES_MAX, type Frames } from '../frame.ts'
+import { LIST_STATEMENT_BYTES_MAX } from './list-statement.ts'
 import { BLOB_BYTES_MAX, HASH_BYTES, merkleRoot, PIECE_BYTES, pieceCount, rangeBytes } from './tree.ts'
 
 export const PIECES_PROTOCOL = '/undernet/pieces/1'
@@ -79,6 +80,8 @@ const hashesAnswer = z.object({
   pieces: bitmap.exactOptional(),
   /** Peers that asked the answerer for the blob a short while ago. */
   askers: z.array(z.string().min(1).max(PEER_ID_CHARS_MAX)).max(ASKERS_MAX).exactOptional(),
+  /** The list as somebody signed it: list-statement.ts. Not checked here. */
+  signed: bytesUpTo(LIST_STATEMENT_BYTES_MAX).exactOptional(),
 })
 const getAnswer = z.object({ lengthBytes: z.int().min(1) })
 
@@ -238,13 +241,18 @@ export class PieceAsker {
     if (!('error' in answer)) return answer
     const { error } = answer as z.infer<typeof refused>
     const words = Object.hasOwn(REFUSALS, error) ? REFUSALS[error as keyof typeof REFUSALS] : `it refused: ${error}`
-    throw new WireError(error === 'absent' ? 'absent' : 'refused', words)
+    throw new WireError(error === 'absent' || error === 'busy' ? error : 'refused', words)
   }
+}
+
+/** The peer said no, and the stream goes on. */
+export function isRefusal(error: unknown): error is WireError {
+  return error instanceof WireError && (error.code === 'absent' || error.code === 'refused' || error.code === 'busy')
 }
 
 /** A refusal leaves the stream in order: the next answer can be read. */
 function refusalOr(error: unknown): WireError {
-  if (error instanceof WireError && (error.code === 'absent' || error.code === 'refused')) return error
+  if (isRefusal(error)) return error
   throw error
 }
 

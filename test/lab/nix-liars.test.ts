@@ -3,11 +3,11 @@
  * command say who told it and what it was, and with an honest peer beside the liar the same command succeeds.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import type { ArtifactDetail, SearchResult } from '../../agent/api/contract.ts'
+import type { SearchResult } from '../../agent/api/contract.ts'
 import type { PieceHolder } from '../../protocols/pieces/exchange.ts'
 import { Bundle, type RealAgent, until } from '../agents.ts'
 import { altered, EvilPeer, hanging, holderOfBytes } from '../evil-peer.ts'
-import { Network, takeFrom, trust } from '../network.ts'
+import { arePublishing, Network, takeFrom, trust } from '../network.ts'
 import { hasNix, NixClosure, SecondStore } from '../nix-paths.ts'
 
 /** A narinfo that takes longer makes Nix fail whole commands. */
@@ -115,7 +115,7 @@ describe.skipIf(!hasNix)('a peer that lies to the real Nix', () => {
     const { honest, b, evil, store, realise } = all
     if (lie.isTrusted !== false) await b.json('trust', 'add', evil.cacheKey.publicKey.text)
     await lie.tell(evil, closure.root)
-    await holders(b, 1)
+    await arePublishing(b, 'app', 1)
 
     const refused = await realise()
     expect(refused.ok).toBe(false)
@@ -131,7 +131,7 @@ describe.skipIf(!hasNix)('a peer that lies to the real Nix', () => {
     await expect(store.requisites(closure.root)).rejects.toThrow(/not valid/)
 
     await honest.json('publish', closure.root, '--name', 'app')
-    await holders(b, 2)
+    await arePublishing(b, 'app', 2)
     const { ok, stderr } = await realise()
     expect(ok, stderr).toBe(true)
     expect(await store.requisites(closure.root)).toEqual(closure.paths)
@@ -155,7 +155,7 @@ describe.skipIf(!hasNix)('a peer that lies to the real Nix', () => {
     await b.json('trust', 'add', evil.cacheKey.publicKey.text)
     await hang(evil)
     await honest.json('publish', closure.root, '--name', 'app')
-    await holders(b, 2)
+    await arePublishing(b, 'app', 2)
     const { ok, stderr, ms } = await realise()
     expect(ok, stderr).toBe(true)
     expect(await store.verify()).not.toMatch(/modified|error/)
@@ -168,7 +168,7 @@ describe.skipIf(!hasNix)('a peer that lies to the real Nix', () => {
     await b.json('trust', 'add', evil.cacheKey.publicKey.text)
     evil.lieAboutAll(hanging)
     await evil.publish(closure.root, 'app')
-    await holders(b, 1)
+    await arePublishing(b, 'app', 1)
     const [url = ''] = (await takeFrom(b)).substituters
     const startMs = performance.now()
     const { status } = await fetch(`${url}/${closure.root.slice('/nix/store/'.length).slice(0, 32)}.narinfo`)
@@ -190,7 +190,7 @@ describe.skipIf(!hasNix)('a peer that lies to the real Nix', () => {
     await b.json('trust', 'add', evil.cacheKey.publicKey.text)
     const nars = await evil.publish(closure.root, 'app')
     for (const { digest } of nars.values()) evil.lie(digest, hanging)
-    await holders(b, 1)
+    await arePublishing(b, 'app', 1)
     const got = await b.run('get', 'app', '--to', store.directory)
     expect(got.code).toBe(5)
     expect(got.stderr).toMatch(named(evil, /nothing came for \d+ s/))
@@ -199,21 +199,6 @@ describe.skipIf(!hasNix)('a peer that lies to the real Nix', () => {
 
 async function publishWith(evil: EvilPeer, root: string, holder: (bytes: Uint8Array) => PieceHolder): Promise<void> {
   for (const { digest, bytes } of (await evil.publish(root, 'app')).values()) evil.lie(digest, holder(bytes))
-}
-
-/** Until so many are known to publish something called app, whether it is the same content or not. */
-async function holders(who: RealAgent, count: number): Promise<void> {
-  await until(
-    async () => {
-      const { artifacts } = await who.json<SearchResult>('search', 'app')
-      const details = artifacts.map(({ publisher: { peerId }, name }) =>
-        who.json<ArtifactDetail>('show', `${peerId}/${name}`),
-      )
-      const all = (await Promise.all(details)).flatMap((one) => one.holders.map(({ peerId }) => peerId))
-      return new Set(all).size === count
-    },
-    { what: `${count} publish it` },
-  )
 }
 
 /** On one line or two: people's terminals are narrow, and the message is not. */

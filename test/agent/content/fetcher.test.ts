@@ -15,7 +15,7 @@ import { ContentNode, digestOf, never, Peer, type StoreOptions, until } from './
 const BLOB = pattern(9 * PIECE_BYTES + 1234)
 const { digest: DIGEST, hashes: HASHES } = digestOf(BLOB)
 /** Long enough for loopback under load, short enough for a test that waits for it. */
-const SLOW = { pieceMs: 1_500, openMs: 5_000, listMsPerGib: 0 }
+const SLOW = { comebackMs: 1_000, pieceMs: 1_500, openMs: 5_000, listMsPerGib: 0 }
 
 const known = new Map()
 let honest: ContentNode

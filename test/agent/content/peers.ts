@@ -11,15 +11,18 @@ import { createLibp2p, type Libp2p } from 'libp2p'
 import { pino } from 'pino'
 import { BlobIndex } from '../../../agent/content/blob-index.ts'
 import { Blobs } from '../../../agent/content/blobs.ts'
-import type { Fault } from '../../../agent/content/content.ts'
-import type { JobLimits } from '../../../agent/content/fetch-job.ts'
+import type { Fault, PieceList } from '../../../agent/content/content.ts'
 import { Fetcher } from '../../../agent/content/fetcher.ts'
 import { Holdings } from '../../../agent/content/holdings.ts'
-import { PieceLists } from '../../../agent/content/piece-lists.ts'
+import type { JobLimits } from '../../../agent/content/job-limits.ts'
+import type { Lie } from '../../../agent/content/lies.ts'
+import { fromHex, PieceLists } from '../../../agent/content/piece-lists.ts'
 import { OPEN_NETWORK_ID, PUBLICATION_PIN, publicationKey } from '../../../agent/content/publication-key.ts'
 import { PieceServer, type PieceServerInit } from '../../../agent/content/server.ts'
+import { ephemeralNodeKey, type NodeKey } from '../../../agent/identity/node-key.ts'
 import type { Log } from '../../../agent/log.ts'
 import { type Database, openDatabase } from '../../../agent/state/database.ts'
+import { signList } from '../../../protocols/pieces/list-statement.ts'
 import { PieceHasher } from '../../../protocols/pieces/tree.ts'
 
 export const never = new AbortController().signal
@@ -33,25 +36,33 @@ export function recordingLog(): { log: Log; entries: { level: number; msg: strin
 
 export class Peer implements AsyncDisposable {
   readonly node: Libp2p
+  readonly key: NodeKey
   readonly #known: Map<string, Multiaddr[]>
 
-  private constructor(node: Libp2p, known: Map<string, Multiaddr[]>) {
+  private constructor(node: Libp2p, key: NodeKey, known: Map<string, Multiaddr[]>) {
     this.node = node
+    this.key = key
     this.#known = known
     known.set(node.peerId.toString(), node.getMultiaddrs())
   }
 
   /** Peers made with one map know each other's addresses. */
   static async start(known: Map<string, Multiaddr[]>): Promise<Peer> {
+    const key = ephemeralNodeKey()
     const node = await createLibp2p({
+      privateKey: key.libp2pKey,
       addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
       transports: [tcp()],
       connectionEncrypters: [noise()],
       streamMuxers: [yamux()],
       connectionManager: { inboundConnectionThreshold: 1_000 },
     })
-    return new Peer(node, known)
+    return new Peer(node, key, known)
   }
+
+  /** As an agent signs the lists that it states. */
+  readonly sign = (digest: string, network: string, { sizeBytes, root }: Pick<PieceList, 'sizeBytes' | 'root'>) =>
+    signList({ network: fromHex(network), digest: fromHex(digest), sizeBytes, root, issued: Date.now() }, this.key)
 
   get peerId(): string {
     return this.node.peerId.toString()
@@ -152,6 +163,7 @@ export class ContentNode implements AsyncDisposable {
   server!: PieceServer
   readonly fetcher: Fetcher
   readonly faults: Fault[] = []
+  readonly lies: Lie[] = []
 
   private constructor(peer: Peer, store: Store, limits: Partial<JobLimits>) {
     this.peer = peer
@@ -163,6 +175,7 @@ export class ContentNode implements AsyncDisposable {
       mayAsk: () => true,
       log: store.log,
       onFault: (fault) => this.faults.push(fault),
+      onLie: (lie) => this.lies.push(lie),
       limits,
     })
   }
@@ -185,6 +198,7 @@ export class ContentNode implements AsyncDisposable {
       mayFetch,
       arriving: (digest, network) => node.fetcher.arriving(digest, network),
       onAsked: (peerId, digest, network) => node.fetcher.heard(peerId, digest, network),
+      sign: peer.sign,
       log: store.log,
     })
     return node

@@ -53,7 +53,8 @@ describe('a server', () => {
     const bytes = new Uint8Array(await asker.readGet(never))
     await asker.readInto(bytes, never)
     expect(Buffer.compare(bytes, BLOB.subarray(4 * PIECE_BYTES))).toBe(0)
-    expect(node.server.servedBytes).toBe(bytes.byteLength)
+    // Counted when it was handed on, which may be a moment after it arrived.
+    await until(() => node.server.servedBytes === bytes.byteLength)
     await asker.askGet(NAME, 5, 2, never)
     await expect(asker.readGet(never)).rejects.toMatchObject({ code: 'refused' })
   })
@@ -108,22 +109,25 @@ describe('a server', () => {
     const bytes = new Uint8Array(await asker.readGet(never))
     await asker.readInto(bytes, never)
     expect(Buffer.compare(bytes, BLOB.subarray(PIECE_BYTES))).toBe(0)
-    expect(server.servedBytes).toBe(bytes.byteLength)
+    await until(() => server.servedBytes === bytes.byteLength)
   })
 
   test('resets streams beyond its limit, and serves on when some are gone', async () => {
     const node = await serving()
-    const streams = await Promise.all(Array.from({ length: 16 }, () => ask(node)))
+    // A connection that is just being made takes few streams: that is another limit.
+    const first = await ask(node)
+    const streams = [first, ...(await Promise.all(Array.from({ length: 15 }, () => ask(node))))]
     for (const { asker } of streams) expect(await asker.have([NAME], never)).toHaveLength(1)
     const extra = ask(node).then(({ asker }) => asker.have([NAME], never))
     await expect(extra).rejects.toThrow()
     for (const { stream } of streams) stream.abort(new Error('done'))
-    await until(() =>
-      node.peer.node
-        .getConnections()
-        .every(({ streams: open }) => open.every(({ protocol }) => protocol !== PIECES_PROTOCOL)),
-    )
-    expect(await (await ask(node)).asker.have([NAME], never)).toHaveLength(1)
+    // It hears of each in its own time.
+    for (;;) {
+      const have = await ask(node)
+        .then(({ asker }) => asker.have([NAME], never))
+        .catch(() => undefined)
+      if (have?.length === 1) break
+    }
   })
 
   test.each([
@@ -148,13 +152,17 @@ describe('a server', () => {
       lists: store.lists,
       mayFetch: () => true,
       log: store.log,
-      quietMsMax: 300,
+      quietMsMax: 500,
     })
     const [silent, slow] = [await ask(peer), await ask(peer)]
-    for (let at = 0; at < 40; at++) await slow.asker.askGet(NAME, 0, 6, never)
+    // Far more than fits on the way; on a busy machine it may be given up before all is asked.
+    const asking = async () => {
+      for (let at = 0; at < 40; at++) await slow.asker.askGet(NAME, 0, 6, never)
+    }
+    await asking().catch((error: unknown) => expect(error).toMatchObject({ code: 'closed' }))
     await expect(silent.frames.read(never)).rejects.toMatchObject({ code: 'closed' })
     await until(() => slow.stream.status !== 'open')
-    expect(store.entries.filter(({ msg }) => msg === 'pieces.answer.failed')).toHaveLength(2)
+    await until(() => store.entries.filter(({ msg }) => msg === 'pieces.answer.failed').length === 2)
   })
 
   test('ends what it answers when it stops', async () => {
