@@ -79,6 +79,8 @@ export class NixClosure implements AsyncDisposable {
   }
 }
 
+/** `maxJobs` is how many NARs Nix takes at a time, 1 if it is not told. */
+type Substituters = { substituters: string[]; keys: string[]; maxJobs?: number }
 export type Realised = { ok: boolean; stderr: string; ms: number }
 
 /** A store of its own, with a cache of answers of its own, as on another machine. */
@@ -94,9 +96,14 @@ export class SecondStore implements AsyncDisposable {
   }
 
   /** Runs `nix-store --realise` in this store, with nothing to take from but `substituters`, trusting `keys` alone. */
-  async realise(path: string, { substituters, keys }: { substituters: string[]; keys: string[] }): Promise<Realised> {
+  async realise(path: string, { substituters, keys, maxJobs = 1 }: Substituters): Promise<Realised> {
     const started = performance.now()
-    const options = { substituters: substituters.join(' '), 'trusted-public-keys': keys.join(' '), sandbox: 'false' }
+    const options = {
+      substituters: substituters.join(' '),
+      'trusted-public-keys': keys.join(' '),
+      'max-jobs': `${maxJobs}`,
+      sandbox: 'false',
+    }
     const flags = Object.entries(options).flatMap(([key, value]) => ['--option', key, value])
     const result = await nix('nix-store', ['--store', this.directory, '--realise', path, ...flags], {
       XDG_CACHE_HOME: join(this.directory, 'cache'),

@@ -45,7 +45,11 @@ export type Artifact = {
   network: string
 }
 
-export type Candidate = { peerId: string; name: string; body: NixArtifactBody; network: string }
+/** What is said of a Nix artifact, but for its list of paths. */
+type NixSummary = Pick<NixArtifactBody, 'type' | 'cid' | 'root' | 'signatures' | 'signer'>
+export type Candidate = { peerId: string; name: string; body: NixSummary; network: string }
+/** A Nix artifact in memory: Nix asks for a closure's thousand paths one after the other, and each would have its record read and parsed. */
+type Listed = { publisher: Uint8Array; expires: number; candidate: Candidate }
 
 /** One of the things that a reference may mean. */
 export type Meaning = Pick<Artifact, 'cid' | 'name' | 'isOwn' | 'issued' | 'network'> & { publisher: Uint8Array }
@@ -66,7 +70,7 @@ export class Artifacts implements Disposable {
   readonly #db: Database
   readonly #index: ArtifactIndex
   readonly #isWelcome: Welcomes
-  readonly #paths = new PathIndex<ArtifactKey>()
+  readonly #paths = new PathIndex<Listed>()
   /** Keys that Nix artifacts name, by artifact. */
   readonly #signers = new Map<string, { publisher: Uint8Array; signer: string }>()
   /** Publishers whose name changed since the last search, by peer id: renames cost nothing until somebody searches. */
@@ -183,12 +187,11 @@ export class Artifacts implements Disposable {
 
   /** Nix artifacts that may have the path with this hash part (the 32 characters before its name). */
   candidates(hashPart: string): Candidate[] {
-    return this.#paths.find(pathPrefix(hashPart)).flatMap((key) => {
-      const [artifact] = this.#isWelcome(key.publisher) ? this.#entry(key) : []
-      if (artifact?.body.type !== 'nix') return []
-      const { peerId, name, body, network } = artifact
-      return [{ peerId, name, body, network }]
-    })
+    const now = this.#records.now()
+    return this.#paths
+      .find(pathPrefix(hashPart))
+      .filter(({ publisher, expires }) => expires > now && this.#isWelcome(publisher))
+      .map(({ candidate }) => candidate)
   }
 
   /** The keys with which publishers say that they sign store paths, each once; whoever reads them has to parse them. */
@@ -268,9 +271,10 @@ export class Artifacts implements Disposable {
   #indexPaths({ publisher, name }: ArtifactKey, record: SignedRecord | undefined): void {
     const key = `${Buffer.from(publisher).toString('hex')}/${name}`
     const body = record && bodyOf(record)
-    if (body?.type === 'nix') {
-      this.#paths.set(key, { publisher, name }, body.paths)
-      this.#signers.set(key, { publisher: Uint8Array.from(publisher), signer: body.signer })
+    if (record && body?.type === 'nix') {
+      const listed = listedOf(record, body, this.network)
+      this.#paths.set(key, listed, body.paths)
+      this.#signers.set(key, { publisher: listed.publisher, signer: body.signer })
     } else {
       this.#paths.delete(key)
       this.#signers.delete(key)
@@ -328,6 +332,15 @@ function cidOf(ref: string): string | undefined {
   } catch {
     return undefined
   }
+}
+
+/** Copies, since what a record was parsed into are views of all of it. */
+function listedOf({ publisher, name, expires }: SignedRecord, body: NixArtifactBody, network: string): Listed {
+  const { type, root, signer } = body
+  const copy = ({ bytes }: CID) => CID.decode(Uint8Array.from(bytes))
+  const summary = { type, root, signer, cid: copy(body.cid), signatures: copy(body.signatures) }
+  const candidate = { peerId: peerIdOf(publisher), name, body: summary, network }
+  return { publisher: Uint8Array.from(publisher), expires, candidate }
 }
 
 function bodyOf(record: SignedRecord): ArtifactBody | undefined {

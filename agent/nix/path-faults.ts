@@ -13,7 +13,12 @@ const FAULT_MS = 60_000
 const FAULTS_MAX = 1_000
 
 /** An artifact that may have the path in question, by its prefix, and the network that it is published in, by its id in hex. */
-export type Candidate = { peerId: string; name: string; body: NixArtifactBody; network: string }
+export type Candidate = {
+  peerId: string
+  name: string
+  body: Pick<NixArtifactBody, 'cid' | 'root' | 'signatures' | 'signer'>
+  network: string
+}
 
 /** Why a path that a peer publishes is not handed to the local Nix. */
 export type PathFault = {

@@ -1,6 +1,7 @@
 /**
- * Fetches NARs ahead of the local Nix, which asks for a closure's narinfos first and then for one NAR at a time. What is fetched so and
- * not asked for is bounded: Nix also asks for narinfos when it only wants to know.
+ * Fetches NARs ahead of the local Nix, which asks for a closure's narinfos first and then for one NAR at a time. Its narinfos it asks for from
+ * the root on, and its NARs from the leaves: so what was wanted last is fetched first. What is fetched so and not asked for is bounded: Nix
+ * also asks for narinfos when it only wants to know.
  */
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { PIECE_BYTES } from '../../protocols/pieces/tree.ts'
@@ -20,10 +21,10 @@ type Ahead = { sizeBytes: number; since: number; stop: AbortController }
 export class Prefetch implements AsyncDisposable {
   readonly #fetch: (digest: Digest, signal: AbortSignal) => Promise<void>
   readonly #now: () => number
-  readonly #queue = new Map<Digest, number>()
+  readonly #large = new Line(LARGE_AT_ONCE)
+  readonly #small = new Line(SMALL_AT_ONCE)
   readonly #ahead = new Map<Digest, Ahead>()
   readonly #running = new Map<Digest, Promise<void>>()
-  #largeRunning = 0
   #aheadBytes = 0
   #stopped = false
 
@@ -36,24 +37,23 @@ export class Prefetch implements AsyncDisposable {
     this.#now = now
   }
 
-  /** Fetches it when there is room, unless it does not fit at all. */
+  /** Fetches it before what was wanted earlier and has not begun, when there is room; unless it does not fit at all. */
   want(digest: Digest, sizeBytes: number): void {
-    if (this.#stopped || this.#ahead.has(digest) || this.#queue.size >= QUEUE_MAX) return
-    if (sizeBytes > AHEAD_BYTES_MAX / 2) return
-    this.#queue.set(digest, sizeBytes)
+    if (this.#stopped || this.#ahead.has(digest) || sizeBytes > AHEAD_BYTES_MAX / 2) return
+    this.#lineOf(sizeBytes).push(digest, sizeBytes)
     this.#fill()
   }
 
   /** Somebody waits for it himself now. To be called when his own fetch has begun, so that it goes on if this one was under way. */
   claim(digest: Digest): void {
-    this.#queue.delete(digest)
+    this.#large.delete(digest)
+    this.#small.delete(digest)
     this.#forget(digest)
     this.#fill()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stopped = true
-    this.#queue.clear()
     for (const digest of this.#ahead.keys()) this.#forget(digest)
     await Promise.all(this.#running.values())
   }
@@ -63,14 +63,17 @@ export class Prefetch implements AsyncDisposable {
       if (this.#now() - since < AHEAD_MS_MAX) break
       this.#forget(digest)
     }
-    for (const [digest, sizeBytes] of this.#queue) {
-      const isFull = this.#running.size - this.#largeRunning >= SMALL_AT_ONCE
-      if (isFull && this.#largeRunning >= LARGE_AT_ONCE) return
-      if (isSmall(sizeBytes) ? isFull : this.#largeRunning >= LARGE_AT_ONCE) continue
-      if (this.#aheadBytes + sizeBytes > AHEAD_BYTES_MAX) return
-      this.#queue.delete(digest)
-      this.#start(digest, sizeBytes)
+    for (const line of [this.#small, this.#large]) {
+      for (let next = line.next; next && line.running < line.runningMax; next = line.next) {
+        if (this.#aheadBytes + next.sizeBytes > AHEAD_BYTES_MAX) return
+        line.delete(next.digest)
+        this.#start(next.digest, next.sizeBytes)
+      }
     }
+  }
+
+  #lineOf(sizeBytes: number): Line {
+    return sizeBytes < PIECE_BYTES ? this.#small : this.#large
   }
 
   #start(digest: Digest, sizeBytes: number): void {
@@ -78,12 +81,13 @@ export class Prefetch implements AsyncDisposable {
     const stop = new AbortController()
     this.#ahead.set(digest, { sizeBytes, since: this.#now(), stop })
     this.#aheadBytes += sizeBytes
-    if (!isSmall(sizeBytes)) this.#largeRunning++
+    const line = this.#lineOf(sizeBytes)
+    line.running++
     const running = this.#fetch(digest, stop.signal)
       .catch(() => this.#forget(digest))
       .finally(() => {
         this.#running.delete(digest)
-        if (!isSmall(sizeBytes)) this.#largeRunning--
+        line.running--
         if (!this.#stopped) this.#fill()
       })
     this.#running.set(digest, running)
@@ -98,6 +102,38 @@ export class Prefetch implements AsyncDisposable {
   }
 }
 
-function isSmall(sizeBytes: number): boolean {
-  return sizeBytes < PIECE_BYTES
+/** Those that wait, the newest first, and how many of their kind are being fetched. */
+class Line {
+  readonly runningMax: number
+  running = 0
+  readonly #sizes = new Map<Digest, number>()
+  /** With some that do not wait any more. */
+  #order: Digest[] = []
+
+  constructor(runningMax: number) {
+    this.runningMax = runningMax
+  }
+
+  /** Who waits already keeps his place. */
+  push(digest: Digest, sizeBytes: number): void {
+    if (this.#sizes.has(digest)) return
+    this.#sizes.set(digest, sizeBytes)
+    this.#order.push(digest)
+    if (this.#order.length <= QUEUE_MAX) return
+    this.#order = this.#order.filter((one) => this.#sizes.has(one))
+    for (const oldest of this.#order.splice(0, this.#order.length - QUEUE_MAX)) this.#sizes.delete(oldest)
+  }
+
+  delete(digest: Digest): void {
+    this.#sizes.delete(digest)
+  }
+
+  get next(): { digest: Digest; sizeBytes: number } | undefined {
+    for (let digest = this.#order.at(-1); digest !== undefined; digest = this.#order.at(-1)) {
+      const sizeBytes = this.#sizes.get(digest)
+      if (sizeBytes !== undefined) return { digest, sizeBytes }
+      this.#order.pop()
+    }
+    return undefined
+  }
 }

@@ -20,12 +20,16 @@ import {
   encodeManifest,
   encodeSignatures,
   manifestCid,
+  type NixArtifactBody,
   PATH_PREFIX_BYTES,
   pathPrefix,
 } from '../../../protocols/artifact/artifact.ts'
 import { MemoryBlobs, MemoryPeers, memoryLog } from './peers.ts'
 
 const signal = new AbortController().signal
+
+/** With the prefixes, which the view of the records keeps apart. */
+type Published = Candidate & { body: NixArtifactBody }
 
 /** Another node, which published `root` from its store. */
 export async function publisher(
@@ -39,7 +43,7 @@ export async function publisher(
   const source = new NarSource({ db: openDatabase(':memory:'), store, log: memoryLog() })
   const { name, body, manifest } = await publishStorePath(root, { pin: 'test', signal }, { store, key, blobs })
   source.publish(name, manifest)
-  const candidate: Candidate = { peerId, name, body, network }
+  const candidate: Published = { peerId, name, body, network }
   return { peerId, key, candidate, manifest, blobs, source, holds: new Holdings([blobs, source]) }
 }
 export type Publisher = Awaited<ReturnType<typeof publisher>>
@@ -74,7 +78,7 @@ export class Receiver implements AsyncDisposable {
   readonly trust: TrustedKeys
   readonly faults: PathFault[] = []
   readonly fetched: { path: string; failure: string | undefined }[] = []
-  readonly candidates: Candidate[] = []
+  readonly candidates: Published[] = []
   /** Peers that have artifacts without having published them, by network. */
   readonly holders = new Map<string, string[]>()
   /** Keys of members who may sign, by network. */

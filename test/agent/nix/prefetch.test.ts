@@ -21,13 +21,26 @@ function recorded() {
   return { begun, aborted, finish, fetch }
 }
 
-it('fetches a few at a time, in the order they were wanted, each once', async () => {
+it('fetches a few at a time, of those that wait the newest first, each once', async () => {
   const { begun, finish, fetch } = recorded()
   await using prefetch = new Prefetch(fetch)
   for (const digest of ['a', 'b', 'c', 'd', 'e', 'f', 'a']) prefetch.want(digest, MIB)
   expect(begun).toEqual(['a', 'b', 'c', 'd'])
   finish.get('b')?.()
-  await vi.waitFor(() => expect(begun).toEqual(['a', 'b', 'c', 'd', 'e']))
+  await vi.waitFor(() => expect(begun).toEqual(['a', 'b', 'c', 'd', 'f']))
+  finish.get('c')?.()
+  await vi.waitFor(() => expect(begun).toEqual(['a', 'b', 'c', 'd', 'f', 'e']))
+})
+
+it('forgets the oldest of more than a closure has', async () => {
+  const { begun, finish, fetch } = recorded()
+  await using prefetch = new Prefetch(fetch)
+  for (let at = 0; at < 10_010; at++) prefetch.want(`${at}`, MIB)
+  expect(begun).toEqual(['0', '1', '2', '3'])
+  for (let at = 10; at < 10_010; at++) prefetch.claim(`${at}`)
+  for (const digest of begun) finish.get(digest)?.()
+  await new Promise((resolve) => setImmediate(resolve))
+  expect(begun).toHaveLength(4)
 })
 
 it('fetches many small ones beside the large ones', async () => {
@@ -49,12 +62,12 @@ it('stops when too much is ahead that nobody asked for, until it is asked for or
   finish.get('b')?.()
   await vi.waitFor(() => {
     prefetch.claim('a')
-    expect(begun).toEqual(['a', 'b', 'c'])
+    expect(begun).toEqual(['a', 'b', 'd'])
   })
-  finish.get('c')?.()
+  finish.get('d')?.()
   now = 200_000
   prefetch.want('z', MIB)
-  await vi.waitFor(() => expect(begun).toEqual(['a', 'b', 'c', 'd', 'z']))
+  await vi.waitFor(() => expect(begun).toEqual(['a', 'b', 'd', 'z', 'c']))
 })
 
 it('never begins what does not fit, and leaves what somebody waits for to him', async () => {

@@ -1,0 +1,92 @@
+/**
+ * A whole closure, realised by the real Nix from another agent's store: 300 paths, 500 MiB in all. Against the same Nix and nginx with a
+ * flat, uncompressed cache of the same paths on this machine, which has nothing to fetch from elsewhere and nothing to verify. Each turn
+ * brings a new receiving agent and a new store. And what Nix waits for each narinfo of it meanwhile.
+ */
+import type { NixConfView } from '../agent/api/contract.ts'
+import { Bundle, RealAgent, until } from '../test/agents.ts'
+import { trust } from '../test/network.ts'
+import { hasNix, NixClosure, SecondStore } from '../test/nix-paths.ts'
+import { askAll } from './asker.ts'
+import { type Bench, byTurns, quantile, type Report, scaled } from './harness.ts'
+import { StaticCache } from './static-cache.ts'
+
+const PATHS = 300
+const BYTES = scaled(500) * 2 ** 20
+const TURNS = { countMax: 3, msMax: 240_000 }
+/** NARs that Nix takes at a time: what it does by itself, and what people set. */
+const MAX_JOBS = [1, 8] as const
+
+export const bench: Bench = {
+  name: 'realise',
+  question: `How long does Nix need for ${PATHS} paths, ${BYTES / 2 ** 20} MiB, that another agent has?`,
+  minutesMax: 15,
+  run,
+}
+
+async function run(report: Report): Promise<void> {
+  if (!hasNix) return report.note('Nix is not installed: nobody realises anything.')
+  await using stack = new AsyncDisposableStack()
+  const bytesEach = Math.floor(BYTES / PATHS)
+  const closure = stack.use(await NixClosure.make({ paths: PATHS, bytesEach, name: 'undernet-bench' }))
+  const cache = await StaticCache.make(closure.root)
+  if (cache === undefined) return report.note('nginx is not installed: there is nothing to compare with.')
+  stack.use(cache)
+  const bundle = stack.use(await Bundle.build())
+  const builder = stack.use(await RealAgent.start({ name: 'builder', entry: bundle.entry, env: bundle.env }))
+  await builder.json('publish', closure.root, '--name', 'closure')
+
+  const into = async (from: { substituters: string[]; keys: string[] }, maxJobs: number) => {
+    await using store = await SecondStore.make()
+    const { ok, ms, stderr } = await store.realise(closure.root, { ...from, maxJobs })
+    if (!ok) throw new Error(`nix-store --realise from ${from.substituters.join()}: ${stderr}`)
+    return ms
+  }
+  const fromPeer = async (maxJobs: number) => {
+    await using receiver = await newReceiver(builder, bundle)
+    return await into(await trust(receiver, builder), maxJobs)
+  }
+  const fromNginx = (maxJobs: number) => into({ substituters: [cache.url], keys: [cache.publicKey] }, maxJobs)
+  for (const maxJobs of MAX_JOBS) {
+    const samples = await byTurns({ agent: () => fromPeer(maxJobs), nginx: () => fromNginx(maxJobs) }, TURNS)
+    report.result({
+      what: `max-jobs = ${maxJobs}`,
+      samples: samples.agent,
+      unit: 'ms',
+      against: { what: 'nginx, static', samples: samples.nginx },
+      goal: { timesAtMost: 1.5 },
+    })
+  }
+  await askForEach(report, closure, builder, bundle)
+}
+
+/** As Nix does: the closure's narinfos, one waiting for the other on each of its connections, while their NARs are fetched ahead. */
+async function askForEach(report: Report, closure: NixClosure, builder: RealAgent, bundle: Bundle): Promise<void> {
+  const p50: number[] = []
+  const worst: number[] = []
+  await byTurns(
+    {
+      agent: async () => {
+        await using receiver = await newReceiver(builder, bundle)
+        await trust(receiver, builder)
+        const { url } = await receiver.client.get<NixConfView>('nix-conf')
+        const hashParts = closure.paths.map((path) => path.slice('/nix/store/'.length).slice(0, 32))
+        const next = () => hashParts.pop() ?? ''
+        const [us = []] = await askAll(url, { connections: 1, count: hashParts.length, next, status: 200 })
+        p50.push(quantile(us, 0.5))
+        worst.push(Math.max(...us))
+        return 0
+      },
+    },
+    { ...TURNS, warmUp: false },
+  )
+  report.result({ what: 'narinfo, p50', samples: p50, unit: 'us', goal: { atMost: 5_000 } })
+  report.result({ what: 'narinfo, the slowest', samples: worst, unit: 'us' })
+}
+
+/** A new agent that knows of the closure and has nothing of it. */
+async function newReceiver(builder: RealAgent, { entry, env }: Bundle): Promise<RealAgent> {
+  const receiver = await RealAgent.start({ name: 'receiver', entry, env, bootstrap: [await builder.address()] })
+  await until(async () => (await receiver.status()).artifacts.known > 0, { what: 'the receiver knows of the closure' })
+  return receiver
+}
