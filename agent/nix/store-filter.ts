@@ -227,14 +227,17 @@ export class StoreFilter implements AsyncDisposable {
 
   async #sayIn(records: OwnRecords, isShared: () => boolean, signal: AbortSignal): Promise<void> {
     const parts = this.#parts ?? []
+    const changes = encodeChanges(this.#deps.signer, this.#added, this.#gone)
     if (this.#said.get(records) !== parts) {
+      // Whoever finds a path in a part wants to know whose signature it has.
+      if (records.get(records.publisher, FILTER_KIND, CHANGES_NAME) === undefined) put(records, CHANGES_NAME, changes)
       for (const { body } of parts) {
         if (!isShared()) return
         if (put(records, partName(body.part), body)) await delay(PART_MS, undefined, { signal })
       }
     }
     if (!isShared()) return
-    put(records, CHANGES_NAME, encodeChanges(this.#deps.signer, this.#added, this.#gone))
+    put(records, CHANGES_NAME, changes)
     if (this.#said.get(records) === parts) return
     takeBack(records, new Set([CHANGES_NAME, ...parts.map(({ body }) => partName(body.part))]))
     this.#said.set(records, parts)
