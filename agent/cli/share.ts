@@ -61,7 +61,7 @@ async function warned(session: Parameters<typeof agreed>[0], yes: boolean): Prom
   )
 }
 
-export function shareScreen({ network, share, paths, unseen }: ShareView, terminal: Pick<Terminal, 'style'>): string[] {
+function shareScreen({ network, share, paths, unseen }: ShareView, terminal: Pick<Terminal, 'style'>): string[] {
   const who = network === OPEN ? 'Everybody' : `Members of ${printable(network)}`
   const what =
     share === 'published'

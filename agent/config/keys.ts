@@ -98,7 +98,14 @@ const PRIVATE_PATHS = [
     `*-${word}-*`,
     `*-${word}.*`,
   ]),
-  ...['*.key', '*.pem', '*.env', '*.netrc', 'netrc', 'id_rsa*', 'id_ecdsa*', 'id_ed25519*'],
+  '*.key',
+  '*.pem',
+  '*.env',
+  '*.netrc',
+  'netrc',
+  'id_rsa*',
+  'id_ecdsa*',
+  'id_ed25519*',
 ]
 
 /** By name as in the file. */

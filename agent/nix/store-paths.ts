@@ -130,7 +130,7 @@ export class StorePaths implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stopping.abort(new AgentError('cancelled', 'the agent is stopping'))
-    await Promise.all([...this.#lines.values()].map(({ running }) => running))
+    await Promise.all([...this.#lines.values()].flatMap(({ running }) => running ?? []))
     for (const [key, line] of this.#lines) this.#close(key, line)
   }
 

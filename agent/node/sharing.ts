@@ -168,9 +168,10 @@ export class NodeShare implements ShareApi {
   }
 
   share(network: string): ShareView {
-    const { id, name, refusal } = this.#places.named(network)
+    const place = this.#places.named(network)
+    const { id, name } = place
     const share = this.#sharing.shares.modeOf(id)
-    const unseen = share === 'store' ? refusal() : undefined
+    const unseen = share === 'store' ? place.refusal() : undefined
     return {
       network: name,
       id,
