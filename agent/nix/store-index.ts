@@ -4,7 +4,7 @@
  *
  * Nix's database is looked at every second, and read only when it was written to. New paths are found by their ids at once; what was
  * deleted is found by reading all ids, which is done at most so often that it takes a twentieth of a core. Work is done in slices, between
- * which others have their turn. About 90 bytes a path.
+ * which others have their turn. About 130 bytes a path.
  */
 import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises'
 import type { Digest } from '../../protocols/artifact/artifact.ts'

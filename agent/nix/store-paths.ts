@@ -27,9 +27,11 @@ import { nameOf, type StoreRules } from './store-rules.ts'
 
 /** Whoever asks waits no longer for one peer: Nix waits for the narinfo. */
 const ANSWER_MS_MAX = 700
-/** A peer that is dialled for it may take longer the first time; the next question finds it. */
+/** A peer that is dialled for it may take longer the first time: until then nobody waits for it any more, and then it is there. */
 const OPEN_MS_MAX = 5_000
+/** Twice as long each time that it happens again. */
 const SHUNNED_MS = 15_000
+const SHUNNED_MS_MAX = 10 * 60_000
 const SHUNNED_MAX = 1_000
 /** A stream stays open so long between questions. */
 const IDLE_MS = 10_000
@@ -39,6 +41,8 @@ const WAITING_MAX = 1_000
 const LINES_MAX = 256
 /** An answerer gives up a stream on which nothing comes. */
 const QUIET_MS_MAX = 30_000
+/** Whether a peer may fetch is judged so often: each refusal is noted for people. */
+const JUDGED_MS = 500
 const STREAMS_MAX = 2
 /** Streams that are answered at the same time, of all peers. */
 const ANSWERED_MAX = 128
@@ -75,6 +79,8 @@ type Init = {
 type Question = { hashPart: string; resolve: (facts: PathFacts | null) => void; reject: (error: Error) => void }
 /** What is asked of one peer in one network. */
 type Line = {
+  /** Since when a stream is being opened. */
+  openingMs: number | undefined
   waiting: Question[]
   running: Promise<void> | undefined
   frames: Frames | undefined
@@ -86,7 +92,7 @@ export class StorePaths implements AsyncDisposable {
   readonly #scopes = new Map<string, PathsScope>()
   /** By network and peer, as is the next. */
   readonly #lines = new Map<string, Line>()
-  readonly #shunned = new Map<string, number>()
+  readonly #shunned = new Map<string, { untilMs: number; times: number }>()
   readonly #stopping = new AbortController()
   #answered = 0
   #workedMs = 0
@@ -109,20 +115,28 @@ export class StorePaths implements AsyncDisposable {
     }
   }
 
+  get #answerMs(): number {
+    return this.#init.answerMs ?? ANSWER_MS_MAX
+  }
+
   /** Whether it is of use to ask a peer now. */
   isShunned(peerId: string, network: string): boolean {
-    return (this.#shunned.get(`${network} ${peerId}`) ?? 0) > performance.now()
+    const key = `${network} ${peerId}`
+    const { openingMs = Number.POSITIVE_INFINITY } = this.#lines.get(key) ?? {}
+    const isSlow = performance.now() - openingMs > this.#answerMs
+    return isSlow || (this.#shunned.get(key)?.untilMs ?? 0) > performance.now()
   }
 
   /** What a peer says of a path; undefined when it does not give it out. Rejects when it cannot be asked, or is silent. */
   async ask(peerId: string, network: string, hashPart: string, signal: AbortSignal): Promise<StorePath | undefined> {
     const key = `${network} ${peerId}`
-    const limited = AbortSignal.any([signal, AbortSignal.timeout(this.#init.answerMs ?? ANSWER_MS_MAX)])
+    const limited = AbortSignal.any([signal, AbortSignal.timeout(this.#answerMs)])
     try {
       const facts = await this.#queue(key, peerId, network, hashPart, limited)
+      this.#shunned.delete(key)
       return facts === null ? undefined : storePathOf(facts)
     } catch (error) {
-      if (!signal.aborted) this.#shun(key)
+      if (!signal.aborted && this.#lines.get(key)?.openingMs === undefined) this.#shun(key)
       this.#init.log.debug({ peerId, hashPart, reason: reasonOf(error) }, 'store.unanswered')
       throw error
     }
@@ -141,7 +155,13 @@ export class StorePaths implements AsyncDisposable {
     hashPart: string,
     signal: AbortSignal,
   ): Promise<PathFacts | null> {
-    const line = this.#lines.get(key) ?? { waiting: [], running: undefined, frames: undefined, idle: undefined }
+    const line = this.#lines.get(key) ?? {
+      waiting: [],
+      running: undefined,
+      openingMs: undefined,
+      frames: undefined,
+      idle: undefined,
+    }
     const isFull = line.waiting.length >= WAITING_MAX || (!this.#lines.has(key) && this.#lines.size >= LINES_MAX)
     if (isFull || this.#stopping.signal.aborted) throw new AgentError('limit', 'too much is asked already')
     this.#lines.set(key, line)
@@ -166,7 +186,11 @@ export class StorePaths implements AsyncDisposable {
       const asked = line.waiting.splice(0, ASKED_MAX)
       try {
         const limited = AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(OPEN_MS_MAX)])
-        line.frames ??= new Frames(await this.#open(of, limited))
+        if (line.frames === undefined) {
+          line.openingMs = performance.now()
+          line.frames = new Frames(await this.#open(of, limited))
+        }
+        line.openingMs = undefined
         const answers = await askPaths(
           line.frames,
           asked.map(({ hashPart }) => hashPart),
@@ -177,6 +201,9 @@ export class StorePaths implements AsyncDisposable {
         const failure = error instanceof Error ? error : new Error(reasonOf(error))
         line.frames?.abort(failure)
         line.frames = undefined
+        // Those who asked have perhaps been gone for long.
+        if (line.openingMs !== undefined && !this.#stopping.signal.aborted) this.#shun(key)
+        line.openingMs = undefined
         for (const { reject } of [...asked, ...line.waiting.splice(0)]) reject(failure)
       }
     }
@@ -199,7 +226,12 @@ export class StorePaths implements AsyncDisposable {
 
   #shun(key: string): void {
     if (this.#shunned.size >= SHUNNED_MAX) this.#shunned.clear()
-    this.#shunned.set(key, performance.now() + SHUNNED_MS)
+    const now = performance.now()
+    const before = this.#shunned.get(key)
+    // Several questions may fail together.
+    if (before !== undefined && before.untilMs > now) return
+    const times = before?.times ?? 0
+    this.#shunned.set(key, { untilMs: now + Math.min(SHUNNED_MS_MAX, SHUNNED_MS * 2 ** times), times: times + 1 })
   }
 
   async #answer(stream: Stream, peerId: string, network: string): Promise<void> {
@@ -210,8 +242,14 @@ export class StorePaths implements AsyncDisposable {
     this.#answered++
     const frames = new Frames(stream)
     const signal = () => AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(QUIET_MS_MAX)])
+    let judged = { isAllowed: false, ms: Number.NEGATIVE_INFINITY }
+    const mayFetch = () => {
+      const ms = performance.now()
+      if (ms - judged.ms > JUDGED_MS) judged = { isAllowed: this.#init.mayFetch(peerId, network), ms }
+      return judged.isAllowed
+    }
     try {
-      await answerPaths(frames, (hashPart) => this.#factsFor(hashPart, peerId, network), signal)
+      await answerPaths(frames, (hashPart) => this.#factsFor(hashPart, mayFetch, network), signal)
       await frames.close(signal())
     } catch (error) {
       frames.abort(error instanceof Error ? error : new Error(reasonOf(error)))
@@ -221,15 +259,15 @@ export class StorePaths implements AsyncDisposable {
     }
   }
 
-  async #factsFor(hashPart: string, peerId: string, network: string): Promise<PathFacts | null> {
+  async #factsFor(hashPart: string, mayFetch: () => boolean, network: string): Promise<PathFacts | null> {
     if (this.#workedMs >= REST_MS_MIN) {
       this.#resting = delay(this.#workedMs)
       this.#workedMs = 0
     }
     await this.#resting
-    const { index, isShared, mayFetch, storeDirectory } = this.#init
+    const { index, isShared, storeDirectory } = this.#init
     const startMs = performance.now()
-    const info = isShared(network) && mayFetch(peerId, network) ? index.byHashPart(hashPart) : undefined
+    const info = isShared(network) && mayFetch() ? index.byHashPart(hashPart) : undefined
     if (info === undefined || !info.path.startsWith(`${storeDirectory}/`)) return null
     const facts = this.#factsOf(info)
     this.#workedMs += performance.now() - startMs

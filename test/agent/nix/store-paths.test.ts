@@ -12,6 +12,7 @@ import { StorePeers } from '../../../agent/nix/store-peers.ts'
 import { StoreRules } from '../../../agent/nix/store-rules.ts'
 import { Frames } from '../../../protocols/frame.ts'
 import { decodePathsRequest, encodePathsAnswer } from '../../../protocols/paths/exchange.ts'
+import { until } from '../../agents.ts'
 import { streamPair } from '../../stream-pair.ts'
 import { memoryLog } from './peers.ts'
 
@@ -40,11 +41,13 @@ type Handler = Parameters<PathsScope['handle']>[1]
 class Town {
   readonly #handlers = new Map<string, Handler>()
   opened = 0
+  dialMs = 0
 
   scopeOf(self: string): PathsScope {
     return {
       openStream: async (peerId) => {
         this.opened++
+        await delay(this.dialMs)
         const [near, far] = streamPair()
         const handler = this.#handlers.get(peerId)
         if (handler === undefined) throw new Error('it cannot be reached')
@@ -121,9 +124,9 @@ describe('asked of a peer', () => {
     isShared = false
     expect(await asker.ask('builder', HOME, hashPart(1), signal)).toBeUndefined()
     isShared = true
-    barred.add('asker')
-    expect(await asker.ask('builder', HOME, hashPart(1), signal)).toBeUndefined()
-    barred.clear()
+    barred.add('barred')
+    const other = await joins('barred')
+    expect(await other.ask('builder', HOME, hashPart(1), signal)).toBeUndefined()
     expect(await asker.ask('builder', HOME, hashPart(1), signal)).toBeDefined()
   })
 
@@ -146,6 +149,18 @@ describe('asked of a peer', () => {
     expect([asker.isShunned('mute', HOME), asker.isShunned('builder', HOME)]).toEqual([true, false])
     await expect(asker.ask('nobody', HOME, hashPart(1), signal)).rejects.toThrow('cannot be reached')
     await expect(asker.ask('mute', 'cd'.repeat(32), hashPart(1), signal)).rejects.toThrow('not in the network')
+  })
+
+  it('is not waited for while the peer is dialled for long, and had when it is there', async () => {
+    paths.set(hashPart(1), info(1))
+    await joins('builder', paths)
+    const asker = await joins('asker', new Map(), 100)
+    town.dialMs = 400
+    await expect(asker.ask('builder', HOME, hashPart(1), signal)).rejects.toThrow()
+    expect(asker.isShunned('builder', HOME)).toBe(true)
+    await until(() => !asker.isShunned('builder', HOME), { what: 'it is there' })
+    expect(await asker.ask('builder', HOME, hashPart(1), signal)).toMatchObject({ path: info(1).path })
+    expect(town.opened).toBe(1)
   })
 
   it('is refused when it is of another path, or no answer at all', async () => {
