@@ -36,13 +36,14 @@ import type {
   RevokeResult,
   SetPolicyRequest,
 } from '../api/membership-contract.ts'
+import type { ShareMode } from '../api/share-contract.ts'
 import { AgentError } from '../error.ts'
 import type { Audit } from '../identity/audit.ts'
 import type { Invitations } from '../identity/invitations.ts'
 import type { Issuer } from '../identity/issuing.ts'
 import type { Membership } from '../identity/membership.ts'
 import type { Networks } from '../identity/networks.ts'
-import { peerIdOf } from '../identity/peer-id.ts'
+import { peerIdOf, peerIdOf } from '../identity/peer-id.ts'
 import type { Gate } from '../mesh/gate.ts'
 import type { Host } from '../mesh/host.ts'
 import type { ClosedNetwork } from './closed-network.ts'
@@ -71,6 +72,8 @@ export type MembershipParts = {
   host: Pick<Host, 'peerId' | 'addresses' | 'isConnected'>
   /** undefined when this node takes no part in it. */
   open: () => NetworkView | undefined
+  /** What this node gives out in a network. */
+  shareOf?: (id: string) => ShareMode
 }
 
 export class NodeMembership implements MembershipApi {

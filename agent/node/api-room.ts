@@ -101,7 +101,7 @@ export class NodeRoom implements RoomApi {
     const totals = {
       ...blobs.stats,
       keptBytes: blobs.index.pinnedBytes(),
-      pathsShared: published.pathCount,
+      pathsShared: this.#deps.content.sharing.pathCount ?? published.pathCount,
     }
     if (ref === undefined) {
       const rows = blobs.index.rows(sort, limit + 1)

@@ -28,9 +28,9 @@ export const PATH_PREFIX_BYTES = 6
 export const NAME_LENGTH_MAX = 128
 export const DESCRIPTION_LENGTH_MAX = 1_000
 /** A key name and 64 bytes in base64, with room. */
-const SIGNATURE_LENGTH_MAX = 256
+export const SIGNATURE_LENGTH_MAX = 256
 /** Signatures kept of one path. */
-const SIGNATURES_MAX = 8
+export const SIGNATURES_MAX = 8
 
 /** Letters, digits and `+ - . _ ? =`, as Nix allows in a store path's name: safe in a file name, a URL and a terminal. */
 export const NAME_PATTERN = /^[0-9a-zA-Z+\-_?=][0-9a-zA-Z+\-._?=]*$/
@@ -48,7 +48,7 @@ const sha256 = z.instanceof(Uint8Array).refine((bytes) => bytes.byteLength === 3
 const sizeBytes = z.int().min(0).max(Number.MAX_SAFE_INTEGER)
 const text = (lengthMax: number) => z.string().max(lengthMax)
 
-const storePath = z.string().max(STORE_PATH_LENGTH_MAX).regex(STORE_PATH_PATTERN, 'not a store path')
+export const storePath = z.string().max(STORE_PATH_LENGTH_MAX).regex(STORE_PATH_PATTERN, 'not a store path')
 
 const common = {
   /** Of the content: the file, the folder's NAR, or all NARs of the closure. */
