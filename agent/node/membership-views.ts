@@ -17,7 +17,7 @@ import { AgentError } from '../error.ts'
 import type { Invitation, Invitations } from '../identity/invitations.ts'
 import type { Membership } from '../identity/membership.ts'
 import type { Networks } from '../identity/networks.ts'
-import { peerIdOf, peerIdOf, publisherOf, publisherOf } from '../identity/peer-id.ts'
+import { peerIdOf, publisherOf } from '../identity/peer-id.ts'
 import type { Host } from '../mesh/host.ts'
 import type { ClosedNetworks } from './closed-networks.ts'
 
