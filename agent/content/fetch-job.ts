@@ -43,6 +43,8 @@ export type FetchJobInit = {
   sizeBytes: number | undefined
   sizeBytesMax: number | undefined
   hasteMs: number | undefined
+  /** Somebody gave some of it before this agent was started again just now: its peers may be reached in a moment. */
+  isResumed: boolean
   blobs: Blobs
   sessions: PieceSessions
   small: SmallBlobs
@@ -108,6 +110,7 @@ export class FetchJob {
     this.network = init.network
     this.sizeBytes = init.sizeBytes
     this.sizeBytesMax = init.sizeBytesMax
+    if (init.isResumed) this.#gaveMs = performance.now()
     this.#outcomes = new Outcomes(init.digest, init.onFault)
     this.#filling = new Filling({
       fetching: { digest: this.digest, network: this.network },
@@ -420,7 +423,7 @@ export class FetchJob {
       this.#outcomes.blame(peerId, reason)
       return
     }
-    const hasGiven = this.#outcomes.hasGiven(peerId) || gaveBytes > 0
+    const hasGiven = this.#init.isResumed || this.#outcomes.hasGiven(peerId) || gaveBytes > 0
     this.#outcomes.note(peerId, { reason, lied: false, hasGiven })
     // It may have some of it later, or be less busy.
     const isNo = (code === 'absent' || code === 'refused') && this.#isLarge

@@ -35,6 +35,8 @@ const HASTE_MS = 4_000
 /** A peer may have to read the whole blob before it can list its pieces; it is given this much longer for each GiB. */
 const LIST_MS_PER_GIB = 10_000
 const OPEN_MS_MAX = 10_000
+/** An agent that was started again meets its peers within this, on a busy machine too. */
+const MEETING_MS = 30_000
 /** A peer that repaired its disk is worth asking again. */
 const SHUNNED_MS = 10 * 60_000
 const SHUNNED_MAX = 10_000
@@ -67,6 +69,7 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
   /** Peer ids -> until when it is remembered that they let somebody wait. */
   readonly #silent = new Map<string, number>()
   readonly #now: () => number
+  readonly #startedMs = performance.now()
   readonly #sessions: PieceSessions
   readonly #small: SmallBlobs
   #isStopped = false
@@ -191,6 +194,7 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
       sizeBytes,
       sizeBytesMax,
       hasteMs,
+      isResumed: performance.now() - this.#startedMs < MEETING_MS && blobs.index.partial(digest)?.network === network,
       blobs,
       sessions: this.#sessions,
       small: this.#small,

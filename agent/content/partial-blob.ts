@@ -46,6 +46,8 @@ export class PartialBlob implements PartSource {
   #hashedCount = 0
   #generation = 0
   #users = 1
+  /** Fellows ask for what arrives. */
+  #isShared = false
   /** Reads back, for the whole hash, what came out of order; one at a time. */
   #catchingUp: Promise<void> | undefined
   #back: Uint8Array | undefined
@@ -126,7 +128,8 @@ export class PartialBlob implements PartSource {
   async write(index: number, bytes: Uint8Array): Promise<Uint8Array | undefined> {
     const list = this.#list
     if (this.has(index)) return bytes
-    if (index === this.#hashedCount && this.#catchingUp === undefined) {
+    const isInTurn = index === this.#hashedCount && this.#catchingUp === undefined
+    if (isInTurn) {
       this.#whole.update(bytes)
       this.#hashedCount++
     }
@@ -140,15 +143,17 @@ export class PartialBlob implements PartSource {
     }
     // Another list may be in use now.
     if (list !== this.#list && !isSame(index, list, this.#list)) return bytes
-    const free = this.#blobs.fresh.put(this.#name, index, bytes)
+    // What nobody will want soon is not kept: memory that was just used is quicker to use again.
+    const free = isInTurn && !this.#isShared ? bytes : this.#blobs.fresh.put(this.#name, index, bytes)
     this.#mark(index, bytes.byteLength)
     this.#beginCatchingUp()
     if (performance.now() - this.#savedMs > SAVE_MS) this.#saving ??= this.#save()
     return free
   }
 
-  /** A copy of a piece that is still in memory since it was held against the list in use. */
+  /** A copy of a piece that is still in memory since it was held against the list in use; for fellows, who ask for such. */
   fresh(index: number): Uint8Array | undefined {
+    this.#isShared = true
     const fresh = this.has(index) ? this.#blobs.fresh.peek(this.#name, index) : undefined
     if (fresh === undefined) return undefined
     const copy = Buffer.allocUnsafeSlow(fresh.byteLength)

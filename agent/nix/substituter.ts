@@ -44,6 +44,8 @@ import type { Upstreams } from './upstreams.ts'
 
 /** Of the 2 s that the local Nix may have to wait, what the peers get. */
 const ANSWER_MS_MAX = 1_500
+/** For a NAR there is more time: Nix had its narinfo before, and a NAR that is not found fails the whole command. */
+const FOUND_MS_MAX = 10_000
 /** A person who looks at an artifact waits for its publisher. */
 const SHOWN_MS_MAX = 1_000
 /** Publishers asked about one path in one network: the more there are, the likelier it is that one of the first will do. */
@@ -246,7 +248,7 @@ export class Substituter implements AsyncDisposable {
     }
   }
 
-  async #find(hashPart: string, signal: AbortSignal): Promise<Answer> {
+  async #find(hashPart: string, signal: AbortSignal, msMax = ANSWER_MS_MAX): Promise<Answer> {
     const local = this.local(hashPart)
     if (local) return { narinfo: local }
     const candidates = this.#ranked(hashPart)
@@ -262,7 +264,7 @@ export class Substituter implements AsyncDisposable {
       if (narinfo) return { narinfo }
     }
     const isWorthIt = waiting.length > 0 || this.#holders(hashPart).length > 0
-    const slow = isWorthIt && (await this.#findSlowly(waiting, hashPart, refusals, signal))
+    const slow = isWorthIt && (await this.#findSlowly(waiting, hashPart, refusals, signal, msMax))
     if (slow) return { narinfo: slow }
     const { info, refusals: others = [] } = await this.#deps.upstreams.find(hashPart, signal)
     if (!info) return { refusals: [...refusals, ...others] }
@@ -276,8 +278,9 @@ export class Substituter implements AsyncDisposable {
     hashPart: string,
     refusals: string[],
     signal: AbortSignal,
+    msMax: number,
   ): Promise<Narinfo | undefined> {
-    const deadline = AbortSignal.any([signal, AbortSignal.timeout(ANSWER_MS_MAX)])
+    const deadline = AbortSignal.any([signal, AbortSignal.timeout(msMax)])
     const ask = async (candidate: Candidate) => {
       const closure = await this.#load(candidate, candidates, deadline, refusals)
       const narinfo = closure && this.#judge(tellerOf(candidate), closure.byHashPart(hashPart), hashPart, refusals)
@@ -385,7 +388,7 @@ export class Substituter implements AsyncDisposable {
   async #answeredFor(digest: Digest, hashPart: string | undefined, signal: AbortSignal): Promise<Answered | undefined> {
     const known = this.#answered.get(digest)
     if (known || hashPart === undefined) return known
-    await this.#find(hashPart, signal)
+    await this.#find(hashPart, signal, FOUND_MS_MAX)
     return this.#answered.get(digest)
   }
 

@@ -9,7 +9,7 @@ import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
 import { PIECE_BYTES, pieceBytes, pieceCount } from '../../../protocols/pieces/tree.ts'
 import { pattern } from '../../protocols/pieces/pattern.ts'
 import { altered } from './hostile.ts'
-import { ContentNode, digestOf, never, Peer, Store } from './peers.ts'
+import { ContentNode, digestOf, never, Peer, Store, until } from './peers.ts'
 
 const BLOB = pattern(11 * PIECE_BYTES + 99)
 const COUNT = pieceCount(BLOB.byteLength)
@@ -181,4 +181,22 @@ describe('a partial blob', () => {
     expect(partial.missing).toBe(COUNT - 4)
     await partial.leave()
   })
+})
+
+test('what was begun before a start waits for peers that cannot be reached yet, and nothing else does', async () => {
+  const few = new Map()
+  await using node = await ContentNode.start(few, { limits: { comebackMs: 20_000 } })
+  const fetch = () => node.fetcher.fetch(DIGEST, { network: OPEN_NETWORK_ID, sources: [honest.peerId], signal: never })
+  await expect(fetch()).rejects.toMatchObject({ code: 'not-found' })
+
+  const partial = await PartialBlob.open(node.store.blobs, FETCHING, LIST, never)
+  for (const index of [0, 1, 2]) await partial.write(index, piece(BLOB, index))
+  await partial.leave()
+  const failures = () => node.store.entries.filter(({ msg }) => msg === 'blob.source.failed').length
+  const before = failures()
+  const fetching = fetch()
+  await until(() => failures() > before)
+  few.set(honest.peerId, known.get(honest.peerId))
+  await fetching
+  expect(node.fetcher.fetchedBytes).toBe(BLOB.byteLength - 3 * PIECE_BYTES)
 })
