@@ -113,7 +113,7 @@ describe('a server', () => {
 
   test('resets streams beyond its limit, and serves on when some are gone', async () => {
     const node = await serving()
-    const streams = await Promise.all(Array.from({ length: 16 }, () => ask(node)))
+    const streams = await Promise.all(Array.from({ length: 24 }, () => ask(node)))
     for (const { asker } of streams) expect(await asker.have([NAME], never)).toHaveLength(1)
     const extra = ask(node).then(({ asker }) => asker.have([NAME], never))
     await expect(extra).rejects.toThrow()
