@@ -13,6 +13,7 @@ import { changedKeys, type LoadedConfig } from './config/config.ts'
 import type { Fault } from './content/content.ts'
 import { OPEN_NETWORK_ID } from './content/publication-key.ts'
 import { AgentError, reasonOf } from './error.ts'
+import { FreedMemory } from './freed-memory.ts'
 import { loadOrMakeNodeKey, type NodeKey } from './identity/node-key.ts'
 import { type Log, makeLog } from './log.ts'
 import { Host } from './mesh/host.ts'
@@ -67,6 +68,7 @@ export async function runAgent(config: LoadedConfig): Promise<number> {
   try {
     using notifier = await Notifier.fromEnvironment()
     const { reload, summary } = await startNode(config, stack, log, startedMs)
+    stack.use(new FreedMemory({ log }))
     process.on('SIGHUP', () => {
       notifier?.reloading()
       reload()

@@ -13,6 +13,8 @@ const NAMES = [
   'narinfo',
   'realise',
   'store-filter',
+  
+  'memory',
   'transfer',
   'swarm',
   'hello',

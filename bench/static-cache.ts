@@ -11,12 +11,15 @@ import { Nginx } from './nginx.ts'
 export class StaticCache implements AsyncDisposable {
   readonly url: string
   readonly publicKey: string
+  /** Where its NARs are. */
+  readonly nars: string
   readonly #nginx: Nginx
   readonly #directory: string
 
   private constructor(nginx: Nginx, directory: string, publicKey: string) {
     this.url = nginx.url
     this.publicKey = publicKey
+    this.nars = join(directory, 'cache', 'nar')
     this.#nginx = nginx
     this.#directory = directory
   }

@@ -17,9 +17,9 @@ export function addContent(line: CommandLine): void {
   const command = line
     .command({
       usage: 'content [ref]',
-      summary: 'what is kept here: why, since when, how often it was served',
+      summary: 'what is here: why, since when, how often it was served',
       details:
-        'A line for each blob: a store path, a file, a manifest. With a reference (a name, a CID, a store path, a digest) the parts of that, also those in the Nix store.',
+        'A line for each blob (a file, a manifest, a store path that was fetched) and for each store path that is published from the Nix store. With a reference (a name, a CID, a store path, a digest) the parts of that.',
       examples: [
         ['content', 'the largest first'],
         ['content --sort served', 'what peers want'],

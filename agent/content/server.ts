@@ -23,8 +23,8 @@ import { Uploads } from './uploads.ts'
 const QUIET_MS_MAX = 60_000
 /** Each costs a piece or two of memory while its peer reads slowly. */
 const STREAMS_MAX = 128
-/** An honest asker uses one for each blob that it fetches at a time. */
-const STREAMS_PER_PEER_MAX = 16
+/** An honest asker has twelve at work, four that it keeps, one for small blobs, and for a moment those that it is closing. */
+const STREAMS_PER_PEER_MAX = 24
 
 type ServerStreams = {
   handle(

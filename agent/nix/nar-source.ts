@@ -37,6 +37,8 @@ export class NarSource implements BlobHolder {
   readonly #log: Log
   /** Asked for every request of a peer. */
   readonly #keysOf: StatementSync
+  readonly #largest: StatementSync
+  /** By digest, the one used last at the end. */
   readonly #layouts = new NarLayouts()
   /** Published paths that could not be had, and whether that was by Nix's database. */
   readonly #missing = new Map<string, { isDeleted: boolean }>()
@@ -45,6 +47,9 @@ export class NarSource implements BlobHolder {
     migrate(db, 'nix', SCHEMA)
     this.#db = db
     this.#keysOf = db.prepare('SELECT DISTINCT artifact FROM nix_published WHERE digest = ?')
+    this.#largest = db.prepare(
+      'SELECT DISTINCT digest, size_bytes AS sizeBytes FROM nix_published ORDER BY size_bytes DESC, digest LIMIT ?',
+    )
     this.#store = store
     this.#log = log
   }
@@ -105,6 +110,11 @@ export class NarSource implements BlobHolder {
   /** The size of a published NAR. */
   sizeOf(digest: Digest): number | undefined {
     return this.#rows(digest)[0]?.size_bytes
+  }
+
+  /** Published NARs, the largest first. */
+  largest(limit: number): { digest: Digest; sizeBytes: number }[] {
+    return this.#largest.all(limit) as { digest: Digest; sizeBytes: number }[]
   }
 
   /** The store path of a published NAR. */

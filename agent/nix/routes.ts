@@ -3,6 +3,7 @@
  * narinfo is a 404: a 5xx would fail the user's whole command although another cache may have the path. For a NAR too, since Nix
  * then takes the next substituter; once its first byte is out, the connection is cut instead, and Nix asks for the rest.
  */
+import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { BlobSource } from '../content/content.ts'
@@ -128,12 +129,40 @@ async function answerNar(
     }
     const { offset, length } = range ?? { offset: 0, length: sizeBytes }
     if (range) reply.code(206).header('content-range', `bytes ${offset}-${offset + length - 1}/${sizeBytes}`)
-    const bytes = Readable.from(source.read(offset, length, hangUp), { objectMode: false })
-    return narHeaders(reply, digest).header('content-length', length).send(bytes)
+    narHeaders(reply, digest).header('content-length', length).hijack()
+    reply.raw.writeHead(reply.statusCode, reply.getHeaders() as OutgoingHttpHeaders)
+    // Once the first byte is out there is nothing to say but that it ended.
+    await writeChunks(reply.raw, source.read(offset, length, hangUp)).catch((error: unknown) => {
+      if (!hangUp.aborted) log.warn({ digest, reason: reasonOf(error) }, 'nix.nar-cut')
+      reply.raw.destroy(error instanceof Error ? error : undefined)
+    })
+    return reply
   } catch (error) {
     if (!hangUp.aborted) log.error({ digest, reason: reasonOf(error) }, 'nix.nar-failed')
     return absent(reply, [])
   }
+}
+
+/**
+ * Writes while the next chunk is read, and gives the memory of each back when it is written: left to the garbage collector, which counts
+ * objects, twenty clients would have 60 MB of it wait.
+ */
+async function writeChunks(to: ServerResponse, chunks: AsyncIterable<Uint8Array>): Promise<void> {
+  let written = Promise.resolve()
+  for await (const chunk of chunks) {
+    await written
+    written = new Promise((resolve, reject) => {
+      to.write(chunk, (error) => {
+        if (error) return reject(error)
+        const { buffer, byteLength } = chunk
+        if (byteLength === buffer.byteLength && buffer instanceof ArrayBuffer) buffer.transfer(0)
+        resolve()
+      })
+    })
+    written.catch(() => undefined)
+  }
+  await written
+  to.end()
 }
 
 function narHeaders(reply: FastifyReply, digest: string): FastifyReply {

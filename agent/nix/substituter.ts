@@ -92,14 +92,16 @@ export class Substituter implements AsyncDisposable {
   readonly #deps: Deps
   readonly #wholeBytesMax: number
   readonly #prefetch: Prefetch
-  readonly #answered = new AnsweredNars()
+  readonly #answered: AnsweredNars
   readonly #faults: PathFaults
   #hits = 0
   #misses = 0
 
   constructor(deps: Deps) {
     this.#deps = deps
-    this.#faults = new PathFaults(deps.onFault, deps.now ?? (() => performance.now()), deps.log)
+    const now = deps.now ?? (() => performance.now())
+    this.#answered = new AnsweredNars(now)
+    this.#faults = new PathFaults(deps.onFault, now, deps.log)
     this.#wholeBytesMax = deps.wholeBytesMax ?? WHOLE_BYTES_MAX
     this.#prefetch = new Prefetch((digest, signal) => this.#fetchAhead(digest, signal))
   }
@@ -124,7 +126,7 @@ export class Substituter implements AsyncDisposable {
 
   /** The size of a NAR; undefined when nobody has it. `hashPart` is that of its path, if the request says. */
   async narSize(digest: Digest, hashPart: string | undefined, signal: AbortSignal): Promise<number | undefined> {
-    const here = await this.#openHere(digest)
+    const here = (await this.#deps.published.open(digest)) ?? (await this.#deps.blobs.open(digest))
     if (!here) return (await this.#answeredFor(digest, hashPart, signal))?.sizeBytes
     await here.close?.()
     return here.sizeBytes
@@ -132,10 +134,11 @@ export class Substituter implements AsyncDisposable {
 
   /** A NAR, from here or from peers; undefined when nobody gives it. The caller closes it. Rejects only when the signal fires. */
   async openNar(digest: Digest, hashPart: string | undefined, signal: AbortSignal): Promise<BlobSource | undefined> {
-    const here = await this.#openHere(digest)
+    const own = await this.#deps.published.open(digest)
+    const here = own ?? (await this.#deps.blobs.open(digest))
     if (here) {
       this.#prefetch.claim(digest)
-      return checkedSource(digest, here)
+      return own === undefined && this.#answered.isFresh(digest) ? here : checkedSource(digest, here)
     }
     const answered = await this.#answeredFor(digest, hashPart, signal)
     if (!answered) return undefined
@@ -218,10 +221,6 @@ export class Substituter implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#prefetch[Symbol.asyncDispose]()
-  }
-
-  async #openHere(digest: Digest): Promise<BlobSource | undefined> {
-    return (await this.#deps.published.open(digest)) ?? (await this.#deps.blobs.open(digest))
   }
 
   /** What is here of a path: published from the store, or a blob that was pushed or came from upstream, and is still to be believed. */
@@ -399,8 +398,14 @@ export class Substituter implements AsyncDisposable {
     await this.#fetchHere(digest, answered, signal)
   }
 
-  /** From peers, else from upstream. @throws {AgentError} what the first of them failed with */
   async #fetchHere(digest: Digest, wanted: Answered, signal: AbortSignal): Promise<void> {
+    if (this.#deps.blobs.has(digest)) return
+    await this.#fetchAnew(digest, wanted, signal)
+    this.#answered.came(digest)
+  }
+
+  /** From peers, else from upstream. @throws {AgentError} what the first of them failed with */
+  async #fetchAnew(digest: Digest, wanted: Answered, signal: AbortSignal): Promise<void> {
     const { fetcher, upstreams } = this.#deps
     try {
       if (wanted.network !== undefined)

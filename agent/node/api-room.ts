@@ -29,6 +29,8 @@ import { type Entrance, OPEN_NETWORK_NAME } from './entrance.ts'
 const DIGEST_PATTERN = /^[0-9a-f]{64}$/
 /** Of what was freed, so many are named. */
 const FREED_SHOWN_MAX = 1_000
+/** Published store paths that are looked at for a list; the smaller ones of a larger closure are nothing that one looks for. */
+const PUBLISHED_SORTED_MAX = 2_000
 /** Pins of blobs that somebody sent here, not published under a name. */
 const UPLOAD_PIN = 'upload'
 
@@ -105,8 +107,9 @@ export class NodeRoom implements RoomApi {
     }
     if (ref === undefined) {
       const rows = blobs.index.rows(sort, limit + 1)
-      const items = rows.slice(0, limit).map(({ digest }) => this.#item(digest))
-      return { items, truncated: rows.length > limit, ...totals }
+      const digests = new Set([...rows.map(({ digest }) => digest), ...this.#published(sort, limit + 1)])
+      const items = [...digests].map((digest) => this.#item(digest)).sort(BY[sort])
+      return { items: items.slice(0, limit), truncated: items.length > limit, ...totals }
     }
     const digests = await this.#digestsOf(ref, this.#deps.idOf(network), signal)
     const items = digests.map((digest) => this.#item(digest)).sort(BY[sort])
@@ -183,6 +186,22 @@ export class NodeRoom implements RoomApi {
       used: timeOf(usedMs || undefined),
       served: { times: served.times, bytes: served.bytes },
     }
+  }
+
+  /** Store paths that are given out from where they are: the first in this order. */
+  #published(sort: ContentRequest['sort'], limit: number): Digest[] {
+    const { blobs, published } = this.#deps.content
+    const keyOf = ({ digest, sizeBytes }: { digest: Digest; sizeBytes: number }) => {
+      if (sort === 'size') return sizeBytes
+      const { served } = blobs.index.notes.get(digest)
+      return sort === 'served' ? served.bytes : (served.lastMs ?? 0)
+    }
+    return published
+      .largest(PUBLISHED_SORTED_MAX)
+      .map((one) => ({ digest: one.digest, key: keyOf(one) }))
+      .sort((a, b) => b.key - a.key)
+      .slice(0, limit)
+      .map(({ digest }) => digest)
   }
 
   #reasonsOf(digest: Digest): ContentReason[] {
