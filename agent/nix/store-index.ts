@@ -19,9 +19,9 @@ const LOOK_MS = 1_000
 /** A whole reading takes as long as it takes; the next one is so many times later, and not sooner than that. */
 const REST_FACTOR = 20
 const REST_MS_MIN = 2_000
-/** About 2 ms. */
-const ROWS_AT_ONCE = 1_000
-const IDS_AT_ONCE = 200
+/** About a millisecond. */
+const ROWS_AT_ONCE = 500
+const IDS_AT_ONCE = 100
 /** Beyond, the later paths are not given out. A NixOS builder that nobody cleans has about 300,000. */
 const PATHS_MAX = 1_000_000
 
