@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { DatabaseSync } from 'node:sqlite'
-import { setImmediate as nextTurn } from 'node:timers/promises'
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import type { NixConfView } from '../agent/api/contract.ts'
 import { Filters } from '../agent/catalog/filters.ts'
 import { Records } from '../agent/catalog/records.ts'
@@ -147,8 +147,8 @@ async function missesByHttp(report: Report, records: readonly SignedRecord[][]):
     return { agent, url: (await agent.client.get<NixConfView>('nix-conf')).url }
   }
   const [knowing, plain] = [await start('knowing', records), await start('plain', [])]
-  const tails: number[] = []
-  const ask = (url: string, tail?: number[]) => async (turn: number) => {
+  const tails = { knowing: [] as number[], plain: [] as number[] }
+  const ask = (url: string, tail: number[]) => async (turn: number) => {
     const each: number[] = []
     for (let nth = 0; nth < ASKED_BY_HTTP; nth++) {
       const startMs = performance.now()
@@ -156,17 +156,23 @@ async function missesByHttp(report: Report, records: readonly SignedRecord[][]):
       await reply.text()
       each.push(performance.now() - startMs)
     }
-    if (turn >= 0) tail?.push(quantile(each, 0.99))
+    if (turn >= 0) tail.push(quantile(each, 0.99))
     return median(each)
   }
-  const samples = await byTurns({ knowing: ask(knowing.url, tails), plain: ask(plain.url) }, TURNS)
+  const samples = await byTurns({ knowing: ask(knowing.url, tails.knowing), plain: ask(plain.url, tails.plain) }, TURNS)
   report.result({
     what: `an absent narinfo with ${STORES} filters, median`,
     samples: samples.knowing,
     unit: 'ms',
     against: { what: 'with none', samples: samples.plain },
   })
-  report.result({ what: 'the same, p99', samples: tails, unit: 'ms', goal: { atMost: MISS_MS_MAX } })
+  report.result({
+    what: 'the same, p99',
+    samples: tails.knowing,
+    unit: 'ms',
+    against: { what: 'with none', samples: tails.plain },
+    goal: { atMost: MISS_MS_MAX },
+  })
   const MB = 1e6
   report.result({
     what: 'memory of that agent',
@@ -179,17 +185,13 @@ async function missesByHttp(report: Report, records: readonly SignedRecord[][]):
 /** A store is read while the agent has other work. */
 async function reading(report: Report): Promise<void> {
   using nix = new MadeUpStore()
-  const delays: number[] = []
+  const delays = { read: [] as number[], plainly: [] as number[] }
   const bytes: number[] = []
   const read = async () => {
     const before = await memoryBytes()
     await using index = new StoreIndex({ store: nix.store, rules: new StoreRules(['*.drv']), log })
-    const delay = monitorEventLoopDelay({ resolution: 1 })
-    delay.enable()
     index.start()
     await until(() => index.isReady, { what: 'the store is read', ms: 60_000, everyMs: 1 })
-    delay.disable()
-    delays.push(delay.percentile(99) / 1e6)
     bytes.push(((await memoryBytes()) - before) / index.pathCount)
   }
   const plainly = async () => {
@@ -197,7 +199,19 @@ async function reading(report: Report): Promise<void> {
     const rows = db.prepare('SELECT path, hash FROM ValidPaths').all() as { path: string; hash: string }[]
     return new Map(rows.map(({ path, hash }) => [path, hash])).size
   }
-  const samples = await byTurns({ read: () => timed(read), plainly: () => timed(plainly) }, TURNS)
+  const watched = (work: () => Promise<unknown>, tail: number[]) => async (turn: number) => {
+    const delay = monitorEventLoopDelay({ resolution: 1 })
+    delay.enable()
+    const ms = await timed(async () => {
+      await work()
+      // What was blocked shows when it is not any more.
+      await sleep(5)
+    })
+    delay.disable()
+    if (turn >= 0) tail.push(delay.max / 1e6)
+    return ms
+  }
+  const samples = await byTurns({ read: watched(read, delays.read), plainly: watched(plainly, delays.plainly) }, TURNS)
   const against = { what: 'one SELECT into a Map', samples: samples.plainly }
   report.result({
     what: `a store of ${PATHS.toLocaleString('en')} paths is read`,
@@ -205,7 +219,12 @@ async function reading(report: Report): Promise<void> {
     unit: 'ms',
     against,
   })
-  report.result({ what: 'the event loop meanwhile, p99', samples: delays, unit: 'ms', goal: { atMost: 10 } })
+  report.result({
+    what: 'the longest turn of the event loop meanwhile',
+    samples: delays.read,
+    unit: 'ms',
+    against: { what: 'one SELECT', samples: delays.plainly },
+  })
   report.note(`An index of a store takes ${Math.round(median(bytes))} bytes a path in the agent that gives it out.`)
 }
 

@@ -5,8 +5,11 @@
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { layoutNar, type NarLayout } from '../../protocols/nar/write.ts'
 
-/** A layout takes a few hundred bytes a file: this holds those of a large closure that several peers fetch at once. */
-const LAYOUT_BYTES_MAX = 64 * 1024 * 1024
+/**
+ * A layout takes a few hundred bytes a file: this holds those of a large closure that several peers fetch at once. What is published and the
+ * store that is given out have one each.
+ */
+const LAYOUT_BYTES_MAX = 32 * 1024 * 1024
 
 export class NarLayouts {
   /** By digest, the one used last at the end. */

@@ -44,7 +44,7 @@ type Row = {
 }
 
 /** A valid path, in short. Of ids a later path has a higher one, and none is used twice. */
-export type StoreRow = { id: number; path: string; narHash: Digest }
+type StoreRow = { id: number; path: string; narHash: Digest }
 
 type Opened = { db: DatabaseSync; inode: bigint; immutable: boolean }
 

@@ -12,21 +12,24 @@ import { filterKey } from '../../protocols/records/filter.ts'
 import { reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
 import { hashPartOf } from './closures.ts'
-import type { NixStore, PathInfo, StoreRow } from './nix-store.ts'
+import type { NixStore, PathInfo } from './nix-store.ts'
 import type { StoreRules } from './store-rules.ts'
 
 const LOOK_MS = 1_000
 /** A whole reading takes as long as it takes; the next one is so many times later, and not sooner than that. */
 const REST_FACTOR = 20
 const REST_MS_MIN = 2_000
-/** About 2 ms. */
-const ROWS_AT_ONCE = 1_000
-const IDS_AT_ONCE = 200
+/** About a millisecond. */
+const ROWS_AT_ONCE = 500
+const IDS_AT_ONCE = 100
 /** Beyond, the later paths are not given out. A NixOS builder that nobody cleans has about 300,000. */
 const PATHS_MAX = 1_000_000
 
 /** What came and went, by filter keys. */
 export type StoreChange = { added: readonly number[]; gone: readonly number[] }
+
+/** Of many paths, side by side: ids, ascending, filter keys, and beginnings of digests; and the ids of those with private names. */
+type Rows = { ids: number[]; keys: number[]; digests: number[]; ofPrivate: number[] }
 
 type IndexedStore = Pick<NixStore, 'stamp' | 'rowsAfter' | 'neighbours' | 'byId'>
 type Deps = { store: IndexedStore; rules: StoreRules; log: Log; lookMs?: number }
@@ -194,14 +197,14 @@ export class StoreIndex implements AsyncDisposable {
   /** Paths with ids that are higher than any before. */
   async #readNew(signal: AbortSignal): Promise<void> {
     const rows = await this.#rowsAfter(this.#lastId, signal)
-    if (rows.length === 0) return
+    if (rows.ids.length === 0) return
     await this.#withhold(rows, signal)
     const added: number[] = []
-    for (const row of rows) {
-      if (this.#withheld.has(row.id) || this.#byKey.size >= PATHS_MAX) continue
-      const key = keyOf(row)
-      this.#byKey.set(key, row.id)
-      this.#byDigest.set(digestKey(row.narHash), row.id)
+    for (const [at, id] of rows.ids.entries()) {
+      if (this.#withheld.has(id) || this.#byKey.size >= PATHS_MAX) continue
+      const key = rows.keys[at] ?? 0
+      this.#byKey.set(key, id)
+      this.#byDigest.set(rows.digests[at] ?? 0, id)
       added.push(key)
     }
     this.#tell({ added, gone: [] })
@@ -209,61 +212,67 @@ export class StoreIndex implements AsyncDisposable {
 
   async #readAll(signal: AbortSignal): Promise<void> {
     const rows = await this.#rowsAfter(0, signal)
-    const before = this.#lastId
-    await this.#withhold(
-      rows.filter(({ id }) => id > before),
-      signal,
-    )
+    await this.#withhold(rows, signal)
     const [byKey, byDigest, withheld] = [new Map<number, number>(), new Map<number, number>(), new Set<number>()]
-    for (const [nth, row] of rows.entries()) {
-      if (nth % ROWS_AT_ONCE === 0) await nextTurn(undefined, { signal })
-      if (this.#withheld.has(row.id)) withheld.add(row.id)
-      else if (!this.#bad.has(row.id) && byKey.size < PATHS_MAX) {
-        byKey.set(keyOf(row), row.id)
-        byDigest.set(digestKey(row.narHash), row.id)
+    const change = { added: [] as number[], gone: [] as number[] }
+    for (const [at, id] of rows.ids.entries()) {
+      if (at % ROWS_AT_ONCE === 0) await nextTurn(undefined, { signal })
+      if (this.#withheld.has(id)) withheld.add(id)
+      else if (!this.#bad.has(id) && byKey.size < PATHS_MAX) {
+        const key = rows.keys[at] ?? 0
+        byKey.set(key, id)
+        byDigest.set(rows.digests[at] ?? 0, id)
+        if (!this.#byKey.has(key)) change.added.push(key)
       }
     }
-    const old = this.#byKey
+    let nth = 0
+    for (const key of this.#byKey.keys()) {
+      if (++nth % ROWS_AT_ONCE === 0) await nextTurn(undefined, { signal })
+      if (!byKey.has(key)) change.gone.push(key)
+    }
     this.#byKey = byKey
     this.#byDigest = byDigest
     this.#withheld = withheld
     if (!this.#isReady) this.#log.info({ paths: byKey.size, withheld: withheld.size }, 'store.read')
     this.#isReady = true
-    const added = [...byKey.keys()].filter((key) => !old.has(key))
-    this.#tell({ added, gone: [...old.keys()].filter((key) => !byKey.has(key)) })
+    this.#tell(change)
   }
 
-  async #rowsAfter(id: number, signal: AbortSignal): Promise<StoreRow[]> {
-    const rows: StoreRow[] = []
+  async #rowsAfter(after: number, signal: AbortSignal): Promise<Rows> {
+    const rows: Rows = { ids: [], keys: [], digests: [], ofPrivate: [] }
     for (;;) {
-      const some = this.#store.rowsAfter(rows.at(-1)?.id ?? id, ROWS_AT_ONCE)
-      for (const row of some) rows.push(row)
+      const some = this.#store.rowsAfter(rows.ids.at(-1) ?? after, ROWS_AT_ONCE)
+      for (const { id, path, narHash } of some) {
+        rows.ids.push(id)
+        rows.keys.push(filterKey(hashPartOf(path)))
+        rows.digests.push(digestKey(narHash))
+        if (this.#rules.isPrivatePath(path)) rows.ofPrivate.push(id)
+      }
       if (some.length < ROWS_AT_ONCE) return rows
       await nextTurn(undefined, { signal })
     }
   }
 
   /** Finds which of these are private, or refer to what is; and what refers to those. */
-  async #withhold(fresh: readonly StoreRow[], signal: AbortSignal): Promise<void> {
+  async #withhold({ ids: all, ofPrivate }: Rows, signal: AbortSignal): Promise<void> {
     const isFirst = this.#lastId === 0
-    const waiting = fresh.filter(({ path }) => this.#rules.isPrivatePath(path)).map(({ id }) => id)
+    const before = this.#lastId
+    const waiting = ofPrivate.filter((id) => id > before)
     // Of the first ones all that refer to a private one are found from that.
     if (!isFirst) {
-      for await (const { of, id } of this.#neighbours(
-        fresh.map(({ id }) => id),
-        false,
-        signal,
-      ))
+      const fresh = all.filter((id) => id > before)
+      for await (const { of, id } of this.#neighbours(fresh, false, signal)) {
         if (this.#withheld.has(id)) waiting.push(of)
+      }
     }
     while (waiting.length > 0) {
       const ids = waiting.splice(0).filter((id) => !this.#withheld.has(id))
       for (const id of ids) this.#withheld.add(id)
       // What was given out refers to it: Nix registered that while it was read.
-      if (!isFirst && ids.some((id) => id <= this.#lastId)) this.#readAgainMs = 0
+      if (!isFirst && ids.some((id) => id <= before)) this.#readAgainMs = 0
       for await (const { id } of this.#neighbours(ids, true, signal)) if (!this.#withheld.has(id)) waiting.push(id)
     }
-    this.#lastId = fresh.at(-1)?.id ?? this.#lastId
+    this.#lastId = Math.max(before, all.at(-1) ?? 0)
   }
 
   async *#neighbours(
@@ -288,10 +297,6 @@ export class StoreIndex implements AsyncDisposable {
     this.#isFaulty = true
     this.#log.warn({ reason: reasonOf(error) }, 'store.unread')
   }
-}
-
-function keyOf({ path }: StoreRow): number {
-  return filterKey(hashPartOf(path))
 }
 
 function digestKey(digest: Digest): number {

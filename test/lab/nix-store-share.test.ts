@@ -7,7 +7,7 @@ import type { NetworkDetail } from '../../agent/api/membership-contract.ts'
 import type { ShareView } from '../../agent/api/share-contract.ts'
 import { type RealAgent, until } from '../agents.ts'
 import { invite, joinWith, Lab, refuses, says } from '../cluster/members.ts'
-import { takeFrom } from '../network.ts'
+import { takeFrom, trust } from '../network.ts'
 import { hasNix, NixClosure, SecondStore } from '../nix-paths.ts'
 
 const POLICY = `
@@ -142,6 +142,20 @@ describe.skipIf(!hasNix)('a Nix store that is given out', () => {
     await says(twin, 'network', 'share', 'home', 'published')
     await answers(laptop, closure.root, 404)
     expect(await says(twin, 'network', 'share', 'home')).toContain('what this machine published there')
+  })
+
+  it('is everybody’s in the open network, when that was said by name', async () => {
+    const a = await lab.start({ name: 'a' })
+    const b = await lab.start({ name: 'b', bootstrap: [await a.address()] })
+    expect(await refuses(a, 'network', 'share', 'open', 'store')).toContain('everybody')
+    await says(a, 'network', 'share', 'open', 'store', '--yes')
+    expect((await a.status()).warnings.map(({ code }) => code)).toContain('share.open')
+    const take = await trust(b, a)
+    await answers(b, closure.root, 200)
+    await using store = await SecondStore.make()
+    const { ok, stderr } = await store.realise(closure.root, take)
+    expect(ok, stderr).toBe(true)
+    expect((await a.status()).content.servedBytes).toBeGreaterThan(3_000_000)
   })
 })
 
