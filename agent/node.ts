@@ -133,9 +133,10 @@ async function startNode(
   const onFault = ({ peerId, digest, reason }: Fault) =>
     faults.add({ peerId, about: later.substituter?.pathOf(digest) ?? `blob ${digest}`, reason })
   const { quotaBytes, uploadRateBytes } = values
+  const lanes = { port: values.lanePort, listen, hostOf: (peerId: string) => host.hostOf(peerId) }
   const access = { self: host.peerId, mayFetch, mayAsk }
   const content = await startContent(
-    { state, db, quotaBytes, uploadRateBytes, streams: host, ...access, onFault, log },
+    { state, db, quotaBytes, uploadRateBytes, streams: host, ...access, lanes, onFault, log },
     stack,
   )
   const { blobs, published, passThrough } = content

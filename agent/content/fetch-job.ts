@@ -14,6 +14,7 @@ import type { FetchOptions } from './content.ts'
 import { Deadline } from './deadline.ts'
 import { Feed } from './feed.ts'
 import { Filling } from './filling.ts'
+import type { LaneSource } from './lanes.ts'
 import { cancelled, Outcomes, untilAborted } from './outcomes.ts'
 import type { PartialBlob } from './partial-blob.ts'
 import { fromHex } from './piece-lists.ts'
@@ -59,6 +60,7 @@ export type FetchJobInit = {
   sessions: PieceSessions
   small: SmallBlobs
   slots: SlotsByPeer
+  lanes: LaneSource | undefined
   limits: JobLimits
   /** Why this peer is not to be asked for this blob. */
   shunned: (peerId: string) => string | undefined
@@ -69,7 +71,7 @@ export type FetchJobInit = {
   onSilence: (peerId: string) => void
   onAnswer: (peerId: string) => void
   onFault: (peerId: string, reason: string) => void
-  onBytes: (bytes: number) => void
+  onBytes: (bytes: number, isLane: boolean) => void
   log: Log
 }
 
@@ -335,7 +337,7 @@ export class FetchJob {
     onAnswer(peerId)
     if (hash('sha256', bytes) !== digest) throw new WireError('mismatch', 'piece 0 has another hash than it said')
     if (this.#isWhole) return
-    onBytes(sizeBytes)
+    onBytes(sizeBytes, false)
     await blobs.write(digest, [bytes], signal, { network })
     this.#tellProgress(sizeBytes, sizeBytes)
     this.#isWhole = true
@@ -392,6 +394,7 @@ export class FetchJob {
       offer: stated.pieces ?? 'all',
       first: stated.first,
       deadline,
+      lanes: this.#init.lanes,
       onAnswer: () => {
         if (isAnswering) return
         isAnswering = true
@@ -399,10 +402,10 @@ export class FetchJob {
         deadline.allow(limits.pieceMs)
         onAnswer(peerId)
       },
-      onPiece: (bytes) => {
+      onPiece: (bytes, isLane) => {
         run.gaveBytes += bytes
         this.#gaveMs = performance.now()
-        onBytes(bytes)
+        onBytes(bytes, isLane)
         this.#exchange()
         this.#tellProgress(supply.partial.doneBytes, supply.list.sizeBytes)
         this.#tellChanged()

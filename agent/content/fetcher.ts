@@ -17,6 +17,7 @@ import { ArrivingBlob } from './arriving-blob.ts'
 import type { Blobs } from './blobs.ts'
 import type { BlobFetcher, BlobSource, Fault, FetchOptions } from './content.ts'
 import { FetchJob, type JobLimits } from './fetch-job.ts'
+import type { LaneSource } from './lanes.ts'
 import { cancelled } from './outcomes.ts'
 import type { PartialBlob } from './partial-blob.ts'
 import { type OpenStreams, PieceSessions } from './piece-sessions.ts'
@@ -45,6 +46,8 @@ export type FetcherInit = {
   streams: OpenStreams
   /** This node's peer id. */
   self: string
+  /** For large blobs. */
+  lanes?: LaneSource
   log: Log
   /** Whether a peer that another one named may be asked in a network. Nobody, if it is not given. */
   mayAsk?: (peerId: string, network: string) => boolean
@@ -67,6 +70,7 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
   readonly #small: SmallBlobs
   #isStopped = false
   #fetchedBytes = 0
+  #laneBytes = 0
 
   constructor(init: FetcherInit) {
     this.#init = init
@@ -85,6 +89,11 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
   /** Bytes of pieces received since the start. */
   get fetchedBytes(): number {
     return this.#fetchedBytes
+  }
+
+  /** Of those, over lanes. */
+  get laneBytes(): number {
+    return this.#laneBytes
   }
 
   async fetch(digest: Digest, options: FetchOptions): Promise<void> {
@@ -179,7 +188,7 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
   }
 
   #begin(digest: Digest, { network, sizeBytes, sizeBytesMax, hasteMs }: FetchOptions): FetchJob {
-    const { blobs, self, mayAsk, log } = this.#init
+    const { blobs, self, lanes, mayAsk, log } = this.#init
     const job = new FetchJob({
       digest,
       network,
@@ -191,6 +200,7 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
       sessions: this.#sessions,
       small: this.#small,
       slots: this.#slots,
+      lanes,
       limits: this.#limits,
       mayAsk: (peerId) => mayAsk?.(peerId, network) ?? false,
       shunned: (peerId) => this.#shunnedFor(peerId, digest),
@@ -198,8 +208,9 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
       onSilence: (peerId) => this.#noteSilence(peerId),
       onAnswer: (peerId) => void this.#silent.delete(peerId),
       onFault: (peerId, reason) => this.#blame({ peerId, digest, reason }),
-      onBytes: (bytes) => {
+      onBytes: (bytes, isLane) => {
         this.#fetchedBytes += bytes
+        if (isLane) this.#laneBytes += bytes
       },
       log,
     })

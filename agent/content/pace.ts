@@ -75,6 +75,11 @@ export class Pace {
     this.#done(this.#asked[0]?.pieces ?? 0)
   }
 
+  /** So many pieces of what is under way will not come. */
+  lost(pieces: number): void {
+    for (let piece = 0; piece < pieces; piece++) this.#done(1)
+  }
+
   get #window(): number {
     if (this.#bytesPerMs === 0) return WINDOW_PIECES_START
     const delayMs = Number.isFinite(this.#delayMs) ? this.#delayMs : 0

@@ -123,13 +123,28 @@ export class PartialBlob implements PartSource {
         at += bytesWritten
       }
     } catch (error) {
-      throw this.#ours(error)
+      throw this.faultOf(error)
     }
+    this.arrived(index, list)
+  }
+
+  /** For whoever writes pieces to the file by itself, and then says so: as long as the fetching goes on. */
+  get fd(): number {
+    return this.#file.fd
+  }
+
+  /** A piece that was held against `list` is in the file. */
+  arrived(index: number, list: PieceList): void {
     // Another list may be in use now.
     if (list !== this.#list && !isSame(index, list, this.#list)) return
-    this.#mark(index, bytes.byteLength)
+    this.#mark(index, pieceBytes(this.#list.sizeBytes, index))
     this.#beginCatchingUp()
     if (performance.now() - this.#savedMs > SAVE_MS) this.#saving ??= this.#save()
+  }
+
+  /** What a failed write to the file means. */
+  faultOf(error: unknown): AgentError {
+    return ours(error, this.#blobs.partialPathOf(this))
   }
 
   /** Bytes of pieces that are there. */
@@ -183,7 +198,7 @@ export class PartialBlob implements PartSource {
       await this.#blobs.adopt(this.#blobs.partialPathOf(this), blob, { network: this.network })
       return 'whole'
     } catch (error) {
-      throw this.#ours(error)
+      throw this.faultOf(error)
     }
   }
 
@@ -285,10 +300,6 @@ export class PartialBlob implements PartSource {
     } finally {
       this.#saving = undefined
     }
-  }
-
-  #ours(error: unknown): AgentError {
-    return ours(error, this.#blobs.partialPathOf(this))
   }
 
   #mark(index: number, length: number): void {

@@ -6,6 +6,7 @@ import { BlobIndex } from '../content/blob-index.ts'
 import { Blobs } from '../content/blobs.ts'
 import { Fetcher, type FetcherInit } from '../content/fetcher.ts'
 import { Holdings } from '../content/holdings.ts'
+import type { LaneServer } from '../content/lane-server.ts'
 import { PassThrough } from '../content/pass-through.ts'
 import { PieceLists } from '../content/piece-lists.ts'
 import { Pins } from '../content/pins.ts'
@@ -18,6 +19,7 @@ import { NarSource } from '../nix/nar-source.ts'
 import { NixStore } from '../nix/nix-store.ts'
 import type { Database } from '../state/database.ts'
 import type { StateDirectory } from '../state/directory.ts'
+import { type LaneDeps, startLaneServer, startLanes } from './lanes.ts'
 
 type ContentDeps = {
   state: StateDirectory
@@ -28,6 +30,7 @@ type ContentDeps = {
   streams: PieceServerInit['streams'] & FetcherInit['streams']
   /** This node's peer id. */
   self: string
+  lanes: LaneDeps
   mayFetch: PieceServerInit['mayFetch']
   mayAsk: NonNullable<FetcherInit['mayAsk']>
   onFault: NonNullable<FetcherInit['onFault']>
@@ -42,6 +45,7 @@ export type Content = {
   /** Blobs and published paths. */
   holdings: Holdings
   pieces: PieceServer
+  laneServer: LaneServer | undefined
   fetcher: Fetcher
   store: NixStore
   pins: Pins
@@ -63,13 +67,15 @@ export async function startContent(deps: ContentDeps, stack: AsyncDisposableStac
   stack.use(index.notes)
   const uploads = stack.use(new Uploads({ rateBytes: uploadRateBytes }))
   const onServed: PieceServerInit['onServed'] = (digest, bytes, isBegin) => index.notes.served(digest, bytes, isBegin)
-  const fetcher = stack.use(new Fetcher({ blobs, streams, self, mayAsk, log, onFault }))
+  const lanes = startLanes(deps.lanes, streams, log, stack)
+  const fetcher = stack.use(new Fetcher({ blobs, streams, self, ...(lanes && { lanes }), mayAsk, log, onFault }))
   const arriving = fetcher.arriving.bind(fetcher)
   const onAsked = fetcher.heard.bind(fetcher)
   const server = { streams, holdings, lists, mayFetch, arriving, onAsked, uploads, onServed, log }
   const pieces = stack.use(await PieceServer.start(server))
+  const laneServer = await startLaneServer(deps.lanes, { streams, pieces, log }, stack)
   const passThrough = stack.use(new PassThrough({ streams, log, onFault }))
-  return { blobs, published, held, holdings, pieces, fetcher, store, pins, uploads, passThrough }
+  return { blobs, published, held, holdings, pieces, laneServer, fetcher, store, pins, uploads, passThrough }
 }
 
 /** What is here for the sake of a network that was left goes, and what is on its way. */
