@@ -7,7 +7,6 @@
  */
 import { WireError } from '../../protocols/error.ts'
 import type { PieceAsker, PieceHashes } from '../../protocols/pieces/exchange.ts'
-import { SHARE_PIECES } from '../../protocols/pieces/share.ts'
 import { isPiece, PIECE_BYTES, pieceBytes, rangeBytes } from '../../protocols/pieces/tree.ts'
 import { isSameList } from './claims.ts'
 import type { Deadline } from './deadline.ts'
@@ -25,6 +24,8 @@ const POLL_MS_MAX = 2_000
 const POLL_BYTES_PER_MS = 100
 /** A fellow that had nothing for us for so long is as stuck as we are. */
 const BARREN_MS_MAX = 20_000
+/** Of one request on a lane: each costs both sides as much as a piece does. */
+const LANE_RUN_PIECES = 8
 /** Pieces that a fellow said to have and did not give, in a row. */
 const BROKEN_OFFERS_MAX = 3
 
@@ -132,9 +133,11 @@ export class Feed {
   #askOnLanes(): void {
     const { supply, peerId } = this.#init
     const lanes = this.#lanes
-    // A piece at a time would be a request for each.
-    if (!lanes?.isOpen || (lanes.isBusy && this.#pace.room < SHARE_PIECES)) return
-    for (let run = lanes.isOpen ? supply.pick(peerId) : undefined; run; run = lanes.isOpen ? supply.pick(peerId) : undefined) {
+    // Requests are worth their while for several pieces.
+    if (!lanes?.isOpen || (lanes.isBusy && this.#pace.room < LANE_RUN_PIECES)) return
+    while (lanes.isOpen) {
+      const run = supply.pick(peerId, LANE_RUN_PIECES)
+      if (!run) return
       this.#pace.asked(run.count)
       lanes.get(run)
     }
@@ -149,7 +152,10 @@ export class Feed {
       peerId,
       partial,
       isFellow: () => this.#isFellow,
-      onOpen: () => this.#askOnLanes(),
+      onOpen: () => {
+        this.#pace.widen(true)
+        this.#askOnLanes()
+      },
       onPiece: (index, bytes) => {
         onAnswer()
         deadline.wind()
@@ -162,6 +168,7 @@ export class Feed {
         if (!supply.over.aborted) this.#askOnLanes()
       },
       onMissing: (runs) => {
+        this.#pace.widen(this.#lanes?.isOpen === true)
         for (const run of runs) {
           this.#pace.lost(run.count)
           supply.settle(peerId, run)
