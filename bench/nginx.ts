@@ -37,7 +37,11 @@ export class Nginx implements AsyncDisposable {
     writeFileSync(file, configuration(root, directory, port, tls))
     if (tls) makeCertificate(directory)
     const args = ['-p', directory, '-c', file, '-e', join(directory, 'error.log')]
-    const nginx = new Nginx(spawn(program, args, { stdio: 'inherit' }), `${tls ? 'https' : 'http'}://127.0.0.1:${port}`, directory)
+    const nginx = new Nginx(
+      spawn(program, args, { stdio: 'inherit' }),
+      `${tls ? 'https' : 'http'}://127.0.0.1:${port}`,
+      directory,
+    )
     await until(() => isListening(port), { what: 'nginx listens' })
     return nginx
   }

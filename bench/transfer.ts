@@ -101,7 +101,12 @@ function tell(report: Report, samples: Samples, costs: Costs): void {
   for (const [at, who] of ['sender', 'receiver'].entries()) {
     const [delayMs, rssMb, cpu] = (['delayMs', 'rssMb', 'cpuPerGb'] as const).map((one) => costs.of(at, one))
     report.result({ what: `event loop of the ${who}, p99`, samples: delayMs ?? [], unit: 'ms', goal: { atMost: 10 } })
-    report.result({ what: `resident memory of the ${who}, at most`, samples: rssMb ?? [], unit: 'MB', goal: { atMost: 250 } })
+    report.result({
+      what: `resident memory of the ${who}, at most`,
+      samples: rssMb ?? [],
+      unit: 'MB',
+      goal: { atMost: 250 },
+    })
     report.result({ what: `CPU of the ${who}, per GB`, samples: cpu ?? [], unit: 's' })
   }
 }

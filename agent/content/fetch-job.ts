@@ -14,7 +14,6 @@ import type { FetchOptions } from './content.ts'
 import { Deadline } from './deadline.ts'
 import { Feed } from './feed.ts'
 import { Filling } from './filling.ts'
-import type { LaneSource } from './lanes.ts'
 import { cancelled, Outcomes, untilAborted } from './outcomes.ts'
 import type { PartialBlob } from './partial-blob.ts'
 import { fromHex } from './piece-lists.ts'
@@ -60,7 +59,6 @@ export type FetchJobInit = {
   sessions: PieceSessions
   small: SmallBlobs
   slots: SlotsByPeer
-  lanes: LaneSource | undefined
   limits: JobLimits
   /** Why this peer is not to be asked for this blob. */
   shunned: (peerId: string) => string | undefined
@@ -378,7 +376,7 @@ export class FetchJob {
   }
 
   /** @returns whether the stream can be used again. */
-  async #feed({ asker, peerId }: PieceSession, run: Run, supply: Supply, stated: Stated): Promise<boolean> {
+  async #feed({ asker, peerId, lanes }: PieceSession, run: Run, supply: Supply, stated: Stated): Promise<boolean> {
     const { limits, onAnswer, onBytes } = this.#init
     using deadline = new Deadline(
       run.source.patienceMs,
@@ -394,7 +392,7 @@ export class FetchJob {
       offer: stated.pieces ?? 'all',
       first: stated.first,
       deadline,
-      lanes: this.#init.lanes,
+      lanes,
       onAnswer: () => {
         if (isAnswering) return
         isAnswering = true

@@ -82,7 +82,7 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
       ...init.limits,
     }
     this.#now = init.now ?? Date.now
-    this.#sessions = new PieceSessions(init.streams)
+    this.#sessions = new PieceSessions(init.streams, init.lanes)
     this.#small = new SmallBlobs(this.#sessions, this.#limits.openMs)
   }
 
@@ -188,7 +188,7 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
   }
 
   #begin(digest: Digest, { network, sizeBytes, sizeBytesMax, hasteMs }: FetchOptions): FetchJob {
-    const { blobs, self, lanes, mayAsk, log } = this.#init
+    const { blobs, self, mayAsk, log } = this.#init
     const job = new FetchJob({
       digest,
       network,
@@ -200,7 +200,6 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
       sessions: this.#sessions,
       small: this.#small,
       slots: this.#slots,
-      lanes,
       limits: this.#limits,
       mayAsk: (peerId) => mayAsk?.(peerId, network) ?? false,
       shunned: (peerId) => this.#shunnedFor(peerId, digest),

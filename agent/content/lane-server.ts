@@ -8,7 +8,7 @@
 import { constants, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer, type Server, type Socket } from 'node:net'
-import type { Server as TlsServer, TLSSocket } from 'node:tls'
+import type { TLSSocket, Server as TlsServer } from 'node:tls'
 import type { Stream } from '@libp2p/interface'
 import { WireError } from '../../protocols/error.ts'
 import { Frames } from '../../protocols/frame.ts'
@@ -95,6 +95,11 @@ export class LaneServer implements AsyncDisposable {
   /** Lanes that are open. */
   get size(): number {
     return this.#serving.size
+  }
+
+  /** Offers that were not taken yet, and lanes. */
+  get pendingCount(): number {
+    return this.#countOf()
   }
 
   /** Over lanes, since the start. */

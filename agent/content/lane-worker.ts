@@ -150,8 +150,10 @@ class Connection {
   #opened(quietMs: number): void {
     const { authorized } = this.#socket
     const hasCertificate = Object.keys(this.#socket.getPeerCertificate() ?? {}).length > 0
-    if (!authorized || !this.#socket.isSessionReused() || hasCertificate)
-      return this.close({ why: 'lost', reason: 'the other end did not prove that it has the key' })
+    if (!authorized || !this.#socket.isSessionReused() || hasCertificate) {
+      this.close({ why: 'lost', reason: 'the other end did not prove that it has the key' })
+      return
+    }
     this.#isOpen = true
     this.#socket.setTimeout(quietMs)
     tell({ type: 'open', lane: this.#lane })
@@ -237,14 +239,16 @@ class Connection {
   #endPiece(run: Get, index: number, length: number): void {
     const piece = this.#piece.subarray(0, length)
     const wanted = pieceHash(run.hashes, index - run.from)
-    if (Buffer.compare(hash('sha256', piece, 'buffer'), wanted) !== 0)
-      return this.close({ why: 'wrong', reason: `piece ${index} has another hash than it said` })
+    if (Buffer.compare(hash('sha256', piece, 'buffer'), wanted) !== 0) {
+      this.close({ why: 'wrong', reason: `piece ${index} has another hash than it said` })
+      return
+    }
     try {
-      for (let at = 0; at < length; )
-        at += writeSync(run.fd, piece, at, length - at, index * PIECE_BYTES + at)
+      for (let at = 0; at < length; ) at += writeSync(run.fd, piece, at, length - at, index * PIECE_BYTES + at)
     } catch (error) {
       const { code, message } = error as NodeJS.ErrnoException
-      return this.close({ why: 'disk', reason: message, code })
+      this.close({ why: 'disk', reason: message, code })
+      return
     }
     this.#filledBytes = 0
     const isLast = index + 1 === run.from + run.count

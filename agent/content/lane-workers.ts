@@ -179,12 +179,12 @@ export class Lane {
     const [run] = this.#asked
     if (run === undefined) return
     try {
-      if (decodeGetAnswer(payload) === rangeBytes(run.sizeBytes, run.from, run.count))
-        return this.#tell({ type: 'go-on', lane: this.#number })
+      const isRight = decodeGetAnswer(payload) === rangeBytes(run.sizeBytes, run.from, run.count)
+      this.#tell({ type: isRight ? 'go-on' : 'close', lane: this.#number })
     } catch (error) {
       if (!(error instanceof WireError)) throw error
+      this.#tell({ type: 'close', lane: this.#number })
     }
-    this.#tell({ type: 'close', lane: this.#number })
   }
 }
 

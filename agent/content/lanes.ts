@@ -12,7 +12,6 @@ import type { Log } from '../log.ts'
 import type { LaneEnd } from './lane-worker.ts'
 import { type Lane, LaneWorkers } from './lane-workers.ts'
 import { fromHex } from './piece-lists.ts'
-import type { OpenStreams } from './piece-sessions.ts'
 import { OPEN_NETWORK_ID } from './publication-key.ts'
 
 /** One for each of the threads that receive. */
@@ -42,7 +41,7 @@ export type LaneSource = {
 }
 
 export type LanesInit = {
-  streams: OpenStreams
+  streams: { openStream(peerId: string, protocol: string, signal: AbortSignal): Promise<Stream> }
   /** The other end's host of the direct connection with a peer; undefined when there is none. */
   hostOf(peerId: string): string | undefined
   log: Log

@@ -9,7 +9,7 @@ import type { Frames } from '../frame.ts'
 
 export const LANE_PROTOCOL = '/undernet/lane/1'
 /** Of one request: two keep two cores busy, and a blob's fetch uses no more. */
-export const LANES_PER_REQUEST_MAX = 4
+const LANES_PER_REQUEST_MAX = 4
 /** An offer that was not taken by then is void. */
 export const OFFER_MS_MAX = 10_000
 /** Then another lane is due, with another key: far below what AES-GCM allows one key (RFC 8446, 5.5). */
