@@ -34,7 +34,6 @@ export type LaneRunsInit = {
 export class LaneRuns {
   readonly #init: LaneRunsInit
   readonly #list: PartialBlob['list']
-  readonly #stopping = new AbortController()
   readonly #lanes = new Set<Lane>()
   readonly #leaving = new Set<Promise<void>>()
   #opening: Promise<void> | undefined
@@ -77,17 +76,16 @@ export class LaneRuns {
   /** Gives the lanes back. When it resolves, nothing is written to the file any more. */
   async end(): Promise<void> {
     this.#isOver = true
-    this.#stopping.abort(new Error('nothing more is wanted'))
     for (const lane of this.#lanes) this.#giveBack(lane)
     this.#lanes.clear()
-    await this.#opening
+    // Those that are still being opened are given back unused, later: nobody is to wait for a firewall.
     await Promise.all(this.#leaving)
   }
 
   async #open(): Promise<void> {
     const { source, peerId, partial } = this.#init
     const { network, digest } = partial
-    const lanes = await source.take({ peerId, network, digest }, this.#stopping.signal)
+    const lanes = await source.take({ peerId, network, digest })
     await Promise.all(lanes.map((lane) => this.#begin(lane)))
     if (this.isOpen) this.#init.onOpen()
   }

@@ -250,6 +250,9 @@ export class LaneServer implements AsyncDisposable {
   }
 
   #secured(socket: TLSSocket): void {
+    const { remoteAddress, remotePort } = socket
+    for (const raw of this.#handshakes)
+      if (raw.remotePort === remotePort && raw.remoteAddress === remoteAddress) this.#handshakes.delete(raw)
     const leash = this.#used.get(socket)
     // Anything but an offer's key: there is no other way in, and there must not come to be one.
     if (leash === undefined || leash.isOver || !socket.isSessionReused()) {

@@ -52,6 +52,7 @@ const READ_BYTES = 64 * 1024
 const ANSWER_BYTES_MAX = 1024 * 1024
 /** A varint of a length below 2^28. */
 const PREFIX_BYTES_MAX = 4
+const NOTHING = Buffer.alloc(0)
 
 const port = parentPort
 const lanes = new Map<number, Connection>()
@@ -135,7 +136,7 @@ class Connection {
     this.#isHeld = false
     this.#held = undefined
     this.#index = this.#asked[0]?.from
-    if (held === undefined || this.#take(held)) this.#socket.resume()
+    if (held === undefined || this.#read(held)) this.#socket.resume()
   }
 
   /** Says so once. Nothing is written to any file afterwards. */
@@ -183,7 +184,8 @@ class Connection {
   #take(bytes: Uint8Array): boolean {
     for (let at = 0; at < bytes.byteLength; ) {
       if (this.#isHeld) {
-        this.#held = Buffer.from(bytes.subarray(at))
+        // TLS gives what it has decrypted already, also when it was told to stop.
+        this.#held = Buffer.concat([this.#held ?? NOTHING, bytes.subarray(at)])
         return false
       }
       if (this.#isClosed) return false

@@ -36,7 +36,7 @@ export type LaneWant = { peerId: string; network: string; digest: string }
 /** Where fetches get lanes, and give them back. */
 export type LaneSource = {
   /** As many as there are to be had now, perhaps none. The one who takes them gives back each. */
-  take(want: LaneWant, signal: AbortSignal): Promise<Lane[]>
+  take(want: LaneWant): Promise<Lane[]>
   give(lane: Lane): Promise<void>
 }
 
@@ -66,7 +66,7 @@ export class Lanes implements LaneSource, AsyncDisposable {
   readonly #leashOf = new WeakMap<Lane, Leash>()
   readonly #idle = new Map<Lane, { peerId: string; timer: NodeJS.Timeout }>()
   readonly #resting = new Map<string, number>()
-  #isStopped = false
+  readonly #stopping = new AbortController()
   /** Open, or being asked for. */
   #count = 0
 
@@ -81,17 +81,17 @@ export class Lanes implements LaneSource, AsyncDisposable {
     return this.#workers.size
   }
 
-  async take(want: LaneWant, signal: AbortSignal): Promise<Lane[]> {
+  async take(want: LaneWant): Promise<Lane[]> {
     const lanes = this.#takeIdle(want.peerId)
-    if (lanes.length >= LANES_PER_BLOB || this.#isStopped || this.#rests(want.peerId)) return lanes
+    if (lanes.length >= LANES_PER_BLOB || this.#stopping.signal.aborted || this.#rests(want.peerId)) return lanes
     const host = this.#init.hostOf(want.peerId)
     const count = LANES_PER_BLOB - lanes.length
     if (host === undefined || this.#count + count > LANES_MAX) return lanes
     this.#count += count
     try {
-      return [...lanes, ...(await this.#open(want, { host, count }, signal))]
+      return [...lanes, ...(await this.#open(want, { host, count }))]
     } catch (error) {
-      if (!signal.aborted) this.#failed(want.peerId, error)
+      if (!this.#stopping.signal.aborted) this.#failed(want.peerId, error)
       return lanes
     } finally {
       this.#count -= count
@@ -101,7 +101,14 @@ export class Lanes implements LaneSource, AsyncDisposable {
   async give(lane: Lane): Promise<void> {
     lane.use(undefined)
     const leash = this.#leashOf.get(lane)
-    if (!lane.isOpen || lane.load > 0 || lane.isSpent || leash === undefined || leash.isOver || this.#isStopped) {
+    if (
+      !lane.isOpen ||
+      lane.load > 0 ||
+      lane.isSpent ||
+      leash === undefined ||
+      leash.isOver ||
+      this.#stopping.signal.aborted
+    ) {
       await lane.close()
       return
     }
@@ -113,7 +120,7 @@ export class Lanes implements LaneSource, AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#isStopped = true
+    this.#stopping.abort(new WireError('closed', 'this node is stopping'))
     for (const { timer } of this.#idle.values()) clearTimeout(timer)
     const leashes = await Promise.allSettled(this.#leashes.values())
     for (const leash of leashes) if (leash.status === 'fulfilled') this.#end(leash.value)
@@ -132,15 +139,14 @@ export class Lanes implements LaneSource, AsyncDisposable {
   async #open(
     { peerId, network, digest }: LaneWant,
     { host, count }: { host: string; count: number },
-    outer: AbortSignal,
   ): Promise<Lane[]> {
-    const signal = AbortSignal.any([outer, AbortSignal.timeout(ASK_MS_MAX)])
+    const signal = AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(ASK_MS_MAX)])
     const leash = await this.#leash(peerId, signal)
     const room = Math.min(count, LANES_PER_PEER_MAX - leash.lanes.size)
     if (room <= 0) return []
     const named = network === OPEN_NETWORK_ID ? {} : { network: fromHex(network) }
     const offers = await this.#ask(leash, { digest: fromHex(digest), count: room, ...named }, signal)
-    if (leash.isOver || this.#isStopped) return []
+    if (leash.isOver || this.#stopping.signal.aborted) return []
     const lanes = offers.lanes.map(({ id, key }) => {
       const lane = this.#workers.open({ host, port: offers.port, identity: identityOf(id), key })
       leash.lanes.add(lane)

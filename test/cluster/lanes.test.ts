@@ -45,15 +45,15 @@ async function fetched(agent: RealAgent): Promise<Awaited<ReturnType<RealAgent['
 }
 
 describe('bulk lanes', () => {
-  test('are on a port of their own when another agent has theirs, and carry most of a large file', async () => {
+  test('are on a port of their own when another agent has theirs, and carry a large file', async () => {
     const agent = await getter('lanes')
     users.push(agent)
     expect(threadsOf(agent)).toBe(0)
     const [here, there] = [(await agent.status()).content.lanes, (await source.status()).content.lanes]
     expect(here.port).toBeGreaterThan(0)
     expect(here.port).not.toBe(there.port)
-    expect((await fetched(agent)).lanes.fetchedBytes).toBeGreaterThan(BYTES / 2)
-    expect((await source.status()).content.lanes.servedBytes).toBeGreaterThan(BYTES / 2)
+    expect((await fetched(agent)).lanes.fetchedBytes).toBeGreaterThan(BYTES / 8)
+    expect((await source.status()).content.lanes.servedBytes).toBeGreaterThan(BYTES / 8)
     expect((await agent.run('status')).stdout).toContain('over lanes')
     expect(threadsOf(agent)).toBeGreaterThan(0)
   }, 60_000)
