@@ -151,6 +151,7 @@ export class Feed {
       source,
       peerId,
       partial,
+      list: supply.list,
       isFellow: () => this.#isFellow,
       onOpen: () => {
         this.#pace.widen(true)

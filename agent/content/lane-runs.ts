@@ -5,6 +5,7 @@
  */
 import { decodeHashesAnswer, encodeRequest } from '../../protocols/pieces/exchange.ts'
 import { isSameList } from './claims.ts'
+import type { PieceList } from './content.ts'
 import type { LaneEnd } from './lane-worker.ts'
 import type { Lane } from './lane-workers.ts'
 import type { LaneSource } from './lanes.ts'
@@ -19,7 +20,8 @@ export const LANE_BYTES_MIN = 16 * 2 ** 20
 export type LaneRunsInit = {
   source: LaneSource
   peerId: string
-  partial: PartialBlob
+  partial: Pick<PartialBlob, 'digest' | 'network' | 'fd'>
+  list: PieceList
   /** Whether the peer has only a part, which it gives out by the list that it told on the same lane. */
   isFellow: () => boolean
   /** There are lanes now. */
@@ -33,7 +35,6 @@ export type LaneRunsInit = {
 
 export class LaneRuns {
   readonly #init: LaneRunsInit
-  readonly #list: PartialBlob['list']
   readonly #lanes = new Set<Lane>()
   readonly #leaving = new Set<Promise<void>>()
   #opening: Promise<void> | undefined
@@ -41,7 +42,6 @@ export class LaneRuns {
 
   constructor(init: LaneRunsInit) {
     this.#init = init
-    this.#list = init.partial.list
   }
 
   get isOpen(): boolean {
@@ -62,10 +62,11 @@ export class LaneRuns {
 
   /** Asks for the pieces; to be called while lanes are open. */
   get(run: Run): void {
+    const { list, partial } = this.#init
     const [first, ...others] = this.#lanes
     if (first === undefined) throw new Error('no lane is open')
     const lane = others.reduce((least, one) => (one.load < least.load ? one : least), first)
-    lane.get(this.#request({ op: 'get', ...run }), run, this.#list, this.#init.partial.fd)
+    lane.get(this.#request({ op: 'get', ...run }), run, list, partial.fd)
     if (!lane.isSpent) return
     // What it owes still comes; the next ones are asked for on another.
     this.#lanes.delete(lane)
@@ -102,7 +103,7 @@ export class LaneRuns {
     if (!this.#init.isFellow()) return true
     try {
       const answer = await lane.ask(this.#request({ op: 'hashes', from: 0, count: 0 }))
-      return isSameList(decodeHashesAnswer(answer, 0), this.#list)
+      return isSameList(decodeHashesAnswer(answer, 0), this.#init.list)
     } catch {
       // What it says to the same question on the stream counts.
       return false
