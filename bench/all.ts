@@ -13,7 +13,7 @@ const NAMES = [
   'narinfo',
   'realise',
   'store-filter',
-  
+
   'memory',
   'transfer',
   'swarm',

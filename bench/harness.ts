@@ -75,7 +75,7 @@ export function ratio(ours: readonly number[], theirs: readonly number[]): numbe
   return median(ours.map((value, turn) => value / (theirs[turn] ?? Number.NaN)))
 }
 
-export type Unit = 'copies' | 'x' | 'ms' | 'MB/s' | '/s' | 'MB' | 'KB' | '%' | 'KB/h' | 'us'
+export type Unit = 'copies' | 'x' | 'ms' | 'MB/s' | '/s' | 'MB' | 'KB' | '%' | 'KB/h' | 'us' | 's'
 
 export type Result = {
   what: string
@@ -84,7 +84,7 @@ export type Result = {
   /** What it is compared with, measured in the same turns. */
   against?: { what: string; samples: readonly number[] }
   /** What is wanted of the median, or of the ratio. */
-  goal?: { atMost: number } | { atLeast: number } | { timesAtMost: number }
+  goal?: { atMost: number } | { atLeast: number } | { timesAtMost: number } | { timesAtLeast: number }
 }
 
 type Row = readonly string[]
@@ -137,6 +137,7 @@ function goalText(value: number, times: number, unit: Unit, goal: Result['goal']
   const shown = (isMet: boolean, wanted: string) =>
     `${wanted} ${isMet ? styleText('green', 'met') : styleText('red', 'missed')}`
   if ('timesAtMost' in goal) return shown(times <= goal.timesAtMost, `≤ ${goal.timesAtMost} x`)
+  if ('timesAtLeast' in goal) return shown(times >= goal.timesAtLeast, `≥ ${goal.timesAtLeast} x`)
   if ('atMost' in goal) return shown(value <= goal.atMost, `≤ ${goal.atMost} ${unit}`)
   return shown(value >= goal.atLeast, `≥ ${goal.atLeast} ${unit}`)
 }

@@ -1,8 +1,8 @@
 /**
  * What the agent is compared with where it serves over HTTP: nginx with a directory, on loopback, with the settings that Debian ships
- * (two workers at most, sendfile, no log).
+ * (two workers at most, sendfile, no log); with TLS where that is asked for, by a certificate made for the occasion.
  */
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
@@ -15,25 +15,33 @@ const PLACES = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/usr
 
 export class Nginx implements AsyncDisposable {
   readonly url: string
+  /** For curl's --cacert. */
+  readonly certificate: string
   readonly #child: ChildProcess
   readonly #directory: string
 
   private constructor(child: ChildProcess, url: string, directory: string) {
     this.#child = child
     this.url = url
+    this.certificate = join(directory, 'certificate.pem')
     this.#directory = directory
   }
 
   /** undefined where it is not installed. */
-  static async serve(root: string): Promise<Nginx | undefined> {
+  static async serve(root: string, { tls = false } = {}): Promise<Nginx | undefined> {
     const program = PLACES.map((place) => join(place, 'nginx')).find(existsSync)
     if (program === undefined) return undefined
     const directory = mkdtempSync(join(tmpdir(), 'undernet-nginx-'))
     const port = await freePort()
     const file = join(directory, 'nginx.conf')
-    writeFileSync(file, configuration(root, directory, port))
+    writeFileSync(file, configuration(root, directory, port, tls))
+    if (tls) makeCertificate(directory)
     const args = ['-p', directory, '-c', file, '-e', join(directory, 'error.log')]
-    const nginx = new Nginx(spawn(program, args, { stdio: 'inherit' }), `http://127.0.0.1:${port}`, directory)
+    const nginx = new Nginx(
+      spawn(program, args, { stdio: 'inherit' }),
+      `${tls ? 'https' : 'http'}://127.0.0.1:${port}`,
+      directory,
+    )
     await until(() => isListening(port), { what: 'nginx listens' })
     return nginx
   }
@@ -45,7 +53,7 @@ export class Nginx implements AsyncDisposable {
   }
 }
 
-function configuration(root: string, directory: string, port: number): string {
+function configuration(root: string, directory: string, port: number, tls: boolean): string {
   const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
   // As root, workers change to a user who may not read what is below a private temporary directory.
   const user = process.getuid?.() === 0 ? 'user root;' : ''
@@ -55,9 +63,17 @@ function configuration(root: string, directory: string, port: number): string {
     http {
       access_log off; keepalive_requests 1000000; sendfile on; tcp_nopush on; default_type application/octet-stream;
       ${temporary.map((name) => `${name}_temp_path ${directory}/${name};`).join(' ')}
-      server { listen 127.0.0.1:${port}; root ${root}; }
+      ${tls ? `ssl_certificate ${directory}/certificate.pem; ssl_certificate_key ${directory}/key.pem;` : ''}
+      server { listen 127.0.0.1:${port}${tls ? ' ssl' : ''}; root ${root}; }
     }
   `
+}
+
+function makeCertificate(directory: string): void {
+  const files = ['-keyout', join(directory, 'key.pem'), '-out', join(directory, 'certificate.pem')]
+  const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2']
+  const name = ['-subj', '/CN=127.0.0.1', '-addext', 'subjectAltName=IP:127.0.0.1']
+  execFileSync('openssl', ['req', '-x509', ...key, ...name, ...files], { stdio: 'ignore' })
 }
 
 async function freePort(): Promise<number> {

@@ -1,6 +1,6 @@
 /**
  * The parsers that bytes of strangers reach, each with valid inputs to begin from: frames and CBOR, records and the comparing of records,
- * pieces, artifacts and their manifests, NARs; and those of closed networks, which have files of their own. Both sides of a protocol are
+ * pieces, lanes, artifacts and their manifests, NARs; and those of closed networks, which have files of their own. Both sides of a protocol are
  * here: an asker parses what a hostile answerer says.
  */
 import { createHash } from 'node:crypto'
@@ -20,6 +20,7 @@ import {
 } from '../protocols/artifact/artifact.ts'
 import { decodeCbor, encodeCbor } from '../protocols/cbor.ts'
 import { encodeFrame } from '../protocols/frame.ts'
+import { decodeLaneAnswer, decodeLaneRequest, encodeLaneAnswer, encodeLaneRequest } from '../protocols/lane/lane.ts'
 import { NAR_MAGIC, parseNar } from '../protocols/nar/read.ts'
 import { answerPieces, encodeRequest, PieceAsker, type PieceHolder } from '../protocols/pieces/exchange.ts'
 import {
@@ -60,6 +61,8 @@ export function parsers(seed: number): Parser[] {
     { name: 'records: answers', seeds: recordAnswers(random, records), parse: readRecordAnswers },
     { name: 'pieces: requests', seeds: pieceRequests(random), parse: answerPieceRequests },
     { name: 'pieces: answers', seeds: pieceAnswers(random), parse: readPieceAnswers },
+    { name: 'lanes: requests', seeds: laneRequests(random), parse: (input) => decodeLaneRequest(input) },
+    { name: 'lanes: answers', seeds: laneAnswers(random), parse: (input) => decodeLaneAnswer(input) },
     { name: 'artifacts', seeds: artifactSeeds(random), parse: (input) => decodeCbor(input, artifactBody) },
     { name: 'artifacts: manifests', seeds: manifestSeeds(random), parse: (input) => decodeManifest(input) },
     { name: 'artifacts: signatures', seeds: signatureSeeds(), parse: (input) => decodeSignatures(input) },
@@ -186,6 +189,22 @@ function pieceRequests(random: Random): Buffer[] {
   ]
   const frames = requests.map((one) => Buffer.from(encodeFrame(one)))
   return [...frames, Buffer.concat(frames)]
+}
+
+// Lanes
+
+function laneRequests(random: Random): Buffer[] {
+  const [digest, network] = [random.bytes(32), random.bytes(32)]
+  return [
+    { digest, count: 1 },
+    { digest, count: 4, network },
+  ].map((one) => Buffer.from(encodeLaneRequest(one)))
+}
+
+function laneAnswers(random: Random): Buffer[] {
+  const lanes = [1, 2].map(() => ({ id: random.bytes(16), key: random.bytes(32) }))
+  const answers = [{ port: 7_476, expiresMs: 10_000, lanes }, { error: 'busy' } as const]
+  return answers.map((one) => Buffer.from(encodeLaneAnswer(one)))
 }
 
 const HOLDER: PieceHolder = {

@@ -1,15 +1,16 @@
 /**
- * How fast 1 GiB goes from one agent to another, verified and on disk there: against a libp2p stream of the same modules as they come,
- * and against nginx with curl and a checksum. Two processes on loopback; the file is in the file cache of the sender; every contender
+ * How fast 1 GiB goes from one agent to another, verified and on disk there: over bulk lanes and without them, against a libp2p stream of the
+ * same modules as they come, and against nginx with curl and a checksum, with TLS and without; what memory that takes, and how late the
+ * main threads' event loops are meanwhile. Two processes on loopback; the file is in the file cache of the sender; every contender
  * ends with an fsync of what it wrote, since the agent does. `agent get` writes a second copy, to the user's directory.
  */
 import { execFile } from 'node:child_process'
-import { createReadStream, mkdtempSync, rmSync } from 'node:fs'
+import { createReadStream, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import type { PublishResult } from '../agent/api/contract.ts'
-import { Bundle, RealAgent, run as runProgram, until } from '../test/agents.ts'
+import { type AgentOptions, Bundle, RealAgent, run as runProgram, until } from '../test/agents.ts'
 import { type Bench, byTurns, type Report, scaled, timed } from './harness.ts'
 import { Nginx } from './nginx.ts'
 import { writeRandomFile } from './random.ts'
@@ -20,6 +21,13 @@ const FILE_BYTES = scaled(1_024) * 1024 * 1024
 const MB = 1e6
 const TURNS = { countMax: 5, msMax: 420_000 }
 const SEED = 4
+const SAMPLE_MS = 50
+const LOOP_DELAY = 'loop-delay.json'
+const LOOP_DELAY_MODULE = new URL('./loop-delay.ts', import.meta.url).href
+/** As an agent sets it for itself, which it does by starting anew: then whatever is loaded before would be loaded twice. */
+const HEAP = '--max-semi-space-size=2'
+
+type StartAgent = (options: Pick<AgentOptions, 'name' | 'bootstrap' | 'flags'>) => Promise<RealAgent>
 
 export const bench: Bench = {
   name: 'transfer',
@@ -38,9 +46,9 @@ async function run(report: Report, signal: AbortSignal): Promise<void> {
   const bundle = stack.use(await Bundle.build())
   const agents = await AgentPair.start(bundle, file, signal, stack)
   const stock = await StockPair.start(file, digest, stack)
-  const nginx = await Nginx.serve(directory)
-  if (nginx) stack.use(nginx)
-  else report.note('nginx is not installed: there is one alternative less.')
+  const [plain, tls] = [await Nginx.serve(directory), await Nginx.serve(directory, { tls: true })]
+  for (const nginx of [plain, tls]) if (nginx) stack.use(nginx)
+  if (!plain) report.note('nginx is not installed: there are two alternatives less.')
 
   const copy = join(directory, 'copy')
   const rate = async (work: () => Promise<unknown>) => {
@@ -50,50 +58,127 @@ async function run(report: Report, signal: AbortSignal): Promise<void> {
     rmSync(copy, { recursive: true, force: true })
     return mbPerSecond
   }
-  const curl = (checksum: string) => async () => {
-    if (!nginx) return Number.NaN
-    return rate(() =>
-      shell(`curl -sf -o ${copy} ${nginx.url}/file && ${checksum} ${copy} | grep -q ${digest} && sync ${copy}`),
-    )
-  }
+  const curl = (nginx: Nginx | undefined, trust = '') =>
+    nginx
+      ? () => {
+          const fetched = `curl -sf ${trust} -o ${copy} ${nginx.url}/file`
+          return rate(() => shell(`${fetched} && openssl dgst -sha256 ${copy} | grep -q ${digest} && sync ${copy}`))
+        }
+      : async () => Number.NaN
+  const costs = new Costs()
   const samples = await byTurns(
     {
-      fetch: () => agents.onFreshReceiver((receiver) => rate(() => fetchOn(receiver, signal))),
-      get: () => agents.onFreshReceiver((receiver) => rate(() => getOn(receiver, copy))),
+      lanes: (turn) =>
+        agents.onFreshReceiver([], (receiver) =>
+          costs.during(turn, [agents.sender, receiver, agents.bystander], () => rate(() => fetchOn(receiver, signal))),
+        ),
       stock: () => rate(() => stock.fetch(copy)),
-      sha256sum: curl('sha256sum'),
-      openssl: curl('openssl dgst -sha256'),
+      tls: curl(tls, `--cacert ${tls?.certificate}`),
+      stream: () => agents.onFreshReceiver(['--lanes', 'off'], (receiver) => rate(() => fetchOn(receiver, signal))),
+      plain: curl(plain),
+      get: () => agents.onFreshReceiver([], (receiver) => rate(() => getOn(receiver, copy))),
     },
     TURNS,
   )
+  tell(report, samples, costs)
+}
+
+type Samples = Record<'lanes' | 'stream' | 'get' | 'stock' | 'tls' | 'plain', number[]>
+
+function tell(report: Report, samples: Samples, costs: Costs): void {
   const unit = 'MB/s'
-  const others = [
+  const [stock, tls, plain] = [
     { what: 'stock libp2p stream + SHA-256', samples: samples.stock },
-    ...(nginx ? [{ what: 'nginx, curl, sha256sum', samples: samples.sha256sum }] : []),
-    ...(nginx ? [{ what: 'nginx, curl, openssl dgst', samples: samples.openssl }] : []),
+    { what: 'nginx with TLS, curl, openssl dgst', samples: samples.tls },
+    { what: 'nginx, curl, openssl dgst', samples: samples.plain },
   ]
-  for (const against of others) report.result({ what: 'agent to agent', samples: samples.fetch, unit, against })
-  for (const against of others)
-    report.result({ what: '`agent get`, whole command', samples: samples.get, unit, against })
+  const over = { what: 'agent to agent, over lanes', samples: samples.lanes, unit } as const
+  report.result({ ...over, against: stock, goal: { timesAtLeast: 3 } })
+  report.result({ ...over, against: tls, goal: { timesAtLeast: 1.2 } })
+  report.result({ ...over, against: plain })
+  report.result({ what: 'agent to agent, over a stream', samples: samples.stream, unit, against: stock })
+  report.result({ what: '`agent get`, whole command', samples: samples.get, unit, against: tls })
+  for (const [at, who] of ['sender', 'receiver'].entries()) {
+    const [delayMs, rssMb, cpu] = (['delayMs', 'rssMb', 'cpuPerGb'] as const).map((one) => costs.of(at, one))
+    const idle = { what: 'of an idle agent meanwhile', samples: costs.of(2, 'delayMs') }
+    const delay = { what: `event loop of the ${who}, p99`, samples: delayMs ?? [], unit: 'ms' } as const
+    report.result({ ...delay, against: idle, goal: { atMost: 10 } })
+    report.result({
+      what: `resident memory of the ${who}, at most`,
+      samples: rssMb ?? [],
+      unit: 'MB',
+      goal: { atMost: 250 },
+    })
+    report.result({ what: `CPU of the ${who}, per GB`, samples: cpu ?? [], unit: 's' })
+  }
+}
+
+type Cost = { delayMs: number; rssMb: number; cpuPerGb: number }
+
+/** What transfers cost the agents, of which there are always the same. */
+class Costs {
+  readonly #all: Cost[][] = []
+
+  of(agent: number, what: keyof Cost): number[] {
+    return this.#all.map((costs) => costs[agent]?.[what] ?? Number.NaN)
+  }
+
+  async during(turn: number, agents: readonly RealAgent[], work: () => Promise<number>): Promise<number> {
+    const before = agents.map(({ cpuSeconds }) => cpuSeconds)
+    const rssMb = agents.map(() => 0)
+    const timer = setInterval(() => {
+      for (const [at, agent] of agents.entries())
+        if (!agent.isGone) rssMb[at] = Math.max(rssMb[at] ?? 0, agent.rssBytes / MB)
+    }, SAMPLE_MS)
+    for (const agent of agents) process.kill(agent.pid, 'SIGUSR2')
+    try {
+      return await work()
+    } finally {
+      clearInterval(timer)
+      const costs = agents.map((agent, at) => ({
+        delayMs: delayOf(agent),
+        rssMb: rssMb[at] ?? 0,
+        cpuPerGb: (agent.cpuSeconds - (before[at] ?? 0)) / (FILE_BYTES / MB / 1_000),
+      }))
+      if (turn >= 0) this.#all.push(costs)
+    }
+  }
+}
+
+/** As bench/loop-delay.ts wrote it last. */
+function delayOf(agent: RealAgent): number {
+  const { p99Ms } = JSON.parse(readFileSync(join(agent.state, LOOP_DELAY), 'utf8')) as { p99Ms: number }
+  return p99Ms
 }
 
 class AgentPair {
-  readonly #sender: string
-  readonly #bundle: Bundle
+  readonly sender: RealAgent
+  /** Does nothing: what its event loop waits, it waits for the machine. */
+  readonly bystander: RealAgent
+  readonly #address: string
+  readonly #start: StartAgent
 
-  private constructor(sender: string, bundle: Bundle) {
-    this.#sender = sender
-    this.#bundle = bundle
+  private constructor(sender: RealAgent, bystander: RealAgent, address: string, start: StartAgent) {
+    this.sender = sender
+    this.bystander = bystander
+    this.#address = address
+    this.#start = start
   }
 
   /** The sender publishes the file. */
   static async start(
-    bundle: Bundle,
+    { entry, env }: Bundle,
     file: string,
     signal: AbortSignal,
     stack: AsyncDisposableStack,
   ): Promise<AgentPair> {
-    const sender = stack.use(await RealAgent.start({ name: 'sender', entry: bundle.entry, env: bundle.env }))
+    const start: StartAgent = (options) => {
+      const state = mkdtempSync(join(tmpdir(), `undernet-${options.name}-`))
+      stack.defer(() => rmSync(state, { recursive: true, force: true }))
+      const file = { LOOP_DELAY_FILE: join(state, LOOP_DELAY), NODE_OPTIONS: `--import ${LOOP_DELAY_MODULE} ${HEAP}` }
+      return RealAgent.start({ ...options, state, entry, env: { ...env, ...file } })
+    }
+    const sender = stack.use(await start({ name: 'sender' }))
     const query = { type: 'file', name: 'file' }
     await sender.client.upload<PublishResult>(
       'upload',
@@ -101,15 +186,19 @@ class AgentPair {
       createReadStream(file, { highWaterMark: 262_144 }),
       signal,
     )
-    return new AgentPair(await sender.address(), bundle)
+    return new AgentPair(sender, stack.use(await start({ name: 'bystander' })), await sender.address(), start)
   }
 
   /** A new agent that knows of the file and has nothing of it. */
-  async onFreshReceiver(work: (receiver: RealAgent) => Promise<number>): Promise<number> {
-    const { entry, env } = this.#bundle
-    await using receiver = await RealAgent.start({ name: 'receiver', entry, env, bootstrap: [this.#sender] })
-    await until(async () => (await receiver.status()).artifacts.known > 0, { what: 'the receiver knows of the file' })
-    return await work(receiver)
+  async onFreshReceiver(flags: string[], work: (receiver: RealAgent) => Promise<number>): Promise<number> {
+    const receiver = await this.#start({ name: 'receiver', bootstrap: [this.#address], flags })
+    try {
+      await until(async () => (await receiver.status()).artifacts.known > 0, { what: 'the receiver knows of the file' })
+      return await work(receiver)
+    } finally {
+      await receiver[Symbol.asyncDispose]()
+      rmSync(receiver.state, { recursive: true, force: true })
+    }
   }
 }
 

@@ -1,6 +1,6 @@
 /**
- * `npm run build`: the agent as plain JavaScript in dist/ (or in a new directory that is given), for what is installed. One entry, main.js;
- * the daemon and the heavier commands are chunks of their own, loaded when they are needed.
+ * `npm run build`: the agent as plain JavaScript in dist/ (or in a new directory that is given), for what is installed. One entry, main.js, and
+ * one for a thread that the daemon starts; the daemon and the heavier commands are chunks of their own, loaded when they are needed.
  *
  * koffi stays outside: it carries native code that has to lie beside its own files. The output depends on the sources only.
  */
@@ -52,7 +52,8 @@ function packed(numbers: readonly number[]): string {
 if (process.argv[2] === undefined) rmSync(outdir, { recursive: true, force: true })
 const { metafile } = await build({
   absWorkingDir: root,
-  entryPoints: ['agent/main.ts'],
+  // The thread is started by the name of its file: see agent/content/lane-workers.ts.
+  entryPoints: { main: 'agent/main.ts', 'lane-worker': 'agent/content/lane-worker.ts' },
   outdir,
   bundle: true,
   splitting: true,

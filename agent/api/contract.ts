@@ -57,6 +57,8 @@ type ContentView = {
   /** Since the agent started. */
   fetchedBytes: number
   servedBytes: number
+  /** What of that went over bulk lanes; the port is null when this node gives none. */
+  lanes: { port: number | null; fetchedBytes: number; servedBytes: number }
 }
 
 /** Nothing makes these yet; the fields are in the contract. */

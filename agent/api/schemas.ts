@@ -106,6 +106,7 @@ export const status: z.ZodType<Status> = z.object({
     misses: count,
     fetchedBytes: count,
     servedBytes: count,
+    lanes: z.object({ port: count.nullable(), fetchedBytes: count, servedBytes: count }),
   }),
   services: z.array(z.record(z.string(), z.unknown())),
   instances: z.array(z.record(z.string(), z.unknown())),

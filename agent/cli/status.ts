@@ -132,9 +132,13 @@ function sharesText({ artifacts, content, networks }: Status): string {
 }
 
 function contentText({ content }: Status): string {
-  const { blobs, bytes, quotaBytes, fetchedBytes, servedBytes } = content
+  const { blobs, bytes, quotaBytes, fetchedBytes, servedBytes, lanes } = content
+  const laneBytes = lanes.fetchedBytes + lanes.servedBytes
+  const byLanes = laneBytes > 0 ? ` (${showSize(laneBytes)} of that over lanes)` : ''
   const moved =
-    fetchedBytes + servedBytes > 0 ? `; fetched ${showSize(fetchedBytes)}, served ${showSize(servedBytes)}` : ''
+    fetchedBytes + servedBytes > 0
+      ? `; fetched ${showSize(fetchedBytes)}, served ${showSize(servedBytes)}${byLanes}`
+      : ''
   return `${count(blobs, 'blob')}, ${showSize(bytes)} of ${showSize(quotaBytes)}${moved}`
 }
 

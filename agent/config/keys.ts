@@ -19,6 +19,7 @@ import {
   namePattern,
   oneOf,
   optionalPath,
+  optionalPort,
   path,
   publicKey,
   rate,
@@ -32,6 +33,8 @@ export type Config = {
   name: string
   /** Multiaddrs that libp2p listens on; none makes a node that only dials. */
   listen: string[]
+  /** TCP port of bulk lanes, 0 for any; undefined when off. */
+  lanePort: number | undefined
   /** Multiaddrs, with or without /p2p/. */
   bootstrap: string[]
   mdns: boolean
@@ -75,6 +78,8 @@ type AnyKey = { [Field in keyof Config]: Key<Field> }[keyof Config]
 const MAX_PEERS_DEFAULT = 24
 /** A gateway for a fleet; beyond, one process spends its time on pings. */
 const MAX_PEERS_MAX = 1_000
+/** Another one is taken when somebody has it: peers are told which. */
+const LANE_PORT = 7_476
 const QUOTA_BYTES_MIN = 2 ** 20
 /** A closure's signatures hold as many of each path. */
 const SIGNATURES_MAX = 8
@@ -127,6 +132,13 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       reloads: false,
       help: 'multiaddr to listen on for peers',
     } satisfies Key<'listen'>,
+    lanes: {
+      field: 'lanePort',
+      kind: optionalPort,
+      byDefault: () => LANE_PORT,
+      reloads: false,
+      help: 'TCP port on which peers get large content faster, 0 for any, or off',
+    } satisfies Key<'lanePort'>,
     bootstrap: {
       field: 'bootstrap',
       kind: list(dialAddress),

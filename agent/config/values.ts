@@ -57,6 +57,19 @@ export function integer(min: number, max: number): Kind<number> {
   }
 }
 
+/** A port, 0 for any; or `off`. */
+export const optionalPort: Kind<number | undefined> = {
+  read(raw, base) {
+    if (raw === 'off' || raw === false) return undefined
+    try {
+      return integer(0, PORT_MAX).read(raw, base)
+    } catch {
+      throw new Error(`must be a port from 0 to ${PORT_MAX}, or off, not ${quoted(raw)}`)
+    }
+  },
+  show: (value) => value ?? 'off',
+}
+
 export function oneOf<const T extends string>(choices: readonly T[]): Kind<T> {
   return {
     read(raw) {

@@ -2,12 +2,16 @@
  * Brings pieces of a blob from one source, as long as it has some that are wanted: several requests under way, so that the line is never
  * idle for a round trip; each piece held against the list on arrival, and written while the next one arrives. A source that is fetching the
  * blob itself is asked now and then what more it has.
+ *
+ * Of a large blob pieces are asked for on lanes as soon as there are some, and on the stream again when there are none any more.
  */
 import { WireError } from '../../protocols/error.ts'
 import type { PieceAsker, PieceHashes } from '../../protocols/pieces/exchange.ts'
-import { isPiece, pieceBytes, rangeBytes } from '../../protocols/pieces/tree.ts'
+import { isPiece, PIECE_BYTES, pieceBytes, rangeBytes } from '../../protocols/pieces/tree.ts'
 import { isSameList } from './claims.ts'
 import type { Deadline } from './deadline.ts'
+import { LANE_BYTES_MIN, LaneRuns } from './lane-runs.ts'
+import type { LaneSource } from './lanes.ts'
 import type { Pace } from './pace.ts'
 import type { Offer, Run } from './piece-picker.ts'
 import { PieceWrites } from './piece-writes.ts'
@@ -20,6 +24,8 @@ const POLL_MS_MAX = 2_000
 const POLL_BYTES_PER_MS = 100
 /** A fellow that had nothing for us for so long is as stuck as we are. */
 const BARREN_MS_MAX = 20_000
+/** Of one request on a lane: each costs both sides as much as a piece does. */
+const LANE_RUN_PIECES = 8
 /** Pieces that a fellow said to have and did not give, in a row. */
 const BROKEN_OFFERS_MAX = 3
 
@@ -32,9 +38,11 @@ export type FeedInit = {
   /** Came with the list. */
   first: Uint8Array | undefined
   deadline: Deadline
+  /** Where lanes to the peer are to be had, if anywhere. */
+  lanes?: LaneSource | undefined
   /** The peer has begun to give. */
   onAnswer: () => void
-  onPiece: (bytes: number) => void
+  onPiece: (bytes: number, isLane: boolean) => void
   /** What a fellow says anew: it may have all of it by now. */
   onStated: (stated: PieceHashes) => void
 }
@@ -46,6 +54,7 @@ export class Feed {
   readonly #init: FeedInit
   readonly #pace: Pace
   readonly #writes: PieceWrites
+  readonly #lanes: LaneRuns | undefined
   readonly #asked: Asked[] = []
   #isFellow: boolean
   #pollMs = POLL_MS_MIN
@@ -65,6 +74,7 @@ export class Feed {
     try {
       return await feed.#run()
     } finally {
+      await feed.#lanes?.end()
       await feed.#writes.settle()
       init.supply.leave(init.peerId)
     }
@@ -78,15 +88,18 @@ export class Feed {
     this.#pace = supply.join(peerId, offer)
     this.#writes = new PieceWrites(supply.partial, (index, bytes) => {
       supply.wrote(peerId, index)
-      onPiece(bytes)
+      onPiece(bytes, false)
     })
+    this.#lanes = init.lanes && this.#lanesOf(init.lanes)
   }
 
   async #run(): Promise<boolean> {
     const { supply, first, deadline } = this.#init
     if (first !== undefined && !supply.partial.has(0)) this.#take(0, first)
+    this.#lanes?.start()
     try {
       while (!supply.over.aborted) {
+        deadline.signal.throwIfAborted()
         await this.#ask()
         const next = this.#asked.shift()
         if (next === undefined) await this.#rest()
@@ -103,7 +116,10 @@ export class Feed {
 
   async #ask(): Promise<void> {
     const { asker, digest, supply, peerId, deadline } = this.#init
-    for (let run = supply.pick(peerId); run; run = supply.pick(peerId)) {
+    this.#askOnLanes()
+    while (!this.#lanes?.isOpen) {
+      const run = supply.pick(peerId)
+      if (!run) break
       this.#asked.push(run)
       this.#pace.asked(run.count)
       await asker.askGet(digest, run.from, run.count, deadline.signal)
@@ -112,6 +128,56 @@ export class Feed {
     this.#isPolling = true
     this.#asked.push('pieces')
     await asker.askPieces(digest, deadline.signal)
+  }
+
+  #askOnLanes(): void {
+    const { supply, peerId } = this.#init
+    const lanes = this.#lanes
+    // Requests are worth their while for several pieces.
+    if (!lanes?.isOpen || (lanes.isBusy && this.#pace.room < LANE_RUN_PIECES)) return
+    while (lanes.isOpen) {
+      const run = supply.pick(peerId, LANE_RUN_PIECES)
+      if (!run) return
+      this.#pace.asked(run.count)
+      lanes.get(run)
+    }
+  }
+
+  #lanesOf(source: LaneSource): LaneRuns | undefined {
+    const { supply, peerId, deadline, onAnswer, onPiece } = this.#init
+    const { partial } = supply
+    if (partial.missing * PIECE_BYTES < LANE_BYTES_MIN) return undefined
+    return new LaneRuns({
+      source,
+      peerId,
+      partial,
+      list: supply.list,
+      isFellow: () => this.#isFellow,
+      onOpen: () => {
+        this.#pace.widen(true)
+        this.#askOnLanes()
+      },
+      onPiece: (index, bytes) => {
+        onAnswer()
+        deadline.wind()
+        this.#usefulMs = performance.now()
+        this.#pace.answered()
+        this.#pace.arrived(bytes)
+        partial.arrived(index, supply.list)
+        supply.wrote(peerId, index)
+        onPiece(bytes, true)
+        if (!supply.over.aborted) this.#askOnLanes()
+      },
+      onMissing: (runs) => {
+        this.#pace.widen(this.#lanes?.isOpen === true)
+        for (const run of runs) {
+          this.#pace.lost(run.count)
+          supply.settle(peerId, run)
+        }
+        supply.tellChanged()
+      },
+      onFault: (error) => this.#writes.fail(partial.faultOf(error)),
+    })
   }
 
   /** There is nothing to ask for: until something changes, the peer is not waited for. */

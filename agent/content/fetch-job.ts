@@ -61,7 +61,7 @@ export type FetchJobInit = {
   onFault: (peerId: string, reason: string) => void
   /** A false list, as somebody signed it. */
   onLie: (proof: SignedList) => void
-  onBytes: (bytes: number) => void
+  onBytes: (bytes: number, isLane: boolean) => void
   log: Log
 }
 
@@ -331,7 +331,7 @@ export class FetchJob {
     onAnswer(peerId)
     if (hash('sha256', bytes) !== digest) throw new WireError('mismatch', 'piece 0 has another hash than it said')
     if (this.#isWhole) return
-    onBytes(sizeBytes)
+    onBytes(sizeBytes, false)
     await blobs.write(digest, [bytes], signal, { network })
     this.#tellProgress(sizeBytes, sizeBytes)
     this.#isWhole = true
@@ -373,7 +373,7 @@ export class FetchJob {
   }
 
   /** @returns whether the stream can be used again. */
-  async #feed({ asker, peerId }: PieceSession, run: Run, supply: Supply, stated: Stated): Promise<boolean> {
+  async #feed({ asker, peerId, lanes }: PieceSession, run: Run, supply: Supply, stated: Stated): Promise<boolean> {
     const { limits, onAnswer, onBytes } = this.#init
     using deadline = new Deadline(
       run.source.patienceMs,
@@ -389,6 +389,7 @@ export class FetchJob {
       offer: stated.pieces ?? 'all',
       first: stated.first,
       deadline,
+      lanes,
       onAnswer: () => {
         if (isAnswering) return
         isAnswering = true
@@ -396,10 +397,10 @@ export class FetchJob {
         deadline.allow(limits.pieceMs)
         onAnswer(peerId)
       },
-      onPiece: (bytes) => {
+      onPiece: (bytes, isLane) => {
         run.gaveBytes += bytes
         this.#gaveMs = performance.now()
-        onBytes(bytes)
+        onBytes(bytes, isLane)
         this.#exchange()
         this.#tellProgress(supply.partial.doneBytes, supply.list.sizeBytes)
         this.#tellChanged()

@@ -18,6 +18,7 @@ import type { Blobs } from './blobs.ts'
 import type { BlobFetcher, BlobSource, Fault, FetchOptions } from './content.ts'
 import { FetchJob } from './fetch-job.ts'
 import type { JobLimits } from './job-limits.ts'
+import type { LaneSource } from './lanes.ts'
 import type { Lie } from './lies.ts'
 import { cancelled } from './outcomes.ts'
 import type { PartialBlob } from './partial-blob.ts'
@@ -49,6 +50,8 @@ export type FetcherInit = {
   streams: OpenStreams
   /** This node's peer id. */
   self: string
+  /** For large blobs. */
+  lanes?: LaneSource
   log: Log
   /** Whether a peer that another one named may be asked in a network. Nobody, if it is not given. */
   mayAsk?: (peerId: string, network: string) => boolean
@@ -74,6 +77,7 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
   readonly #small: SmallBlobs
   #isStopped = false
   #fetchedBytes = 0
+  #laneBytes = 0
 
   constructor(init: FetcherInit) {
     this.#init = init
@@ -85,13 +89,18 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
       ...init.limits,
     }
     this.#now = init.now ?? Date.now
-    this.#sessions = new PieceSessions(init.streams)
+    this.#sessions = new PieceSessions(init.streams, init.lanes)
     this.#small = new SmallBlobs(this.#sessions, this.#limits.openMs)
   }
 
   /** Bytes of pieces received since the start. */
   get fetchedBytes(): number {
     return this.#fetchedBytes
+  }
+
+  /** Of those, over lanes. */
+  get laneBytes(): number {
+    return this.#laneBytes
   }
 
   async fetch(digest: Digest, options: FetchOptions): Promise<void> {
@@ -207,8 +216,9 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
       onAnswer: (peerId) => void this.#silent.delete(peerId),
       onFault: (peerId, reason) => this.#blame({ peerId, digest, reason }),
       onLie: (proof) => this.#init.onLie?.({ ...proof, digest, network }),
-      onBytes: (bytes) => {
+      onBytes: (bytes, isLane) => {
         this.#fetchedBytes += bytes
+        if (isLane) this.#laneBytes += bytes
       },
       log,
     })

@@ -10,6 +10,8 @@ const WINDOW_PIECES_START = 4
 const WINDOW_PIECES_MIN = 2
 /** 8 MiB, which fills a line of 600 Mbit/s over 100 ms. */
 const WINDOW_PIECES_MAX = 32
+/** 32 MiB, over lanes: what is under way there takes no memory of ours, and a gigabit is not the end. */
+const WIDE_WINDOW_PIECES_MAX = 128
 /** On top of the round trip: what a busy machine may take to come back to a stream. */
 const SLACK_MS = 100
 /** A rate measured over less says little. */
@@ -24,6 +26,7 @@ export class Pace {
   #pieces = 0
   #delayMs = Number.POSITIVE_INFINITY
   #bytesPerMs = 0
+  #piecesMax = WINDOW_PIECES_MAX
   #sampleBytes = 0
   #sampleMs = 0
   /** Since when the source has had something to give, or gave last. */
@@ -41,6 +44,11 @@ export class Pace {
   /** 0 until something came. */
   get bytesPerSecond(): number {
     return this.#bytesPerMs * 1_000
+  }
+
+  /** Whether the source gives over lanes now. */
+  widen(isWide: boolean): void {
+    this.#piecesMax = isWide ? WIDE_WINDOW_PIECES_MAX : WINDOW_PIECES_MAX
   }
 
   asked(pieces: number): void {
@@ -75,11 +83,16 @@ export class Pace {
     this.#done(this.#asked[0]?.pieces ?? 0)
   }
 
+  /** So many pieces of what is under way will not come. */
+  lost(pieces: number): void {
+    for (let piece = 0; piece < pieces; piece++) this.#done(1)
+  }
+
   get #window(): number {
     if (this.#bytesPerMs === 0) return WINDOW_PIECES_START
     const delayMs = Number.isFinite(this.#delayMs) ? this.#delayMs : 0
     const pieces = Math.ceil((this.#bytesPerMs * (delayMs + SLACK_MS)) / PIECE_BYTES)
-    return Math.min(WINDOW_PIECES_MAX, Math.max(WINDOW_PIECES_MIN, pieces))
+    return Math.min(this.#piecesMax, Math.max(WINDOW_PIECES_MIN, pieces))
   }
 
   #done(pieces: number): void {

@@ -139,16 +139,23 @@ export class PartialBlob implements PartSource {
         at += bytesWritten
       }
     } catch (error) {
-      throw this.#ours(error)
+      throw this.faultOf(error)
     }
-    // Another list may be in use now.
-    if (list !== this.#list && !isSame(index, list, this.#list)) return bytes
+    if (!this.#isOfUse(index, list)) return bytes
     // What nobody will want soon is not kept: memory that was just used is quicker to use again.
     const free = isInTurn && !this.#isShared ? bytes : this.#blobs.fresh.put(this.#name, index, bytes)
-    this.#mark(index, bytes.byteLength)
-    this.#beginCatchingUp()
-    if (performance.now() - this.#savedMs > SAVE_MS) this.#saving ??= this.#save()
+    this.#take(index)
     return free
+  }
+
+  /** For whoever writes pieces to the file by itself, and then says so: as long as the fetching goes on. */
+  get fd(): number {
+    return this.#file.fd
+  }
+
+  /** A piece that was held against `list` is in the file. */
+  arrived(index: number, list: PieceList): void {
+    if (this.#isOfUse(index, list)) this.#take(index)
   }
 
   /** A copy of a piece that is still in memory since it was held against the list in use; for fellows, who ask for such. */
@@ -159,6 +166,11 @@ export class PartialBlob implements PartSource {
     const copy = Buffer.allocUnsafeSlow(fresh.byteLength)
     copy.set(fresh)
     return copy
+  }
+
+  /** What a failed write to the file means. */
+  faultOf(error: unknown): AgentError {
+    return ours(error, this.#blobs.partialPathOf(this))
   }
 
   /** Bytes of pieces that are there. */
@@ -210,7 +222,7 @@ export class PartialBlob implements PartSource {
       await this.#blobs.adopt(this.#blobs.partialPathOf(this), blob, { network: this.network })
       return 'whole'
     } catch (error) {
-      throw this.#ours(error)
+      throw this.faultOf(error)
     }
   }
 
@@ -265,6 +277,18 @@ export class PartialBlob implements PartSource {
     return isPiece(bytes, this.#list.hashes, index)
   }
 
+  /** Whether a piece that was held against `list` is one of the list that is in use now. */
+  #isOfUse(index: number, list: PieceList): boolean {
+    return list === this.#list || isSame(index, list, this.#list)
+  }
+
+  /** A piece is in the file. */
+  #take(index: number): void {
+    this.#mark(index, pieceBytes(this.#list.sizeBytes, index))
+    this.#beginCatchingUp()
+    if (performance.now() - this.#savedMs > SAVE_MS) this.#saving ??= this.#save()
+  }
+
   async #fill(bytes: Uint8Array, offset: number): Promise<void> {
     for (let at = 0; at < bytes.byteLength; ) {
       const { bytesRead } = await this.#file.read(bytes, at, bytes.byteLength - at, offset + at)
@@ -289,11 +313,12 @@ export class PartialBlob implements PartSource {
     }
   }
 
+  /** Takes the next pieces into the whole hash. @returns whether they could be read. */
   async #hashNext(): Promise<boolean> {
     const [list, index] = [this.#list, this.#hashedCount]
     const fresh = this.#blobs.fresh.peek(this.#name, index)
     const bytes = fresh ?? (await this.#readBack(index))
-    if (this.#list !== list) return false
+    if (this.#list !== list || this.#hashedCount !== index) return false
     if (bytes === undefined) {
       this.#lose(index)
       return false
@@ -341,10 +366,6 @@ export class PartialBlob implements PartSource {
     } finally {
       this.#saving = undefined
     }
-  }
-
-  #ours(error: unknown): AgentError {
-    return ours(error, this.#blobs.partialPathOf(this))
   }
 
   #mark(index: number, length: number): void {

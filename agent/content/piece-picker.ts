@@ -136,10 +136,11 @@ export class PiecePicker {
     return spread === 0 ? THEIRS : HELD
   }
 
-  /** The pieces around `index` that are as good, within its stretch. */
+  /** The pieces around `index` that are as good, within its stretch; there are none where nobody shares them. */
   #take(source: string, index: number, countMax: number, isAsGood: (index: number) => boolean): Run {
-    const start = Math.floor(index / SHARE_PIECES) * SHARE_PIECES
-    const end = Math.min(this.#init.pieceCount, start + SHARE_PIECES)
+    const isShared = this.hasFellows
+    const start = isShared ? Math.floor(index / SHARE_PIECES) * SHARE_PIECES : index
+    const end = Math.min(this.#init.pieceCount, isShared ? start + SHARE_PIECES : index + countMax)
     let from = index
     while (from > start && index - from + 1 < countMax && isAsGood(from - 1)) from--
     let count = index - from + 1

@@ -8,6 +8,7 @@ import { Frames } from '../../protocols/frame.ts'
 import { PIECES_PROTOCOL, PieceAsker } from '../../protocols/pieces/exchange.ts'
 import { reasonOf } from '../error.ts'
 import { Deadline } from './deadline.ts'
+import type { LaneSource } from './lanes.ts'
 import { fromHex } from './piece-lists.ts'
 import { OPEN_NETWORK_ID } from './publication-key.ts'
 
@@ -28,6 +29,8 @@ export type PieceSession = {
   readonly network: string
   readonly asker: PieceAsker
   readonly frames: Frames
+  /** For what is large: other ways to the same peer. */
+  readonly lanes: LaneSource | undefined
   /** Kept from an earlier blob: the peer may have closed it meanwhile. */
   readonly isUsed: boolean
 }
@@ -41,12 +44,14 @@ type Idle = PieceSession & { readonly stream: Stream; readonly timer: NodeJS.Tim
 
 export class PieceSessions implements AsyncDisposable {
   readonly #streams: OpenStreams
+  readonly #lanes: LaneSource | undefined
   readonly #idle = new Map<string, Idle[]>()
   readonly #streamOf = new WeakMap<PieceSession, Stream>()
   readonly #closing = new Set<Promise<void>>()
 
-  constructor(streams: OpenStreams) {
+  constructor(streams: OpenStreams, lanes?: LaneSource) {
     this.#streams = streams
+    this.#lanes = lanes
   }
 
   /** @throws {WireError} `closed` when the peer cannot be reached. */
@@ -65,7 +70,7 @@ export class PieceSessions implements AsyncDisposable {
     }
     const frames = new Frames(stream)
     const asker = network === OPEN_NETWORK_ID ? new PieceAsker(frames) : new PieceAsker(frames, fromHex(network))
-    const session = { peerId, network, frames, asker, isUsed: false }
+    const session = { peerId, network, frames, asker, lanes: this.#lanes, isUsed: false }
     this.#streamOf.set(session, stream)
     return session
   }

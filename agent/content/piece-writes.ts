@@ -36,6 +36,11 @@ export class PieceWrites {
     await Promise.all(this.#running)
   }
 
+  /** Writing elsewhere failed, which ends this, too. */
+  fail(error: unknown): void {
+    this.#failure ??= { error }
+  }
+
   throwIfFailed(): void {
     if (this.#failure) throw this.#failure.error
   }

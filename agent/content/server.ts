@@ -3,7 +3,7 @@
  *
  * A peer is given what may be given out in the network that it asks in, and told that everything else is absent; every request is judged
  * anew. What is being fetched is given out in the network that it is fetched for, as far as it is here. Every piece is held against the blob's
- * list before it leaves: a disk that rots makes this node lose the blob, not its good name. A peer's fault resets its own stream and is logged at debug; it never reaches the caller of start().
+ * list before it leaves on a stream: a disk that rots makes this node lose the blob, not its good name (lanes: see protocols/lane/spec.md). A peer's fault resets its own stream and is logged at debug; it never reaches the caller of start().
  */
 import type { Stream } from '@libp2p/interface'
 import type { Digest } from '../../protocols/artifact/artifact.ts'
@@ -15,6 +15,7 @@ import type { Log } from '../log.ts'
 import { Askers } from './askers.ts'
 import type { BlobHolder, PartSource } from './content.ts'
 import { Deadline } from './deadline.ts'
+import type { LaneFrames } from './lane-frames.ts'
 import type { PieceLists } from './piece-lists.ts'
 import { type Outgoing, Shelf, type ShelfInit } from './shelf.ts'
 import { Uploads } from './uploads.ts'
@@ -66,7 +67,7 @@ export class PieceServer implements AsyncDisposable {
 
   static async start(init: PieceServerInit): Promise<PieceServer> {
     const server = new PieceServer(init)
-    await init.streams.handle(PIECES_PROTOCOL, (stream, peerId) => server.#accept(stream, peerId), {
+    await init.streams.handle(PIECES_PROTOCOL, (stream, peerId) => server.#admit(new Frames(stream), peerId), {
       maxInboundStreams: STREAMS_PER_PEER_MAX,
     })
     return server
@@ -89,14 +90,25 @@ export class PieceServer implements AsyncDisposable {
     await Promise.all(this.#serving)
   }
 
-  async #accept(stream: Stream, peerId: string): Promise<void> {
+  /** Whether there is anything of the blob for the peer. Takes as long for what is not here. */
+  mayGive(peerId: string, digest: Digest, network: string): boolean {
+    const mayGet = this.#mayGet(peerId, digest, network)
+    return mayGet === 'whole' || (mayGet === 'part' && this.#init.arriving?.(digest, network) !== undefined)
+  }
+
+  /** Answers what a peer asks on a lane, as if it was a stream. Resolves when the lane ends. */
+  async serveLane(lane: LaneFrames, peerId: string, onSent: (bytes: number) => void): Promise<void> {
+    await this.#admit(lane, peerId, onSent)
+  }
+
+  async #admit(frames: Frames | LaneFrames, peerId: string, onSent?: (bytes: number) => void): Promise<void> {
     const count = this.#streamsOf.get(peerId) ?? 0
     if (count >= STREAMS_PER_PEER_MAX || this.#serving.size >= STREAMS_MAX || this.#stopping.signal.aborted) {
-      stream.abort(new WireError('refused', 'too many streams'))
+      frames.abort(new WireError('refused', 'too many streams'))
       return
     }
     this.#streamsOf.set(peerId, count + 1)
-    const serving = this.#serve(stream, peerId).finally(() => {
+    const serving = this.#serve(frames, peerId, onSent).finally(() => {
       this.#serving.delete(serving)
       const left = (this.#streamsOf.get(peerId) ?? 1) - 1
       if (left > 0) this.#streamsOf.set(peerId, left)
@@ -130,18 +142,31 @@ export class PieceServer implements AsyncDisposable {
     }
   }
 
-  async #serve(stream: Stream, peerId: string): Promise<void> {
+  /** `onSent` is given for lanes. */
+  async #serve(frames: Frames | LaneFrames, peerId: string, onSent?: (bytes: number) => void): Promise<void> {
     const { holdings, lists, arriving = () => undefined, sign, log, quietMsMax = QUIET_MS_MAX } = this.#init
-    const frames = new Frames(stream)
     using deadline = new Deadline(quietMsMax, this.#stopping.signal)
     const mayGet: ShelfInit['mayGet'] = (digest, network) => this.#mayGet(peerId, digest, network)
     const give: ShelfInit['give'] = (pieces) => this.#give(peerId, pieces, deadline)
     const isBusy = () => this.#uploads.isBusy(peerId)
     const asked: ShelfInit['asked'] = (digest, network) => this.#asked(peerId, digest, network)
-    await using shelf = new Shelf({ holdings, lists, deadline, mayGet, arriving, asked, sign, give, isBusy })
+    const isUnchecked = onSent !== undefined
+    await using shelf = new Shelf({
+      holdings,
+      lists,
+      deadline,
+      mayGet,
+      arriving,
+      asked,
+      sign,
+      give,
+      isBusy,
+      isUnchecked,
+    })
     try {
       await answerPieces(frames, shelf, deadline.signal, (writtenBytes) => {
         this.#servedBytes += writtenBytes
+        onSent?.(writtenBytes)
         deadline.wind()
       })
       await frames.close(deadline.signal)

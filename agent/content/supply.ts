@@ -87,12 +87,12 @@ export class Supply {
     this.tellChanged()
   }
 
-  /** What to ask the source for now. */
-  pick(peerId: string): Run | undefined {
+  /** What to ask the source for now: a few pieces, or where nobody shares them up to `countMax`. */
+  pick(peerId: string, countMax = SHARE_PIECES): Run | undefined {
     const giver = this.#givers.get(peerId)
     if (!giver || this.partial.isFull) return undefined
     const { room } = giver.pace
-    return this.#picker.pick(peerId, Math.min(SHARE_PIECES, room), { alsoOthers: this.#areFellowsSlow(giver) })
+    return this.#picker.pick(peerId, Math.min(countMax, room), { alsoOthers: this.#areFellowsSlow(giver) })
   }
 
   /** The source that gives least, of those that had the time to show what they can; none while all give about the same. */

@@ -65,6 +65,12 @@ export function peerIdIn(address: Multiaddr): string | undefined {
   return address.getComponents().findLast((component) => component.code === CODE_P2P)?.value
 }
 
+/** The IP address that a multiaddr begins with; undefined for names, and for addresses that mean nothing without an interface. */
+export function hostIn(address: Multiaddr): string | undefined {
+  const [first] = address.getComponents()
+  return first?.code === CODE_IP4 || first?.code === CODE_IP6 ? first.value : undefined
+}
+
 /**
  * A multiaddr that a person wrote.
  *

@@ -12,7 +12,7 @@ import type { Multiaddr } from '@multiformats/multiaddr'
 import { AgentError, reasonOf } from '../error.ts'
 import type { NodeKey } from '../identity/node-key.ts'
 import type { Log } from '../log.ts'
-import { parseAddress, peerIdIn } from './addresses.ts'
+import { hostIn, parseAddress, peerIdIn } from './addresses.ts'
 import { Admission, duplicateOf } from './admission.ts'
 import { Connections, isGone, type Link } from './connections.ts'
 import type { Gate } from './gate.ts'
@@ -192,6 +192,13 @@ export class Host implements AsyncDisposable {
   /** For Relays: connects to a peer through another one. */
   async dialRelayed(relay: string, peer: string, signal: AbortSignal): Promise<void> {
     await dialBeside(this.#node, relayedAddress(relay, peer), signal)
+  }
+
+  /** The IP address at the other end of the direct connection with a peer; undefined when there is none. */
+  hostOf(peerId: string): string | undefined {
+    const connection = this.#open(peerIdFromString(peerId))
+    if (connection === undefined || !connection.direct) return undefined
+    return hostIn(connection.remoteAddr)
   }
 
   /** Calls the listener for each peer that connects from now on, once it can be talked to. Returns how to stop that. */

@@ -121,7 +121,7 @@ export class NodeApi implements AgentApi {
 
   status(): Status {
     const { current, host, catalogs, content, substituter, upstreams, httpUrl } = this.#parts
-    const { blobs, fetcher, pieces, published } = content
+    const { blobs, fetcher, pieces, laneServer, published } = content
     const { hits, misses } = substituter.counts
     const { networks, open } = this.membership.networks()
     return {
@@ -141,6 +141,11 @@ export class NodeApi implements AgentApi {
         misses,
         fetchedBytes: fetcher.fetchedBytes + upstreams.fetchedBytes,
         servedBytes: pieces.servedBytes,
+        lanes: {
+          port: laneServer?.port ?? null,
+          fetchedBytes: fetcher.laneBytes,
+          servedBytes: laneServer?.sentBytes ?? 0,
+        },
       },
       services: [],
       instances: [],

@@ -8,6 +8,7 @@ import { BlobIndex } from '../content/blob-index.ts'
 import { Blobs } from '../content/blobs.ts'
 import { Fetcher, type FetcherInit } from '../content/fetcher.ts'
 import { Holdings } from '../content/holdings.ts'
+import type { LaneServer } from '../content/lane-server.ts'
 import { Lies } from '../content/lies.ts'
 import { PassThrough } from '../content/pass-through.ts'
 import { fromHex, PieceLists } from '../content/piece-lists.ts'
@@ -21,6 +22,7 @@ import { NarSource } from '../nix/nar-source.ts'
 import type { NixStore } from '../nix/nix-store.ts'
 import type { Database } from '../state/database.ts'
 import type { StateDirectory } from '../state/directory.ts'
+import { type LaneDeps, startLaneServer, startLanes } from './lanes.ts'
 import type { Sharing } from './sharing.ts'
 
 type ContentDeps = {
@@ -35,6 +37,7 @@ type ContentDeps = {
   self: string
   /** Signs the piece lists that this node states. */
   key: StatementSigner
+  lanes: LaneDeps
   mayFetch: PieceServerInit['mayFetch']
   mayAsk: NonNullable<FetcherInit['mayAsk']>
   onFault: NonNullable<FetcherInit['onFault']>
@@ -51,6 +54,7 @@ export type Content = {
   /** Blobs, published paths, and the Nix store. */
   holdings: Holdings
   pieces: PieceServer
+  laneServer: LaneServer | undefined
   fetcher: Fetcher
   store: NixStore
   pins: Pins
@@ -86,13 +90,29 @@ export async function startContent(deps: ContentDeps, stack: AsyncDisposableStac
     const facts = { network: fromHex(network), digest: fromHex(digest), sizeBytes, root }
     return signList({ ...facts, issued: Date.now() }, key)
   }
-  const fetcher = stack.use(new Fetcher({ blobs, streams, self, mayAsk, log, onFault, onLie }))
+  const lanes = startLanes(deps.lanes, streams, log, stack)
+  const fetcher = stack.use(new Fetcher({ blobs, streams, self, ...(lanes && { lanes }), mayAsk, log, onFault, onLie }))
   const arriving = fetcher.arriving.bind(fetcher)
   const onAsked = fetcher.heard.bind(fetcher)
   const server = { streams, holdings, lists, mayFetch, arriving, onAsked, uploads, onServed, sign, log }
   const pieces = stack.use(await PieceServer.start(server))
+  const laneServer = await startLaneServer(deps.lanes, { streams, pieces, log }, stack)
   const passThrough = stack.use(new PassThrough({ streams, log, onFault }))
-  return { blobs, published, held, sharing, holdings, pieces, fetcher, store, pins, uploads, passThrough, lies }
+  return {
+    blobs,
+    published,
+    held,
+    sharing,
+    holdings,
+    pieces,
+    laneServer,
+    fetcher,
+    store,
+    pins,
+    uploads,
+    passThrough,
+    lies,
+  }
 }
 
 /** What is here for the sake of a network that was left goes, and what is on its way. */

@@ -115,7 +115,7 @@ export class PieceAsker {
   /** One entry for each digest: null where the peer has nothing of it. */
   async have(digests: Uint8Array[], signal: AbortSignal): Promise<(Holding | null)[]> {
     await this.#ask({ op: 'have', digests }, signal)
-    const { have } = await this.#answer(haveAnswer, signal)
+    const { have } = decodeAnswer(await this.#read(signal), haveAnswer)
     if (have.length !== digests.length) throw new WireError('malformed', 'an answer for another number of digests')
     for (const one of have) {
       if (one && one.pieces !== 'all' && one.pieces.byteLength !== Math.ceil(pieceCount(one.sizeBytes) / 8))
@@ -208,8 +208,7 @@ export class PieceAsker {
 
   /** The answer to the oldest `askGet` not yet answered: how many bytes of pieces follow, for `readInto` to read. */
   async readGet(signal: AbortSignal): Promise<number> {
-    const { lengthBytes } = await this.#answer(getAnswer, signal)
-    return lengthBytes
+    return decodeGetAnswer(await this.#read(signal))
   }
 
   readInto(target: Uint8Array, signal: AbortSignal): Promise<void> {
@@ -222,32 +221,49 @@ export class PieceAsker {
   }
 
   async #readSomeHashes(count: number, signal: AbortSignal): Promise<PieceHashes> {
-    const answer = await this.#answer(hashesAnswer, signal)
-    if (answer.pieces && answer.pieces.byteLength !== Math.ceil(pieceCount(answer.sizeBytes) / 8))
-      throw new WireError('malformed', 'a bitmap of another length than the blob needs')
-    if (answer.hashes.byteLength % HASH_BYTES !== 0 || answer.hashes.byteLength > count * HASH_BYTES)
-      throw new WireError('malformed', 'a piece list of another length')
-    return answer
+    return decodeHashesAnswer(await this.#read(signal), count)
   }
 
   async #ask(request: PieceRequest, signal: AbortSignal): Promise<void> {
     await this.#frames.write(encodeRequest({ ...request, ...this.#network }), signal)
   }
 
-  async #answer<T extends object>(schema: z.ZodType<T>, signal: AbortSignal): Promise<T> {
+  async #read(signal: AbortSignal): Promise<Uint8Array> {
     const bytes = await this.#frames.read(signal, FRAME_BYTES_MAX)
     if (!bytes) throw new WireError('closed', 'the peer closed the stream before it answered')
-    const answer = decodeCbor<T | z.infer<typeof refused>>(bytes, z.union([refused, schema]))
-    if (!('error' in answer)) return answer
-    const { error } = answer as z.infer<typeof refused>
-    const words = Object.hasOwn(REFUSALS, error) ? REFUSALS[error as keyof typeof REFUSALS] : `it refused: ${error}`
-    throw new WireError(error === 'absent' || error === 'busy' ? error : 'refused', words)
+    return bytes
   }
 }
 
 /** The peer said no, and the stream goes on. */
 export function isRefusal(error: unknown): error is WireError {
   return error instanceof WireError && (error.code === 'absent' || error.code === 'refused' || error.code === 'busy')
+}
+
+/** What stands before the pieces of a `get`: how many bytes they are. */
+export const encodeGetAnswer = (lengthBytes: number): Uint8Array => encodeCbor({ lengthBytes })
+
+/** @throws {WireError} `absent` or `refused` when the peer says no, `malformed` */
+export function decodeGetAnswer(bytes: Uint8Array): number {
+  return decodeAnswer(bytes, getAnswer).lengthBytes
+}
+
+/** The answer to a question for `count` hashes. @throws {WireError} as `decodeGetAnswer` */
+export function decodeHashesAnswer(bytes: Uint8Array, count: number): PieceHashes {
+  const answer = decodeAnswer(bytes, hashesAnswer)
+  if (answer.pieces && answer.pieces.byteLength !== Math.ceil(pieceCount(answer.sizeBytes) / 8))
+    throw new WireError('malformed', 'a bitmap of another length than the blob needs')
+  if (answer.hashes.byteLength % HASH_BYTES !== 0 || answer.hashes.byteLength > count * HASH_BYTES)
+    throw new WireError('malformed', 'a piece list of another length')
+  return answer
+}
+
+function decodeAnswer<T extends object>(bytes: Uint8Array, schema: z.ZodType<T>): T {
+  const answer = decodeCbor<T | z.infer<typeof refused>>(bytes, z.union([refused, schema]))
+  if (!('error' in answer)) return answer
+  const { error } = answer as z.infer<typeof refused>
+  const words = Object.hasOwn(REFUSALS, error) ? REFUSALS[error as keyof typeof REFUSALS] : `it refused: ${error}`
+  throw new WireError(error === 'absent' || error === 'busy' ? error : 'refused', words)
 }
 
 /** A refusal leaves the stream in order: the next answer can be read. */
@@ -286,7 +302,7 @@ export type PieceHolder = {
  * @throws {WireError}
  */
 export async function answerPieces(
-  frames: Frames,
+  frames: Pick<Frames, 'read' | 'write' | 'writeBytes'>,
   holder: PieceHolder,
   signal: AbortSignal,
   onProgress: (writtenBytes: number) => void,
@@ -310,7 +326,7 @@ export async function answerPieces(
         await frames.write(encodeCbor(answer), signal)
         continue
       }
-      await frames.write(encodeCbor({ lengthBytes: answer.lengthBytes }), signal)
+      await frames.write(encodeGetAnswer(answer.lengthBytes), signal)
       for await (const chunk of answer.chunks) {
         await frames.writeBytes(chunk, signal)
         onProgress(chunk.byteLength)

@@ -59,6 +59,7 @@ export const status: Status = {
     misses: 3,
     fetchedBytes: 400_000,
     servedBytes: 0,
+    lanes: { port: 7_476, fetchedBytes: 300_000, servedBytes: 0 },
   },
   services: [],
   instances: [],

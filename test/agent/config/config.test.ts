@@ -149,6 +149,8 @@ describe('loadConfig', () => {
     [{ quota: '99999999999TiB' }, /must be/],
     [{ upload_rate: '1KiB' }, /must be at least 64KiB/],
     [{ upload_rate: 'fast' }, /must be a size/],
+    [{ lanes: '65536' }, /must be a port from 0 to 65535, or off/],
+    [{ lanes: 'fast' }, /must be a port/],
     [{ max_peers: '0' }, /whole number from 1/],
     [{ max_peers: '1e9' }, /whole number from 1/],
     [{ log_level: 'loud' }, /one of debug, info/],
@@ -173,6 +175,8 @@ describe('loadConfig', () => {
     [{ upload_rate: '10MiB' }, { uploadRateBytes: 10 * 2 ** 20 }],
     [{ upload_rate: '1.5 MB/s' }, { uploadRateBytes: 1.5e6 }],
     [{ upload_rate: 'off' }, { uploadRateBytes: undefined }],
+    [{ lanes: '7500' }, { lanePort: 7_500 }],
+    [{ lanes: 'off' }, { lanePort: undefined }],
     [{ trusted_keys: [KEY] }, { trustedKeys: [KEY] }],
     [{ bootstrap: ['/dns/node.example/tcp/7477/p2p/12D3KooWEZXjE41uU4EL2gpkAQeDXYok6wghN7wwNVPF5bwkaNfS'] }, {}],
   ])('takes %j', (flags, values) => {

@@ -15,10 +15,13 @@ import type { Fault, PieceList } from '../../../agent/content/content.ts'
 import { Fetcher } from '../../../agent/content/fetcher.ts'
 import { Holdings } from '../../../agent/content/holdings.ts'
 import type { JobLimits } from '../../../agent/content/job-limits.ts'
+import { LaneServer } from '../../../agent/content/lane-server.ts'
+import { Lanes } from '../../../agent/content/lanes.ts'
 import type { Lie } from '../../../agent/content/lies.ts'
 import { fromHex, PieceLists } from '../../../agent/content/piece-lists.ts'
 import { OPEN_NETWORK_ID, PUBLICATION_PIN, publicationKey } from '../../../agent/content/publication-key.ts'
 import { PieceServer, type PieceServerInit } from '../../../agent/content/server.ts'
+import type { Uploads } from '../../../agent/content/uploads.ts'
 import { ephemeralNodeKey, type NodeKey } from '../../../agent/identity/node-key.ts'
 import type { Log } from '../../../agent/log.ts'
 import { type Database, openDatabase } from '../../../agent/state/database.ts'
@@ -156,22 +159,35 @@ export class Store implements Disposable {
   }
 }
 
+export type NodeOptions = StoreOptions & {
+  limits?: Partial<JobLimits>
+  mayFetch?: PieceServerInit['mayFetch']
+  /** Whether it gives and uses lanes, and under which address it looks for those of others. */
+  lanes?: { hostOf?: () => string; offerMs?: number }
+  uploads?: Uploads
+}
+
 /** A node that serves and fetches. */
 export class ContentNode implements AsyncDisposable {
   readonly peer: Peer
   readonly store: Store
+  readonly lanes: Lanes | undefined
   server!: PieceServer
+  laneServer: LaneServer | undefined
   readonly fetcher: Fetcher
   readonly faults: Fault[] = []
   readonly lies: Lie[] = []
 
-  private constructor(peer: Peer, store: Store, limits: Partial<JobLimits>) {
+  private constructor(peer: Peer, store: Store, { limits = {}, lanes }: NodeOptions) {
     this.peer = peer
     this.store = store
+    const hostOf = lanes?.hostOf ?? (() => '127.0.0.1')
+    this.lanes = lanes && new Lanes({ streams: peer.streams, hostOf, log: store.log })
     this.fetcher = new Fetcher({
       blobs: store.blobs,
       streams: peer.streams,
       self: peer.peerId,
+      ...(this.lanes && { lanes: this.lanes }),
       mayAsk: () => true,
       log: store.log,
       onFault: (fault) => this.faults.push(fault),
@@ -180,17 +196,11 @@ export class ContentNode implements AsyncDisposable {
     })
   }
 
-  static async start(
-    known: Map<string, Multiaddr[]>,
-    {
-      limits = {},
-      mayFetch = () => true,
-      ...options
-    }: StoreOptions & { limits?: Partial<JobLimits>; mayFetch?: PieceServerInit['mayFetch'] } = {},
-  ): Promise<ContentNode> {
+  static async start(known: Map<string, Multiaddr[]>, options: NodeOptions = {}): Promise<ContentNode> {
+    const { mayFetch = () => true, lanes, uploads } = options
     const peer = await Peer.start(known)
     const store = new Store(options)
-    const node = new ContentNode(peer, store, limits)
+    const node = new ContentNode(peer, store, options)
     node.server = await PieceServer.start({
       streams: peer.streams,
       holdings: new Holdings([store.blobs]),
@@ -200,7 +210,14 @@ export class ContentNode implements AsyncDisposable {
       onAsked: (peerId, digest, network) => node.fetcher.heard(peerId, digest, network),
       sign: peer.sign,
       log: store.log,
+      ...(uploads && { uploads }),
     })
+    if (lanes) {
+      const { streams } = peer
+      const { offerMs } = lanes
+      const init = { streams, pieces: node.server, hosts: ['127.0.0.1'], port: 0, log: store.log }
+      node.laneServer = await LaneServer.start({ ...init, ...(offerMs !== undefined && { offerMs }) })
+    }
     return node
   }
 
@@ -210,6 +227,8 @@ export class ContentNode implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.fetcher[Symbol.asyncDispose]()
+    await this.lanes?.[Symbol.asyncDispose]()
+    await this.laneServer?.[Symbol.asyncDispose]()
     await this.server[Symbol.asyncDispose]()
     await this.peer[Symbol.asyncDispose]()
     this.store[Symbol.dispose]()

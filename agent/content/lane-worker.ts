@@ -1,0 +1,261 @@
+/**
+ * The receiving end of lanes (protocols/lane/spec.md), in a thread of its own: opens them, asks on them what it is told to ask, holds each
+ * piece against its hash and writes it to its place in the file. Whole pieces go by here, and only their numbers leave.
+ *
+ * Everything is synchronous between a read from the socket and the write to the disk: so the network waits while the disk is slow, there is
+ * one piece in memory for each lane, and when `closed` was said of a lane nothing more is written for it.
+ *
+ * It knows the shape of answers, not their meaning: one that is not exactly what was expected is shown to the main thread.
+ */
+import { hash } from 'node:crypto'
+import { writeSync } from 'node:fs'
+import { type ConnectionOptions, connect, type TLSSocket } from 'node:tls'
+import { parentPort } from 'node:worker_threads'
+import { PIECE_BYTES, pieceBytes, pieceHash } from '../../protocols/pieces/tree.ts'
+
+/** A run of pieces: `request` and `answer` are frames' payloads, the latter as it must be if the pieces follow. */
+type Get = {
+  request: Uint8Array
+  answer: Uint8Array
+  /** Of the file that the pieces go to; it must stay open until they are here or the lane is closed. */
+  fd: number
+  sizeBytes: number
+  from: number
+  count: number
+  /** Of these pieces. */
+  hashes: Uint8Array
+}
+type Address = { host: string; port: number; identity: string; key: Uint8Array }
+type TlsTerms = { suites: string; group: string; openMs: number; quietMs: number }
+
+export type ToLaneWorker =
+  | ({ type: 'open'; lane: number } & Address & TlsTerms)
+  | ({ type: 'get'; lane: number } & Get)
+  /** A question whose answer is one frame, which goes to the main thread. */
+  | { type: 'ask'; lane: number; request: Uint8Array }
+  /** The answer that was shown is as it should be: its pieces follow. */
+  | { type: 'go-on'; lane: number }
+  | { type: 'close'; lane: number }
+
+/** `wrong` is a piece with another hash than it should have, `disk` a failure on this side. */
+export type LaneEnd = { why: 'closed' | 'lost' | 'wrong' | 'disk'; reason: string; code?: string | undefined }
+
+export type FromLaneWorker =
+  | { type: 'open'; lane: number }
+  | { type: 'answer'; lane: number; payload: Uint8Array }
+  | { type: 'piece'; lane: number; index: number }
+  | ({ type: 'closed'; lane: number } & LaneEnd)
+
+/** TLS gives 16 KiB at a time. */
+const READ_BYTES = 64 * 1024
+/** Of an answer: a bitmap of the largest blob fits. */
+const ANSWER_BYTES_MAX = 1024 * 1024
+/** A varint of a length below 2^28. */
+const PREFIX_BYTES_MAX = 4
+const NOTHING = Buffer.alloc(0)
+
+const port = parentPort
+const lanes = new Map<number, Connection>()
+
+function tell(message: FromLaneWorker): void {
+  port?.postMessage(message)
+}
+
+port?.on('message', (message: ToLaneWorker) => {
+  const { lane } = message
+  if (message.type === 'open') {
+    lanes.set(lane, new Connection(lane, message))
+    return
+  }
+  // It may have been closed while the message was on its way.
+  const connection = lanes.get(lane)
+  if (message.type === 'get') connection?.get(message)
+  else if (message.type === 'ask') connection?.ask(message.request)
+  else if (message.type === 'go-on') connection?.goOn()
+  else connection?.close({ why: 'closed', reason: 'nothing more is wanted' })
+})
+
+class Connection {
+  readonly #lane: number
+  readonly #socket: TLSSocket
+  /** What was asked and not answered yet; undefined for a question whose answer is one frame. */
+  readonly #asked: (Get | undefined)[] = []
+  readonly #piece = Buffer.allocUnsafeSlow(PIECE_BYTES)
+  #filledBytes = 0
+  /** The piece that comes now, of the run asked for first; undefined between answers. */
+  #index: number | undefined
+  /** An answer's frame: its length while that comes, then as much of it as is here. */
+  #prefix = { value: 0, bytes: 0 }
+  #payload: { bytes: Uint8Array; filled: number } | undefined
+  /** Read behind an answer that the main thread looks at. */
+  #held: Buffer | undefined
+  #isHeld = false
+  #isOpen = false
+  #isClosed = false
+
+  constructor(lane: number, { host, port, identity, key, suites, group, openMs, quietMs }: Address & TlsTerms) {
+    this.#lane = lane
+    // Node's types do not know that TLS has `onread`, too.
+    const onread = {
+      buffer: Buffer.allocUnsafeSlow(READ_BYTES),
+      callback: (count: number, bytes: Uint8Array) => this.#read(bytes.subarray(0, count)),
+    }
+    const options: ConnectionOptions & { noDelay: boolean; onread: typeof onread } = {
+      host,
+      port,
+      noDelay: true,
+      minVersion: 'TLSv1.3',
+      maxVersion: 'TLSv1.3',
+      ciphers: suites,
+      ecdhCurve: group,
+      // Nobody is trusted but who knows the key: who offers a certificate instead is refused.
+      ca: [],
+      rejectUnauthorized: true,
+      checkServerIdentity: () => new Error('it showed a certificate in place of the key'),
+      pskCallback: () => ({ psk: key, identity }),
+      timeout: openMs,
+      onread,
+    }
+    this.#socket = connect(options)
+    this.#socket.once('secureConnect', () => this.#opened(quietMs))
+    this.#socket.on('timeout', () => this.#quiet())
+    this.#socket.on('error', (error) => this.close({ why: 'lost', reason: error.message }))
+    this.#socket.on('close', () => this.close({ why: 'lost', reason: 'the peer closed it' }))
+  }
+
+  get(run: Get): void {
+    this.#write(run.request, run)
+  }
+
+  ask(request: Uint8Array): void {
+    this.#write(request, undefined)
+  }
+
+  goOn(): void {
+    const held = this.#held
+    this.#isHeld = false
+    this.#held = undefined
+    this.#index = this.#asked[0]?.from
+    if (held === undefined || this.#read(held)) this.#socket.resume()
+  }
+
+  /** Says so once. Nothing is written to any file afterwards. */
+  close(end: LaneEnd): void {
+    if (this.#isClosed) return
+    this.#isClosed = true
+    lanes.delete(this.#lane)
+    this.#socket.destroy()
+    tell({ type: 'closed', lane: this.#lane, ...end })
+  }
+
+  #opened(quietMs: number): void {
+    const { authorized } = this.#socket
+    const hasCertificate = Object.keys(this.#socket.getPeerCertificate() ?? {}).length > 0
+    if (!authorized || !this.#socket.isSessionReused() || hasCertificate) {
+      this.close({ why: 'lost', reason: 'the other end did not prove that it has the key' })
+      return
+    }
+    this.#isOpen = true
+    this.#socket.setTimeout(quietMs)
+    tell({ type: 'open', lane: this.#lane })
+  }
+
+  #quiet(): void {
+    const isWaiting = this.#asked.length > 0 && !this.#isHeld
+    if (isWaiting || !this.#isOpen) this.close({ why: 'lost', reason: 'nothing came for too long' })
+  }
+
+  #write(request: Uint8Array, run: Get | undefined): void {
+    this.#asked.push(run)
+    this.#socket.write(request)
+  }
+
+  /** @returns whether to go on reading. */
+  #read(bytes: Uint8Array): boolean {
+    if (this.#isClosed) return false
+    try {
+      return this.#take(bytes)
+    } catch (error) {
+      this.close({ why: 'lost', reason: error instanceof Error ? error.message : String(error) })
+      return false
+    }
+  }
+
+  #take(bytes: Uint8Array): boolean {
+    for (let at = 0; at < bytes.byteLength; ) {
+      if (this.#isHeld) {
+        // TLS gives what it has decrypted already, also when it was told to stop.
+        this.#held = Buffer.concat([this.#held ?? NOTHING, bytes.subarray(at)])
+        return false
+      }
+      if (this.#isClosed) return false
+      at += this.#index === undefined ? this.#takeFrame(bytes, at) : this.#takePiece(bytes, at, this.#index)
+    }
+    return !this.#isHeld && !this.#isClosed
+  }
+
+  #takeFrame(bytes: Uint8Array, at: number): number {
+    if (this.#asked.length === 0) throw new Error('it said something that nobody asked for')
+    if (this.#payload === undefined) return this.#takePrefix(bytes[at] ?? 0)
+    const payload = this.#payload
+    const part = bytes.subarray(at, at + payload.bytes.byteLength - payload.filled)
+    payload.bytes.set(part, payload.filled)
+    payload.filled += part.byteLength
+    if (payload.filled === payload.bytes.byteLength) this.#answered(payload.bytes)
+    return part.byteLength
+  }
+
+  #takePrefix(byte: number): number {
+    const prefix = this.#prefix
+    prefix.value |= (byte & 0x7f) << (7 * prefix.bytes++)
+    if (byte < 0x80) {
+      if (prefix.value > ANSWER_BYTES_MAX || prefix.value === 0) throw new Error('an answer of an impossible length')
+      this.#payload = { bytes: new Uint8Array(prefix.value), filled: 0 }
+      this.#prefix = { value: 0, bytes: 0 }
+    } else if (prefix.bytes === PREFIX_BYTES_MAX) throw new Error('a frame length over four bytes')
+    return 1
+  }
+
+  #answered(payload: Uint8Array): void {
+    this.#payload = undefined
+    const run = this.#asked[0]
+    if (run !== undefined && Buffer.compare(payload, run.answer) === 0) {
+      this.#index = run.from
+      return
+    }
+    if (run === undefined) this.#asked.shift()
+    else this.#isHeld = true
+    tell({ type: 'answer', lane: this.#lane, payload })
+  }
+
+  #takePiece(bytes: Uint8Array, at: number, index: number): number {
+    const run = this.#asked[0] as Get
+    const length = pieceBytes(run.sizeBytes, index)
+    const part = bytes.subarray(at, at + length - this.#filledBytes)
+    this.#piece.set(part, this.#filledBytes)
+    this.#filledBytes += part.byteLength
+    if (this.#filledBytes === length) this.#endPiece(run, index, length)
+    return part.byteLength
+  }
+
+  #endPiece(run: Get, index: number, length: number): void {
+    const piece = this.#piece.subarray(0, length)
+    const wanted = pieceHash(run.hashes, index - run.from)
+    if (Buffer.compare(hash('sha256', piece, 'buffer'), wanted) !== 0) {
+      this.close({ why: 'wrong', reason: `piece ${index} has another hash than it said` })
+      return
+    }
+    try {
+      for (let at = 0; at < length; ) at += writeSync(run.fd, piece, at, length - at, index * PIECE_BYTES + at)
+    } catch (error) {
+      const { code, message } = error as NodeJS.ErrnoException
+      this.close({ why: 'disk', reason: message, code })
+      return
+    }
+    this.#filledBytes = 0
+    const isLast = index + 1 === run.from + run.count
+    if (isLast) this.#asked.shift()
+    this.#index = isLast ? undefined : index + 1
+    tell({ type: 'piece', lane: this.#lane, index })
+  }
+}

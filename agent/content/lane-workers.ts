@@ -1,0 +1,259 @@
+/**
+ * The threads that receive lanes, and this side's end of each lane. A thread is started when the first lane is opened, and stopped when none
+ * was open for a while: an agent that moves nothing large has neither.
+ */
+import { availableParallelism } from 'node:os'
+import { Worker } from 'node:worker_threads'
+import { WireError } from '../../protocols/error.ts'
+import { encodeFrame } from '../../protocols/frame.ts'
+import { LANE_BYTES_MAX, LANE_GROUP, LANE_SUITES } from '../../protocols/lane/lane.ts'
+import { decodeGetAnswer, encodeGetAnswer } from '../../protocols/pieces/exchange.ts'
+import { HASH_BYTES, rangeBytes } from '../../protocols/pieces/tree.ts'
+import { reasonOf } from '../error.ts'
+import type { Log } from '../log.ts'
+import type { PieceList } from './content.ts'
+import type { FromLaneWorker, LaneEnd, ToLaneWorker } from './lane-worker.ts'
+import type { Run } from './piece-picker.ts'
+
+/** The cipher of one fills a core; more than two are no faster. */
+const WORKERS_MAX = Math.min(2, availableParallelism())
+/** A closure's large blobs follow each other. */
+const IDLE_MS = 10_000
+/** To connect, and to prove the key. */
+const OPEN_MS_MAX = 5_000
+/** A lane that owes something and says nothing for so long is given up, and the stream goes on. */
+const QUIET_MS_MAX = 10_000
+/** Of a thread, in MiB: its own objects are few, pieces lie outside. */
+const LIMITS = { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 32 }
+
+/** One file: from sources as it is, in a bundle beside the chunk that this is in. */
+const WORKER_URL = new URL(import.meta.url.endsWith('.ts') ? './lane-worker.ts' : './lane-worker.js', import.meta.url)
+
+export type LaneAddress = { host: string; port: number; identity: string; key: Uint8Array }
+
+/** Who uses a lane is told what comes on it. */
+export type LaneUser = {
+  onPiece(index: number, bytes: number): void
+  /** What was asked for and has not come. */
+  onEnd(end: LaneEnd, missing: Run[]): void
+}
+
+type Pending = { resolve: (payload: Uint8Array) => void; reject: (error: Error) => void }
+/** A run under way, and the piece that comes next. */
+type Asked = Run & { next: number; sizeBytes: number }
+
+/** One lane, for one user at a time. */
+export class Lane {
+  readonly #tell: (message: ToLaneWorker) => void
+  readonly #number: number
+  readonly #opened = Promise.withResolvers<void>()
+  readonly #ended = Promise.withResolvers<LaneEnd>()
+  readonly #asked: Asked[] = []
+  readonly #answers: Pending[] = []
+  #user: LaneUser | undefined
+  #end: LaneEnd | undefined
+  #wasOpen = false
+  #drained: PromiseWithResolvers<void> | undefined
+  #askedBytes = 0
+
+  constructor(number: number, tell: (message: ToLaneWorker) => void) {
+    this.#number = number
+    this.#tell = tell
+    this.#opened.promise.catch(() => undefined)
+  }
+
+  /** Resolves when the other end has proved the key. @throws {WireError} `closed` */
+  get opened(): Promise<void> {
+    return this.#opened.promise
+  }
+
+  /** Resolves, when it is closed, with why. Nothing is written to a file for it from then on. */
+  get ended(): Promise<LaneEnd> {
+    return this.#ended.promise
+  }
+
+  get isOpen(): boolean {
+    return this.#end === undefined
+  }
+
+  /** Whether the other end proved the key, ever. */
+  get wasOpen(): boolean {
+    return this.#wasOpen
+  }
+
+  /** Pieces under way. */
+  get load(): number {
+    return this.#asked.reduce((sum, { from, count, next }) => sum + from + count - next, 0)
+  }
+
+  /** Resolves when nothing is under way. */
+  get drained(): Promise<void> {
+    if (this.#asked.length === 0) return Promise.resolve()
+    this.#drained ??= Promise.withResolvers()
+    return this.#drained.promise
+  }
+
+  /** It has carried almost what one key may. */
+  get isSpent(): boolean {
+    return this.#askedBytes >= LANE_BYTES_MAX - SPENT_MARGIN_BYTES
+  }
+
+  use(user: LaneUser | undefined): void {
+    this.#user = user
+  }
+
+  /** Asks for pieces, which go into the file. */
+  get(request: Uint8Array, run: Run, { sizeBytes, hashes }: PieceList, fd: number): void {
+    const { from, count } = run
+    const lengthBytes = rangeBytes(sizeBytes, from, count)
+    this.#askedBytes += lengthBytes
+    this.#asked.push({ ...run, next: from, sizeBytes })
+    this.#tell({
+      type: 'get',
+      lane: this.#number,
+      request: encodeFrame(request),
+      answer: encodeGetAnswer(lengthBytes),
+      fd,
+      sizeBytes,
+      from,
+      count,
+      hashes: hashes.slice(from * HASH_BYTES, (from + count) * HASH_BYTES),
+    })
+  }
+
+  /** Asks a question whose answer is one frame. Not while pieces are under way. @throws {WireError} `closed` */
+  ask(request: Uint8Array): Promise<Uint8Array> {
+    const answer = Promise.withResolvers<Uint8Array>()
+    if (this.#end !== undefined) answer.reject(new WireError('closed', this.#end.reason))
+    else {
+      this.#answers.push(answer)
+      this.#tell({ type: 'ask', lane: this.#number, request: encodeFrame(request) })
+    }
+    return answer.promise
+  }
+
+  /** Resolves when nothing is written for it any more. */
+  async close(): Promise<void> {
+    if (this.#end === undefined) this.#tell({ type: 'close', lane: this.#number })
+    await this.#ended.promise
+  }
+
+  /** What the thread says of it. */
+  hear(message: FromLaneWorker): void {
+    if (message.type === 'open') {
+      this.#wasOpen = true
+      this.#opened.resolve()
+    } else if (message.type === 'piece') this.#arrived(message.index)
+    else if (message.type === 'answer') this.#answered(message.payload)
+    else this.finish({ why: message.why, reason: message.reason, code: message.code })
+  }
+
+  finish(end: LaneEnd): void {
+    if (this.#end !== undefined) return
+    this.#end = end
+    const error = new WireError('closed', end.reason)
+    this.#opened.reject(error)
+    for (const { reject } of this.#answers.splice(0)) reject(error)
+    const missing = this.#asked.splice(0).map(({ from, count, next }) => ({ from: next, count: from + count - next }))
+    this.#user?.onEnd(end, missing)
+    this.#drained?.resolve()
+    this.#ended.resolve(end)
+  }
+
+  #arrived(index: number): void {
+    const [run] = this.#asked
+    if (run === undefined || this.#end !== undefined) return
+    run.next = index + 1
+    if (run.next === run.from + run.count) this.#asked.shift()
+    if (this.#asked.length === 0) this.#drained?.resolve()
+    this.#user?.onPiece(index, rangeBytes(run.sizeBytes, index, 1))
+  }
+
+  /** Not just what was expected: more than this version knows of, or a no. */
+  #answered(payload: Uint8Array): void {
+    const pending = this.#answers.shift()
+    if (pending !== undefined) {
+      pending.resolve(payload)
+      return
+    }
+    const [run] = this.#asked
+    if (run === undefined) return
+    try {
+      const isRight = decodeGetAnswer(payload) === rangeBytes(run.sizeBytes, run.from, run.count)
+      this.#tell({ type: isRight ? 'go-on' : 'close', lane: this.#number })
+    } catch (error) {
+      if (!(error instanceof WireError)) throw error
+      this.#tell({ type: 'close', lane: this.#number })
+    }
+  }
+}
+
+/** More than a fetch has under way. */
+const SPENT_MARGIN_BYTES = 64 * 2 ** 20
+
+type Thread = { worker: Worker; lanes: Map<number, Lane>; idle: NodeJS.Timeout | undefined }
+
+export class LaneWorkers implements AsyncDisposable {
+  readonly #log: Log
+  readonly #threads = new Set<Thread>()
+  #count = 0
+
+  constructor(log: Log) {
+    this.#log = log
+  }
+
+  /** Threads that run. */
+  get size(): number {
+    return this.#threads.size
+  }
+
+  /** Begins to open a lane, on the thread that has the fewest. */
+  open(address: LaneAddress): Lane {
+    const thread = this.#thread()
+    const number = ++this.#count
+    const lane = new Lane(number, (message) => thread.worker.postMessage(message))
+    thread.lanes.set(number, lane)
+    clearTimeout(thread.idle)
+    thread.worker.postMessage({
+      type: 'open',
+      lane: number,
+      ...address,
+      suites: LANE_SUITES,
+      group: LANE_GROUP,
+      openMs: OPEN_MS_MAX,
+      quietMs: QUIET_MS_MAX,
+    } satisfies ToLaneWorker)
+    void lane.ended.then(() => {
+      thread.lanes.delete(number)
+      if (thread.lanes.size === 0 && this.#threads.has(thread))
+        thread.idle = setTimeout(() => void this.#stop(thread), IDLE_MS)
+    })
+    return lane
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all([...this.#threads].map((thread) => this.#stop(thread)))
+  }
+
+  #thread(): Thread {
+    const [least] = [...this.#threads].sort((a, b) => a.lanes.size - b.lanes.size)
+    if (least !== undefined && (least.lanes.size === 0 || this.#threads.size >= WORKERS_MAX)) return least
+    const worker = new Worker(WORKER_URL, { name: 'lanes', resourceLimits: LIMITS, execArgv: [] })
+    const thread: Thread = { worker, lanes: new Map(), idle: undefined }
+    this.#threads.add(thread)
+    worker.on('message', (message: FromLaneWorker) => thread.lanes.get(message.lane)?.hear(message))
+    worker.on('error', (error) => this.#log.warn({ reason: reasonOf(error) }, 'lane.thread-failed'))
+    worker.on('exit', () => {
+      this.#threads.delete(thread)
+      clearTimeout(thread.idle)
+      for (const lane of thread.lanes.values()) lane.finish({ why: 'lost', reason: 'its thread ended' })
+    })
+    return thread
+  }
+
+  async #stop(thread: Thread): Promise<void> {
+    clearTimeout(thread.idle)
+    this.#threads.delete(thread)
+    await thread.worker.terminate()
+  }
+}

@@ -1,0 +1,78 @@
+/** One lane as its user sees it, with a thread that is only pretended. */
+import { describe, expect, test } from 'vitest'
+import type { ToLaneWorker } from '../../../agent/content/lane-worker.ts'
+import { Lane } from '../../../agent/content/lane-workers.ts'
+import { encodeCbor } from '../../../protocols/cbor.ts'
+import { LANE_BYTES_MAX } from '../../../protocols/lane/lane.ts'
+import { BLOB_BYTES_MAX, PIECE_BYTES } from '../../../protocols/pieces/tree.ts'
+
+function made() {
+  const told: ToLaneWorker[] = []
+  const lane = new Lane(1, (message) => told.push(message))
+  const heard: unknown[] = []
+  lane.use({
+    onPiece: (index, bytes) => heard.push([index, bytes]),
+    onEnd: ({ why }, missing) => heard.push({ why, missing }),
+  })
+  return { lane, told, heard, types: () => told.map(({ type }) => type) }
+}
+
+const list = { sizeBytes: 10 * PIECE_BYTES - 5, hashes: new Uint8Array(10 * 32), root: new Uint8Array(32) }
+const request = Uint8Array.of(1)
+
+describe('a lane', () => {
+  test('tells its user of pieces, and at its end of those that did not come', async () => {
+    const { lane, heard } = made()
+    lane.get(request, { from: 7, count: 3 }, list, 3)
+    lane.get(request, { from: 0, count: 2 }, list, 3)
+    expect(lane.load).toBe(5)
+    for (const index of [7, 8, 9, 0]) lane.hear({ type: 'piece', lane: 1, index })
+    expect(lane.load).toBe(1)
+    lane.hear({ type: 'closed', lane: 1, why: 'lost', reason: 'gone' })
+    expect(heard).toEqual([
+      [7, PIECE_BYTES],
+      [8, PIECE_BYTES],
+      [9, PIECE_BYTES - 5],
+      [0, PIECE_BYTES],
+      { why: 'lost', missing: [{ from: 1, count: 1 }] },
+    ])
+    expect(lane.isOpen).toBe(false)
+    await expect(lane.ask(request)).rejects.toMatchObject({ code: 'closed' })
+    await expect(lane.opened).rejects.toMatchObject({ code: 'closed' })
+    await lane.close()
+  })
+
+  test('goes on after an answer that says more, and ends at a no and at a lie', () => {
+    const answers = [
+      [{ lengthBytes: 2 * PIECE_BYTES, more: 1 }, 'go-on'],
+      [{ lengthBytes: 2 * PIECE_BYTES - 1 }, 'close'],
+      [{ error: 'busy' }, 'close'],
+      [{ error: 'absent' }, 'close'],
+      ['nonsense', 'close'],
+    ] as const
+    for (const [answer, then] of answers) {
+      const { lane, types } = made()
+      lane.get(request, { from: 0, count: 2 }, list, 3)
+      lane.hear({ type: 'answer', lane: 1, payload: encodeCbor(answer) })
+      expect(types()).toEqual(['get', then])
+    }
+  })
+
+  test('is spent before one key has carried more than it may', async () => {
+    const { lane } = made()
+    const large = { sizeBytes: BLOB_BYTES_MAX, hashes: new Uint8Array(0), root: new Uint8Array(32) }
+    const count = (LANE_BYTES_MAX / PIECE_BYTES) * 0.75
+    lane.get(request, { from: 0, count }, large, 3)
+    expect(lane.isSpent).toBe(false)
+    lane.get(request, { from: count, count: count / 3 }, large, 3)
+    expect(lane.isSpent).toBe(true)
+    let isDrained = false
+    const drained = lane.drained.then(() => {
+      isDrained = true
+    })
+    await Promise.resolve()
+    expect(isDrained).toBe(false)
+    lane.finish({ why: 'closed', reason: 'enough' })
+    await drained
+  })
+})
