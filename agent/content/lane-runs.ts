@@ -37,7 +37,7 @@ export class LaneRuns {
   readonly #init: LaneRunsInit
   readonly #lanes = new Set<Lane>()
   readonly #leaving = new Set<Promise<void>>()
-  #opening: Promise<void> | undefined
+  #isOpening = false
   #isOver = false
 
   constructor(init: LaneRunsInit) {
@@ -55,8 +55,10 @@ export class LaneRuns {
 
   /** Begins to get lanes. */
   start(): void {
-    this.#opening ??= this.#open().finally(() => {
-      this.#opening = undefined
+    if (this.#isOpening) return
+    this.#isOpening = true
+    void this.#open().finally(() => {
+      this.#isOpening = false
     })
   }
 

@@ -14,6 +14,8 @@ const WINDOW_PIECES_MAX = 32
 const WIDE_WINDOW_PIECES_MAX = 128
 /** On top of the round trip: what a busy machine may take to come back to a stream. */
 const SLACK_MS = 100
+/** Over lanes threads on both sides wait for their turn on a busy machine, each for as long: a source must not seem slow for that. */
+const WIDE_SLACK_MS = 400
 /** A rate measured over less says little. */
 const SAMPLE_MS_MIN = 50
 /** Weight of a new sample: a source that becomes slow is known as such after a few. */
@@ -27,6 +29,7 @@ export class Pace {
   #delayMs = Number.POSITIVE_INFINITY
   #bytesPerMs = 0
   #piecesMax = WINDOW_PIECES_MAX
+  #slackMs = SLACK_MS
   #sampleBytes = 0
   #sampleMs = 0
   /** Since when the source has had something to give, or gave last. */
@@ -49,6 +52,7 @@ export class Pace {
   /** Whether the source gives over lanes now. */
   widen(isWide: boolean): void {
     this.#piecesMax = isWide ? WIDE_WINDOW_PIECES_MAX : WINDOW_PIECES_MAX
+    this.#slackMs = isWide ? WIDE_SLACK_MS : SLACK_MS
   }
 
   asked(pieces: number): void {
@@ -91,7 +95,7 @@ export class Pace {
   get #window(): number {
     if (this.#bytesPerMs === 0) return WINDOW_PIECES_START
     const delayMs = Number.isFinite(this.#delayMs) ? this.#delayMs : 0
-    const pieces = Math.ceil((this.#bytesPerMs * (delayMs + SLACK_MS)) / PIECE_BYTES)
+    const pieces = Math.ceil((this.#bytesPerMs * (delayMs + this.#slackMs)) / PIECE_BYTES)
     return Math.min(this.#piecesMax, Math.max(WINDOW_PIECES_MIN, pieces))
   }
 
