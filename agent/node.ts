@@ -8,6 +8,7 @@ import type { CID } from 'multiformats/cid'
 import type { Logger } from 'pino'
 import { ApiServer } from './api/server.ts'
 import { Catalogs } from './catalog/catalogs.ts'
+import type { Records } from './catalog/records.ts'
 import { changedKeys, type LoadedConfig } from './config/config.ts'
 import type { Fault } from './content/content.ts'
 import { OPEN_NETWORK_ID } from './content/publication-key.ts'
@@ -21,6 +22,7 @@ import { PeerBook } from './mesh/peer-book.ts'
 import type { Providers } from './mesh/providers.ts'
 import type { SharedFetches } from './nix/shared-fetches.ts'
 import { CacheKey } from './nix/signing.ts'
+import type { PathsScope } from './nix/store-paths.ts'
 import type { Substituter } from './nix/substituter.ts'
 import type { TrustedKeys } from './nix/trust.ts'
 import type { Upstreams } from './nix/upstreams.ts'
@@ -34,6 +36,7 @@ import { startNix, startShared } from './node/nix.ts'
 import { OpenNetwork } from './node/open-network.ts'
 import { Places } from './node/places.ts'
 import { roomWarnings } from './node/room-warnings.ts'
+import { filtersOf, Sharing } from './node/sharing.ts'
 import { PeerFaults, warningsOf } from './node/warnings.ts'
 import { Notifier } from './service/notify.ts'
 import { type Database, dropHistory, openDatabase } from './state/database.ts'
@@ -134,8 +137,9 @@ async function startNode(
     faults.add({ peerId, about: later.substituter?.pathOf(digest) ?? `blob ${digest}`, reason })
   const { quotaBytes, uploadRateBytes } = values
   const access = { self: host.peerId, mayFetch, mayAsk }
+  const sharing = new Sharing({ db, cacheKey, privatePaths: values.privatePaths, mayFetch, log }, stack)
   const content = await startContent(
-    { state, db, quotaBytes, uploadRateBytes, streams: host, ...access, onFault, log },
+    { state, db, sharing, quotaBytes, uploadRateBytes, streams: host, ...access, onFault, log },
     stack,
   )
   const { blobs, published, passThrough } = content
@@ -161,6 +165,8 @@ async function startNode(
       closed,
       shared,
       self: host.peerId,
+      filters: () => filtersOf(closed, openNetwork),
+      isConnected: (peerId) => host.isConnected(peerId),
       sources,
       faults,
       isShared,
@@ -206,6 +212,7 @@ async function startNode(
     }),
     ...faults.warnings(),
     ...nix.warnings(),
+    ...sharing.warnings(),
   ]
   const current = { config }
   const api = new NodeApi({
@@ -263,9 +270,10 @@ async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
   const { shared, db, key, host, streams, entrance, content, later, presence, log } = deps
   const { networks, gate, issuer, directory } = entrance
   const publishing = { pins: content.blobs, paths: content.published }
+  const serve = (id: string, scope: PathsScope, records: Records) => content.sharing.serve(id, scope, records)
   const catalogs = new Catalogs()
   const openNetwork = entrance.isOpen
-    ? stack.use(await OpenNetwork.start({ db, key, host, publishing, presence, log }))
+    ? stack.use(await OpenNetwork.start({ db, key, host, publishing, presence, serve, log }))
     : undefined
   if (openNetwork !== undefined) catalogs.add(OPEN_NETWORK_NAME, openNetwork.artifacts)
   const hear = (peerId: string, addresses: readonly string[]) =>
@@ -284,7 +292,12 @@ async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
       },
       contentOf: closedNetworksOf(content),
       deps: {
-        serve: (id, scope) => shared.serve(id, scope),
+        serve: async (id, scope, records) => {
+          const stack = new AsyncDisposableStack()
+          stack.use(await shared.serve(id, scope))
+          stack.use(await serve(id, scope, records))
+          return stack
+        },
         key,
         host,
         streams,
@@ -345,7 +358,7 @@ type Reloadable = {
   keeper: Keeper
   trust: TrustedKeys
   upstreams: Upstreams
-  content: Pick<Content, 'blobs' | 'uploads'>
+  content: Pick<Content, 'blobs' | 'uploads' | 'sharing'>
   log: Logger
 }
 
@@ -365,6 +378,8 @@ function reload(current: { config: LoadedConfig }, { keeper, trust, upstreams, c
     upstreams.configure(next.values.upstreams)
   content.blobs.setQuota(next.values.quotaBytes)
   content.uploads.setRate(next.values.uploadRateBytes)
+  if (String(next.values.privatePaths) !== String(current.config.values.privatePaths))
+    content.sharing.configure(next.values.privatePaths)
   log.level = next.values.logLevel
   const { reloaded, restart } = changedKeys(current.config, next)
   current.config = next

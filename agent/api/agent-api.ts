@@ -24,6 +24,7 @@ import type {
 } from './contract.ts'
 import type { MembershipApi } from './membership-api.ts'
 import type { RoomApi } from './room-api.ts'
+import type { ShareApi } from './share-contract.ts'
 
 type Awaitable<T> = T | Promise<T>
 
@@ -37,6 +38,7 @@ export interface BlobReader {
 export interface AgentApi {
   readonly membership: MembershipApi
   readonly room: RoomApi
+  readonly sharing: ShareApi
 
   status(): Awaitable<Status>
   peers(): Awaitable<PeerView[]>

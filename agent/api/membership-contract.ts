@@ -3,6 +3,7 @@
  * promises as in contract.ts. A `network` in a request is a network's local name or the beginning of its id; times are ISO 8601.
  */
 import type { Fault } from '../../protocols/membership/certificate.ts'
+import type { ShareMode } from './share-contract.ts'
 
 /** What a member may sign: certificates, revocations, the policy. */
 export type Right = 'issue' | 'revoke' | 'policy'
@@ -20,6 +21,8 @@ export type NetworkView = {
   /** Of a closed network: this node as it is in there, and how many members are known, whether they are here or not. */
   member?: OwnMembership
   members?: number
+  /** What this node gives out there. */
+  share?: ShareMode
 }
 
 export type OwnMembership = {

@@ -193,11 +193,13 @@ const ownMembership = z.object({
   ]),
   why: z.string().exactOptional(),
 })
+const share = z.enum(['published', 'store'])
 export const networkView: z.ZodType<NetworkView> = z.object({
   ...networkFields,
   kind: z.enum(['open', 'closed']),
   member: ownMembership.exactOptional(),
   members: count.exactOptional(),
+  share: share.exactOptional(),
 })
 export const invitation: z.ZodType<InvitationView> = z.object({
   id: z.string(),
@@ -214,6 +216,7 @@ export const networkDetail: z.ZodType<NetworkDetail> = z.object({
   ...networkFields,
   kind: z.literal('closed'),
   member: ownMembership,
+  share: share.exactOptional(),
   members: count,
   may: z.array(right),
   issues: z.boolean(),

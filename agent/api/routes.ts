@@ -8,6 +8,7 @@ import { membershipRoutes } from './membership-routes.ts'
 import { roomRoutes } from './room-routes.ts'
 import { type Route, route } from './route.ts'
 import * as schemas from './schemas.ts'
+import { shareRoutes } from './share-routes.ts'
 
 const nothing = z.object({})
 
@@ -179,5 +180,6 @@ export const routes: readonly Route[] = [
     handle: (api, { signal }) => api.doctor(signal),
   }),
   ...roomRoutes,
+  ...shareRoutes,
   ...membershipRoutes,
 ]

@@ -10,6 +10,7 @@ import { endingOf, endingText } from './lifetime.ts'
 import { count } from './measures.ts'
 import { networkNamed, networkPath } from './network-named.ts'
 import { addRootKey } from './root-key.ts'
+import { addShare } from './share.ts'
 import { fields, table } from './table.ts'
 import type { Terminal } from './terminal.ts'
 
@@ -30,6 +31,7 @@ export function addNetwork(line: CommandLine): void {
   addCreate(line, parent)
   addList(line, parent)
   addShowNetwork(line, parent)
+  addShare(line, parent)
   addLeave(line, parent)
   addRootKey(line, parent)
 }
@@ -180,6 +182,7 @@ function networkScreen(network: NetworkDetail, terminal: Terminal, nowMs: number
     ['Certificate', styled(terminal, ending.style, endingText(ending))],
     ['Members', `${presentText(network)} here: agent member list --network ${shown}`],
     ['May', network.may.join(', ') || 'neither invite, revoke, nor set the policy'],
+    ['Gives out', network.share === 'store' ? 'the Nix store of this machine' : 'what it published there'],
     ['Root key', rootKeyText(network)],
     [
       'Policy',

@@ -120,9 +120,13 @@ function peerText({ name, peerId, rttMs, networks }: PeerView): string {
   ].join(' ')
 }
 
-function sharesText({ artifacts, content }: Status): string {
+function sharesText({ artifacts, content, networks }: Status): string {
   const paths = content.pathsShared > 0 ? ` (${count(content.pathsShared, 'store path')})` : ''
-  const own = artifacts.own === 0 ? 'nothing yet: agent publish <path>' : `${count(artifacts.own, 'artifact')}${paths}`
+  const inStore = networks.filter(({ share }) => share === 'store').map(({ name }) => printable(name))
+  const store = inStore.length > 0 ? `the Nix store in ${inStore.join(', ')}` : ''
+  const published = artifacts.own > 0 ? count(artifacts.own, 'artifact') : ''
+  const shared = [published, store].filter(Boolean).join(' and ')
+  const own = shared === '' ? 'nothing yet: agent publish <path>' : `${shared}${paths}`
   const known = artifacts.known - artifacts.own
   return known > 0 ? `${own}; ${known} of others known: agent search` : own
 }

@@ -16,6 +16,7 @@ import {
   type Kind,
   list,
   listenAddress,
+  namePattern,
   oneOf,
   optionalPath,
   path,
@@ -52,6 +53,8 @@ export type Config = {
   requireSignatures: number
   /** URLs of binary caches that are asked when no peer has a path. */
   upstreams: string[]
+  /** Patterns of names of store paths that are never given out with the store. */
+  privatePaths: string[]
   logLevel: LogLevel
 }
 
@@ -80,6 +83,30 @@ const NAME_LENGTH_MAX = 63
 const NAME_PATTERN = /^[0-9A-Za-z][0-9A-Za-z._-]{0,62}$/
 const LOG_LEVELS: readonly LogLevel[] = ['debug', 'info', 'warn', 'error', 'silent']
 const CACHE_NIXOS_ORG = 'cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY='
+
+/**
+ * Names that look like secrets, as whole words: much depends on a `libsecret`. And derivations: nobody needs them to use what they make,
+ * and all that an expression had in its environment is in them.
+ */
+const PRIVATE_PATHS = [
+  '*.drv',
+  ...['secret', 'secrets', 'password', 'passwords', 'token', 'tokens', 'private-key', 'credentials'].flatMap((word) => [
+    word,
+    `${word}-*`,
+    `${word}.*`,
+    `*-${word}`,
+    `*-${word}-*`,
+    `*-${word}.*`,
+  ]),
+  '*.key',
+  '*.pem',
+  '*.env',
+  '*.netrc',
+  'netrc',
+  'id_rsa*',
+  'id_ecdsa*',
+  'id_ed25519*',
+]
 
 /** By name as in the file. */
 export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
@@ -189,6 +216,13 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       reloads: true,
       help: 'binary cache to ask when no peer has a path; ?network=NAME shares what comes from it there',
     } satisfies Key<'upstreams'>,
+    private_paths: {
+      field: 'privatePaths',
+      kind: list(namePattern),
+      byDefault: () => PRIVATE_PATHS,
+      reloads: true,
+      help: 'name of store paths to keep private when the Nix store is shared, with * and ?; what refers to one is kept, too',
+    } satisfies Key<'privatePaths'>,
     log_level: {
       field: 'logLevel',
       kind: oneOf(LOG_LEVELS),
@@ -199,13 +233,15 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
   }),
 )
 
+const LISTS: ReadonlySet<keyof Config> = new Set(['listen', 'bootstrap', 'trustedKeys', 'upstreams', 'privatePaths'])
+
 /** What the command line needs to make a flag of each key. */
 export const configKeys = [...KEYS].map(([key, { kind, field, help, reloads }]) => ({
   key,
   help,
   reloads,
   isBoolean: (kind as unknown) === boolean,
-  isList: field === 'listen' || field === 'bootstrap' || field === 'trustedKeys' || field === 'upstreams',
+  isList: LISTS.has(field),
 }))
 
 /** The host's name without its domain, as far as a node's name may have its characters. */

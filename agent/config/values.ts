@@ -175,6 +175,15 @@ export const publicKey: Kind<string> = {
   show: (value) => value,
 }
 
+/** Of what follows the hash part of a store path, with `*` for any text and `?` for any character. */
+export const namePattern: Kind<string> = {
+  read(raw) {
+    if (/^[0-9a-zA-Z+\-._?=*]{1,211}$/.test(String(raw))) return raw as string
+    throw new Error(`must be the name of a store path without its hash, like *-secrets, not ${quoted(raw)}`)
+  },
+  show: (value) => value,
+}
+
 /** A binary cache; `?network=NAME` says in which network what comes from it is shared. Secrets in a URL would be shown. */
 export const upstream: Kind<string> = {
   read(raw) {

@@ -143,7 +143,7 @@ function manifestOf(root: string, infos: readonly PathInfo[]): ClosureManifest {
   }
 }
 
-function signaturesOf(info: PathInfo, key: Deps['key']): string[] {
+export function signaturesOf(info: PathInfo, key: Deps['key']): string[] {
   const theirs = info.signatures.filter((signature) => signature.length <= SIGNATURE_LENGTH_MAX)
   const own = info.ultimate || theirs.length === 0 ? [key.sign(info)] : []
   return [...new Set([...own, ...theirs])].slice(0, SIGNATURES_MAX)

@@ -5,16 +5,15 @@
 import { lstat } from 'node:fs/promises'
 import type { StatementSync } from 'node:sqlite'
 import { type ClosureManifest, type Digest, PATHS_MAX } from '../../protocols/artifact/artifact.ts'
-import { layoutNar, type NarLayout } from '../../protocols/nar/write.ts'
+import type { NarLayout } from '../../protocols/nar/write.ts'
 import type { BlobHolder, BlobSource } from '../content/content.ts'
 import { publicationOf } from '../content/publication-key.ts'
 import { reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
 import { type Database, migrate, transaction } from '../state/database.ts'
+import { NarLayouts } from './nar-layouts.ts'
 import type { NixStore, PathInfo } from './nix-store.ts'
 
-/** A layout takes a few hundred bytes a file: this holds those of a large closure that several peers fetch at once. */
-const LAYOUT_BYTES_MAX = 64 * 1024 * 1024
 /** Paths that were found missing, remembered so that each is logged once. */
 const MISSING_MAX = PATHS_MAX
 
@@ -38,9 +37,7 @@ export class NarSource implements BlobHolder {
   readonly #log: Log
   /** Asked for every request of a peer. */
   readonly #keysOf: StatementSync
-  /** By digest, the one used last at the end. */
-  readonly #layouts = new Map<Digest, { made: Promise<NarLayout>; memoryBytes: number }>()
-  #layoutBytes = 0
+  readonly #layouts = new NarLayouts()
   /** Published paths that could not be had, and whether that was by Nix's database. */
   readonly #missing = new Map<string, { isDeleted: boolean }>()
 
@@ -138,13 +135,13 @@ export class NarSource implements BlobHolder {
       try {
         // A layout that is kept does not notice that its path was deleted; this does.
         await lstat(path)
-        const layout = await this.#layout(digest, path)
+        const layout = await this.#layouts.of(digest, path)
         if (layout.sizeBytes === sizeBytes) return this.#source(digest, path, layout)
         this.#gone(path, false, `its NAR has ${layout.sizeBytes} bytes, not the ${sizeBytes} that Nix knows`)
       } catch (error) {
         this.#gone(path, false, reasonOf(error))
       }
-      this.#forget(digest)
+      this.#layouts.forget(digest)
     }
     return undefined
   }
@@ -154,7 +151,7 @@ export class NarSource implements BlobHolder {
       sizeBytes: layout.sizeBytes,
       read: (offset, length, signal) => layout.read(offset, length, signal),
       reportCorrupt: () => {
-        this.#forget(digest)
+        this.#layouts.forget(digest)
         this.#gone(path, false, 'its files are not those that Nix registered; `nix-store --verify-path` says more')
       },
     }
@@ -180,31 +177,6 @@ export class NarSource implements BlobHolder {
     if (this.#missing.has(path) || this.#missing.size >= MISSING_MAX) return
     this.#missing.set(path, { isDeleted })
     this.#log.warn({ path, reason }, 'nix.path-gone')
-  }
-
-  async #layout(digest: Digest, path: string): Promise<NarLayout> {
-    const known = this.#layouts.get(digest)
-    const entry = known ?? { made: layoutNar(path), memoryBytes: 0 }
-    this.#layouts.delete(digest)
-    this.#layouts.set(digest, entry)
-    const layout = await entry.made
-    if (!known && this.#layouts.get(digest) === entry) this.#account(entry, layout.memoryBytes)
-    return layout
-  }
-
-  /** Counts a layout, and lets go of those unused for longest. */
-  #account(entry: { memoryBytes: number }, memoryBytes: number): void {
-    entry.memoryBytes = memoryBytes
-    this.#layoutBytes += memoryBytes
-    for (const [oldest, other] of this.#layouts) {
-      if (this.#layoutBytes <= LAYOUT_BYTES_MAX) break
-      if (other !== entry) this.#forget(oldest)
-    }
-  }
-
-  #forget(digest: Digest): void {
-    this.#layoutBytes -= this.#layouts.get(digest)?.memoryBytes ?? 0
-    this.#layouts.delete(digest)
   }
 }
 

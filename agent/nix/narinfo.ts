@@ -16,6 +16,8 @@ export type Narinfo = {
   references: readonly string[]
   signatures: readonly string[]
   ca?: string | undefined
+  /** Full path of what it was built by: no signature covers it. */
+  deriver?: string | undefined
 }
 
 /** The file `nix-cache-info`. */
@@ -27,7 +29,7 @@ export function formatCacheInfo(storeDirectory: string): string {
  * Everything follows from hashes, so the answer stays true for as long as Nix remembers it. The URL's query says which path the NAR is
  * of: an agent that was started anew finds by it who has the NAR.
  */
-export function formatNarinfo({ path, narHash, narSize, references, signatures, ca }: Narinfo): string {
+export function formatNarinfo({ path, narHash, narSize, references, signatures, ca, deriver }: Narinfo): string {
   const hash = encodeNix32(Buffer.from(narHash, 'hex'))
   const lines = [
     `StorePath: ${path}`,
@@ -38,6 +40,7 @@ export function formatNarinfo({ path, narHash, narSize, references, signatures, 
     `NarHash: sha256:${hash}`,
     `NarSize: ${narSize}`,
     `References: ${references.map(baseName).join(' ')}`,
+    ...(deriver === undefined ? [] : [`Deriver: ${baseName(deriver)}`]),
     ...signatures.map((signature) => `Sig: ${signature}`),
     ...(ca === undefined ? [] : [`CA: ${ca}`]),
   ]

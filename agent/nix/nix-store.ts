@@ -43,6 +43,9 @@ type Row = {
   ultimate: number | null
 }
 
+/** A valid path, in short. Of ids a later path has a higher one, and none is used twice. */
+type StoreRow = { id: number; path: string; narHash: Digest }
+
 type Opened = { db: DatabaseSync; inode: bigint; immutable: boolean }
 
 export class NixStore implements Disposable {
@@ -84,6 +87,40 @@ export class NixStore implements Disposable {
     const least = `${this.directory}/${hashPart}`
     const found = this.#query((db) => infoOf(db, 'path >= ? ORDER BY path LIMIT 1', least))
     return found?.path.startsWith(`${least}-`) ? found : undefined
+  }
+
+  /** By its id. @throws {AgentError} `failed` */
+  byId(id: number): PathInfo | undefined {
+    return this.#query((db) => infoOf(db, 'id = ?', id))
+  }
+
+  /**
+   * A text that is another one whenever Nix has written to its database, and which file that is; undefined while there is none. Costs three
+   * calls of the system.
+   */
+  stamp(): { inode: bigint; text: string } | undefined {
+    const [file, log] = ['', '-wal'].map((suffix) =>
+      statSync(`${this.#databasePath}${suffix}`, { bigint: true, throwIfNoEntry: false }),
+    )
+    if (file === undefined) return undefined
+    return { inode: file.ino, text: `${file.ino} ${file.mtimeNs} ${file.size} ${log?.mtimeNs} ${log?.size}` }
+  }
+
+  /** Valid paths with ids above one, by id. @throws {AgentError} `failed` */
+  rowsAfter(id: number, limit: number): StoreRow[] {
+    const statement = 'SELECT id, path, hash FROM ValidPaths WHERE id > ? AND narSize > 0 ORDER BY id LIMIT ?'
+    const rows = this.#query((db) => db.prepare(statement).all(id, limit)) as Pick<Row, 'id' | 'path' | 'hash'>[]
+    return (rows ?? []).map(({ hash, ...row }) => ({ ...row, narHash: digestOf(hash) ?? '' }))
+  }
+
+  /** Ids of what these refer to; with `isUp`, of what refers to them. @throws {AgentError} `failed` */
+  neighbours(ids: readonly number[], isUp: boolean): { of: number; id: number }[] {
+    const [from, to] = isUp ? ['reference', 'referrer'] : ['referrer', 'reference']
+    const found = this.#query((db) => {
+      const statement = db.prepare(`SELECT ${from} AS "of", ${to} AS id FROM Refs WHERE ${from} = ?`)
+      return ids.flatMap((id) => statement.all(id) as { of: number; id: number }[])
+    })
+    return found ?? []
   }
 
   /**
@@ -159,7 +196,7 @@ function open(path: string): { db: DatabaseSync; immutable: boolean } {
   return { db: new DatabaseSync(url, { readOnly: true }), immutable: true }
 }
 
-function infoOf(db: DatabaseSync, condition: string, value: string): PathInfo | undefined {
+function infoOf(db: DatabaseSync, condition: string, value: string | number): PathInfo | undefined {
   const columns = 'id, path, hash, narSize, sigs, ca, deriver, ultimate'
   const row = db.prepare(`SELECT ${columns} FROM ValidPaths WHERE ${condition}`).get(value) as Row | undefined
   // Very old databases have paths without a size; Nix computes it when it is asked for.

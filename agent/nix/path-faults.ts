@@ -15,6 +15,14 @@ const FAULTS_MAX = 1_000
 /** An artifact that may have the path in question, by its prefix, and the network that it is published in, by its id in hex. */
 export type Candidate = { peerId: string; name: string; body: NixArtifactBody; network: string }
 
+/** Who says what a path is, and where: `about` tells what he says apart, `signer` is the key that he signs with, if it is one. */
+export type Teller = { peerId: string; network: string; about: string; signer: string }
+
+/** Of an artifact. */
+export function tellerOf({ peerId, network, body }: Candidate): Teller {
+  return { peerId, network, about: body.cid.toString(), signer: body.signer }
+}
+
 /** Why a path that a peer publishes is not handed to the local Nix. */
 export type PathFault = {
   peerId: string
@@ -42,9 +50,9 @@ export class PathFaults {
   }
 
   /** Adds to the reasons of this answer, and tells of it if that is due. */
-  tell({ peerId, body }: Candidate, fault: Fault, refusals: string[]): void {
+  tell({ peerId, about }: Teller, fault: Fault, refusals: string[]): void {
     refusals.push(`${peerId}: ${fault.path}: ${fault.reason}`)
-    const key = `${peerId} ${body.cid.toString()} ${fault.code}`
+    const key = `${peerId} ${about} ${fault.code}`
     const told = this.#told.get(key)
     if (told !== undefined && this.#now() - told < FAULT_MS) return
     if (this.#told.size >= FAULTS_MAX) this.#told.clear()
@@ -54,9 +62,9 @@ export class PathFaults {
   }
 }
 
-export function faultOf({ body }: Candidate, entry: PublishedPath, verdict: Extract<Verdict, { ok: false }>): Fault {
+export function faultOf({ signer }: Teller, entry: PublishedPath, verdict: Extract<Verdict, { ok: false }>): Fault {
   const { fault: code, reason } = verdict
-  return { path: entry.path, code, reason, next: code === 'untrusted' ? adviceOn(body.signer, entry) : undefined }
+  return { path: entry.path, code, reason, next: code === 'untrusted' ? adviceOn(signer, entry) : undefined }
 }
 
 /** To trust the publisher's key helps only if it is a key, and signed the path. */

@@ -1,7 +1,7 @@
 /**
  * Answers the local Nix: which store paths can be had, and their NARs. In this order: what this node publishes itself, from the store;
- * what was pushed here, or came from a cache upstream; what peers publish, by the prefixes in their records; what
- * caches upstream have; nothing, at once.
+ * what was pushed here, or came from a cache upstream; what peers publish, by the prefixes in their records, and what is in their stores,
+ * by their filters; what caches upstream have; nothing, at once.
  *
  * A path of a peer is answered for only when its signature is by a key that this agent trusts, or when its name follows from its
  * contents. It is then signed with the agent's own key, the one that nix.conf has to trust. Who publishes something else is told of by
@@ -15,6 +15,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Digest, NixArtifactBody } from '../../protocols/artifact/artifact.ts'
 import { WireError } from '../../protocols/error.ts'
+import type { Holder } from '../catalog/filters.ts'
 import type { BlobFetcher, BlobSource, BlobStore, FetchOptions } from '../content/content.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
@@ -22,12 +23,22 @@ import { type Answered, AnsweredNars } from './answered-nars.ts'
 import { checkedSource } from './checked-source.ts'
 import { type Closures, hashPartOf, type PublishedClosure, type PublishedPath } from './closures.ts'
 import type { HeldPaths } from './held-paths.ts'
+import { narPeers, networksOf, type Sources } from './nar-peers.ts'
 import type { NarSource } from './nar-source.ts'
 import type { Narinfo } from './narinfo.ts'
 import type { NixStore } from './nix-store.ts'
-import { type Candidate, type Fault, faultOf, type PathFault, PathFaults } from './path-faults.ts'
+import {
+  type Candidate,
+  type Fault,
+  faultOf,
+  type PathFault,
+  PathFaults,
+  type Teller,
+  tellerOf,
+} from './path-faults.ts'
 import { Prefetch } from './prefetch.ts'
 import type { CacheKey, PublicKey, SignedFacts } from './signing.ts'
+import type { StorePeers } from './store-peers.ts'
 import type { TrustedKeys, Verdict } from './trust.ts'
 import type { Upstreams } from './upstreams.ts'
 
@@ -58,8 +69,9 @@ type Deps = {
   named?(digest: Digest, path: string): void
   /** Artifacts of other nodes whose prefixes have this hash part. In memory: called for every path that Nix asks for. */
   candidates(hashPart: string): readonly Candidate[]
-  /** Peers of a network that may hold an artifact; those who publish it may be among them. */
-  sources(cid: NixArtifactBody['cid'], network: string, signal: AbortSignal): Iterable<string> | AsyncIterable<string>
+  /** Peers who give out their Nix stores. */
+  stores?: Pick<StorePeers, 'holders' | 'find'>
+  sources: Sources
   /** Keys of members whom the policy of a network lets sign what this node believes. */
   signersIn: (network: string) => readonly PublicKey[]
   onFault: (fault: PathFault) => void
@@ -182,7 +194,7 @@ export class Substituter implements AsyncDisposable {
       const fault = closure && (await this.#faultIn(candidate, closure))
       if (closure && !fault) return
       if (!fault) continue
-      this.#faults.tell(candidate, fault, refusals)
+      this.#faults.tell(tellerOf(candidate), fault, refusals)
       faults.push(fault)
     }
     const [first] = faults
@@ -246,10 +258,11 @@ export class Substituter implements AsyncDisposable {
         waiting.push(candidate)
         continue
       }
-      const narinfo = this.#judge(candidate, closure, hashPart, refusals)
+      const narinfo = this.#judge(tellerOf(candidate), closure.byHashPart(hashPart), hashPart, refusals)
       if (narinfo) return { narinfo }
     }
-    const slow = waiting.length > 0 && (await this.#findSlowly(waiting, hashPart, refusals, signal))
+    const isWorthIt = waiting.length > 0 || this.#holders(hashPart).length > 0
+    const slow = isWorthIt && (await this.#findSlowly(waiting, hashPart, refusals, signal))
     if (slow) return { narinfo: slow }
     const { info, refusals: others = [] } = await this.#deps.upstreams.find(hashPart, signal)
     if (!info) return { refusals: [...refusals, ...others] }
@@ -267,13 +280,16 @@ export class Substituter implements AsyncDisposable {
     const deadline = AbortSignal.any([signal, AbortSignal.timeout(ANSWER_MS_MAX)])
     const ask = async (candidate: Candidate) => {
       const closure = await this.#load(candidate, candidates, deadline, refusals)
-      const narinfo = closure && this.#judge(candidate, closure, hashPart, refusals)
+      const narinfo = closure && this.#judge(tellerOf(candidate), closure.byHashPart(hashPart), hashPart, refusals)
       // To Promise.any only a rejection means: wait for the others.
       if (!narinfo) throw new AgentError('not-found', 'not from this one')
       return narinfo
     }
     const worthIt = candidates.filter((candidate) => this.#deps.closures.delayMs(candidate) < ANSWER_MS_MAX)
-    const narinfo = await Promise.any(worthIt.map(ask)).catch(() => undefined)
+    const judge = (teller: Teller, entry: PublishedPath) => this.#judge(teller, entry, hashPart, refusals)
+    const { stores } = this.#deps
+    const asked = [...worthIt.map(ask), ...(stores ? [stores.find(hashPart, judge, deadline)] : [])]
+    const narinfo = await Promise.any(asked).catch(() => undefined)
     signal.throwIfAborted()
     return narinfo
   }
@@ -286,13 +302,14 @@ export class Substituter implements AsyncDisposable {
   ): Promise<PublishedClosure | undefined> {
     const { peerId, body, network } = candidate
     const same = others.filter((other) => other.network === network && other.body.cid.equals(body.cid))
-    const sources = (loading: AbortSignal) => this.#peers([candidate, ...same], loading)
+    const sources = (loading: AbortSignal) =>
+      narPeers({ candidates: [candidate, ...same] }, this.#deps.sources, loading)
     try {
       return await this.#deps.closures.load({ body, network, sources }, signal)
     } catch (error) {
       if (error instanceof WireError) {
         this.#faults.tell(
-          candidate,
+          tellerOf(candidate),
           { path: body.root, code: 'malformed', reason: error.message, next: undefined },
           refusals,
         )
@@ -304,17 +321,16 @@ export class Substituter implements AsyncDisposable {
     }
   }
 
-  /** What a closure says of the path, if it is to be believed. */
-  #judge(candidate: Candidate, closure: PublishedClosure, hashPart: string, refusals: string[]): Narinfo | undefined {
-    const entry = closure.byHashPart(hashPart)
+  /** What somebody says of the path, if it is to be believed. */
+  #judge(teller: Teller, entry: PublishedPath | undefined, hashPart: string, refusals: string[]): Narinfo | undefined {
     // Prefixes are short, so a closure may turn out not to have the path; and a store elsewhere has other paths.
     if (!entry?.path.startsWith(`${this.#deps.store.directory}/`)) return undefined
-    const verdict = this.#verdictOn(entry, candidate.network)
+    const verdict = this.#verdictOn(entry, teller.network)
     if (!verdict.ok) {
-      this.#faults.tell(candidate, faultOf(candidate, entry, verdict), refusals)
+      this.#faults.tell(teller, faultOf(teller, entry, verdict), refusals)
       return undefined
     }
-    this.#remember(entry, hashPart, candidate.network)
+    this.#remember(entry, hashPart, teller.network)
     const signatures = verdict.by === 'signature' ? this.#signaturesOf(entry, entry.signatures) : entry.signatures
     return { ...entry, signatures, ca: verdict.ca }
   }
@@ -329,7 +345,7 @@ export class Substituter implements AsyncDisposable {
     for (const entry of closure.paths()) {
       if (++judged % JUDGED_AT_ONCE === 0) await nextTurn()
       const verdict = this.#verdictOn(entry, candidate.network)
-      if (!verdict.ok) return faultOf(candidate, entry, verdict)
+      if (!verdict.ok) return faultOf(tellerOf(candidate), entry, verdict)
     }
     return undefined
   }
@@ -404,12 +420,13 @@ export class Substituter implements AsyncDisposable {
     fetch: (options: FetchOptions) => Promise<T>,
   ): Promise<T> {
     const candidates = this.#ranked(hashPart)
+    const holders = this.#holders(hashPart)
     let failure: unknown
-    for (const network of new Set([first, ...candidates.map((candidate) => candidate.network)])) {
-      if (network === undefined) continue
-      const publishers = candidates.filter((candidate) => candidate.network === network)
+    for (const network of networksOf(first, [...candidates, ...holders])) {
+      const isHere = (one: { network: string }) => one.network === network
+      const who = { candidates: candidates.filter(isHere), holders: holders.filter(isHere) }
       try {
-        return await fetch({ network, sources: this.#peers(publishers, signal), signal, sizeBytes })
+        return await fetch({ network, sources: narPeers(who, this.#deps.sources, signal), signal, sizeBytes })
       } catch (error) {
         failure = error
         if (signal.aborted) break
@@ -418,17 +435,7 @@ export class Substituter implements AsyncDisposable {
     throw failure
   }
 
-  /** The publishers, who are of one network, then whoever else holds these artifacts; each peer once. */
-  async *#peers(candidates: readonly Candidate[], signal: AbortSignal): AsyncGenerator<string> {
-    const seen = new Set(candidates.map(({ peerId }) => peerId))
-    yield* seen
-    const distinct = new Map(candidates.map(({ body, network }) => [body.cid.toString(), { cid: body.cid, network }]))
-    for (const { cid, network } of distinct.values()) {
-      for await (const peerId of this.#deps.sources(cid, network, signal)) {
-        if (seen.has(peerId)) continue
-        seen.add(peerId)
-        yield peerId
-      }
-    }
+  #holders(hashPart: string): readonly Holder[] {
+    return this.#deps.stores?.holders(hashPart) ?? []
   }
 }

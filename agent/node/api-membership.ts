@@ -36,6 +36,7 @@ import type {
   RevokeResult,
   SetPolicyRequest,
 } from '../api/membership-contract.ts'
+import type { ShareMode } from '../api/share-contract.ts'
 import { peerIdOf } from '../catalog/peer-id.ts'
 import { AgentError } from '../error.ts'
 import type { Audit } from '../identity/audit.ts'
@@ -71,6 +72,8 @@ export type MembershipParts = {
   host: Pick<Host, 'peerId' | 'addresses' | 'isConnected'>
   /** undefined when this node takes no part in it. */
   open: () => NetworkView | undefined
+  /** What this node gives out in a network. */
+  shareOf?: (id: string) => ShareMode
 }
 
 export class NodeMembership implements MembershipApi {

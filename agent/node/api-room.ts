@@ -101,7 +101,7 @@ export class NodeRoom implements RoomApi {
     const totals = {
       ...blobs.stats,
       keptBytes: blobs.index.pinnedBytes(),
-      pathsShared: published.pathCount,
+      pathsShared: this.#deps.content.sharing.pathCount ?? published.pathCount,
     }
     if (ref === undefined) {
       const rows = blobs.index.rows(sort, limit + 1)
@@ -160,16 +160,22 @@ export class NodeRoom implements RoomApi {
   }
 
   #isHere(digest: Digest): boolean {
-    const { blobs, published } = this.#deps.content
+    const { blobs } = this.#deps.content
     const isInDirectory = blobs.has(digest) || blobs.index.partial(digest) !== undefined
-    return isInDirectory || blobs.isInUse(digest) || published.pathOf(digest) !== undefined
+    return isInDirectory || blobs.isInUse(digest) || this.#inStore(digest) !== undefined
+  }
+
+  /** The store path of a NAR that is published or given out from the Nix store. */
+  #inStore(digest: Digest): string | undefined {
+    const { published, sharing } = this.#deps.content
+    return published.pathOf(digest) ?? sharing.source.pathOf(digest)
   }
 
   #item(digest: Digest): ContentItem {
     const { blobs, published } = this.#deps.content
     const row = blobs.index.get(digest)
     const partial = blobs.index.partial(digest)
-    const path = published.pathOf(digest)
+    const path = this.#inStore(digest)
     const { sinceMs, served } = blobs.index.notes.get(digest)
     const usedMs = Math.max(row?.usedMs ?? 0, served.lastMs ?? 0)
     return {
@@ -209,10 +215,10 @@ export class NodeRoom implements RoomApi {
   }
 
   #whatIs(digest: Digest): string | null {
-    const { blobs, published, pins } = this.#deps.content
+    const { blobs, pins } = this.#deps.content
     const { what } = blobs.index.notes.get(digest)
     if (what !== undefined) return what
-    const path = published.pathOf(digest)
+    const path = this.#inStore(digest)
     if (path !== undefined) return path
     for (const reason of blobs.index.pins(digest)) {
       if (reason.startsWith(PUBLICATION_PIN)) return publicationOf(reason.slice(PUBLICATION_PIN.length)).name

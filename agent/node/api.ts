@@ -50,6 +50,7 @@ import { type Entrance, OPEN_NETWORK_NAME } from './entrance.ts'
 import type { Joining } from './joining.ts'
 import type { OpenNetwork } from './open-network.ts'
 import type { Places } from './places.ts'
+import { NodeShare } from './sharing.ts'
 
 const PING_MS_MAX = 10_000
 /** What Nix asks for when nothing else is configured; the agent's cache stands before it. */
@@ -86,6 +87,7 @@ export type Parts = {
 export class NodeApi implements AgentApi {
   readonly membership: NodeMembership
   readonly room: NodeRoom
+  readonly sharing: NodeShare
   readonly #parts: Parts
   readonly #places: Places
 
@@ -97,6 +99,7 @@ export class NodeApi implements AgentApi {
       networks: parts.entrance.networks,
       idOf: (network) => this.#places.idOf(network),
     })
+    this.sharing = new NodeShare(parts.content.sharing, parts.places, parts.log)
     const { networks, issuer, invitations, audit, gate } = parts.entrance
     const { closed, joining, host, current } = parts
     const open = () => this.#openView()
@@ -112,6 +115,7 @@ export class NodeApi implements AgentApi {
       gate,
       host,
       open,
+      shareOf: (id) => parts.content.sharing.shares.modeOf(id),
     })
   }
 
@@ -131,7 +135,7 @@ export class NodeApi implements AgentApi {
       peers: this.peers(),
       artifacts: catalogs.count(),
       content: {
-        pathsShared: published.pathCount,
+        pathsShared: content.sharing.pathCount ?? published.pathCount,
         ...blobs.stats,
         hits,
         misses,
@@ -335,7 +339,13 @@ export class NodeApi implements AgentApi {
     const { openNetwork } = this.#parts
     if (openNetwork === undefined) return undefined
     const nodes = openNetwork.nodes.list().length
-    return { id: OPEN_NETWORK_ID, name: OPEN_NETWORK_NAME, kind: 'open', nodes }
+    return {
+      id: OPEN_NETWORK_ID,
+      name: OPEN_NETWORK_NAME,
+      kind: 'open',
+      nodes,
+      share: this.#parts.content.sharing.shares.modeOf(OPEN_NETWORK_ID),
+    }
   }
 
   #view({ name, network, body, peerId, isOwn, issued, expires }: Artifact): ArtifactView {
@@ -386,8 +396,9 @@ export class NodeApi implements AgentApi {
 }
 
 /** As `agent status` has it. */
-function summaryOf({ id, name, kind, nodes, member, members }: NetworkView): NetworkView {
-  return { id, name, kind, nodes, ...(member && { member }), ...(members !== undefined && { members }) }
+function summaryOf({ id, name, kind, nodes, member, members, share }: NetworkView): NetworkView {
+  const given = share && { share }
+  return { id, name, kind, nodes, ...given, ...(member && { member }), ...(members !== undefined && { members }) }
 }
 
 function nixFields(body: ArtifactBody): Pick<ArtifactView, 'root' | 'pathCount'> {

@@ -8,8 +8,10 @@ import { rmSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Member } from '../../protocols/membership/certificate.ts'
+import { FILTER_KIND } from '../../protocols/records/filter.ts'
 import { Publications, type PublicationsDeps } from '../artifacts/publications.ts'
 import { ARTIFACT_KIND, ARTIFACT_LEASE_MS, Artifacts } from '../catalog/artifacts.ts'
+import { Filters } from '../catalog/filters.ts'
 import { Members } from '../catalog/members.ts'
 import { Nodes } from '../catalog/nodes.ts'
 import { peerIdOf } from '../catalog/peer-id.ts'
@@ -32,6 +34,7 @@ import { Topic } from '../mesh/gossip.ts'
 import type { Host } from '../mesh/host.ts'
 import { NetworkGossip } from '../mesh/network-gossip.ts'
 import type { NetworkScope, NetworkStreams } from '../mesh/network-streams.ts'
+import { FILTER_LEASE_MS } from '../nix/store-filter.ts'
 import { openDatabase } from '../state/database.ts'
 
 /** A certificate, to a member that has just connected. */
@@ -44,6 +47,9 @@ const FAREWELL_MS = 500
 const TOPIC = 'records'
 /** Members of a network that this node wants to be connected to, however many other peers it has: gossip needs some to go round. */
 const CONNECTED_MIN = 4
+
+/** What is said for long. */
+const RENEWED = { [ARTIFACT_KIND]: ARTIFACT_LEASE_MS, [FILTER_KIND]: FILTER_LEASE_MS }
 
 export type ClosedNetworkDeps = {
   key: NodeKey
@@ -58,7 +64,7 @@ export type ClosedNetworkDeps = {
   providers: MeetingOptions['providers'] | undefined
   presence: PresenceOptions['body']
   /** What else runs among the members of a network, by its id, until it is disposed. */
-  serve: (network: string, scope: NetworkScope) => Promise<AsyncDisposable>
+  serve: (network: string, scope: NetworkScope, records: Records) => Promise<AsyncDisposable>
   /** Told of who may be a member, and of where it says that it can be reached. */
   hear: (peerId: string, addresses: readonly string[]) => void
   log: Logger
@@ -72,6 +78,7 @@ type Parts = {
   members: Members
   nodes: Nodes
   artifacts: Artifacts
+  filters: Filters
   publications: Publications
   replicator: Replicator
 }
@@ -81,8 +88,11 @@ export class ClosedNetwork implements AsyncDisposable {
   readonly members: Members
   readonly nodes: Nodes
   readonly artifacts: Artifacts
+  /** Of what members give out of their Nix stores. */
+  readonly filters: Filters
   readonly publications: Publications
   readonly renewal: Renewal
+  readonly #records: Records
   readonly #replicator: Replicator
   readonly #scope: NetworkScope
   readonly #stack: AsyncDisposableStack
@@ -92,6 +102,8 @@ export class ClosedNetwork implements AsyncDisposable {
     this.members = parts.members
     this.nodes = parts.nodes
     this.artifacts = parts.artifacts
+    this.filters = parts.filters
+    this.#records = parts.records
     this.publications = parts.publications
     this.renewal = parts.renewal
     this.#replicator = parts.replicator
@@ -148,7 +160,9 @@ export class ClosedNetwork implements AsyncDisposable {
   async farewell(): Promise<void> {
     const own = this.artifacts.own().slice(0, TAKEN_BACK_MAX)
     for (const { name } of own) this.publications.withdraw(name)
-    if (own.length > 0 && this.connected().length > 0) await delay(FAREWELL_MS)
+    const filters = this.#records.own(FILTER_KIND)
+    for (const { kind, name } of filters) this.#records.remove(kind, name)
+    if (own.length + filters.length > 0 && this.connected().length > 0) await delay(FAREWELL_MS)
   }
 
   /** Whether a peer is a member whose connection this node wants, since it has few of them. */
@@ -191,14 +205,15 @@ async function startParts(
     return member !== undefined && membership.decide(member, membership.self, 'content:publish').allowed
   }
   const artifacts = stack.use(new Artifacts({ db, records, nodes, welcomes }))
+  const filters = stack.use(new Filters({ records, nodes, welcomes }))
   const publications = new Publications({ ...publishing, network: id, artifacts })
   const peers = comparedScope(scope, statements)
   const gossip = stack.use(await NetworkGossip.start(key, peers))
   const topic = stack.use(Topic.join(gossip.pubsub, TOPIC, log))
   const replicator = stack.use(await Replicator.start({ records, gossip: topic, peers, members, log }))
-  stack.use(await deps.serve(id, scope))
+  stack.use(await deps.serve(id, scope, records))
   const renewal = await startRenewal(membership, { scope, members }, deps, stack, log)
-  stack.use(Renewer.start({ records, leases: { [ARTIFACT_KIND]: ARTIFACT_LEASE_MS }, log }))
+  stack.use(Renewer.start({ records, leases: RENEWED, log }))
   stack.use(
     Presence.start({ records, body: presence, addresses: () => host.addresses(), nodeCount: () => nodes.count, log }),
   )
@@ -207,7 +222,7 @@ async function startParts(
     const connectedCount = () => scope.connected().length
     stack.use(Meeting.start({ membership, providers, hear: (peerId) => hear(peerId, []), connectedCount, log }))
   }
-  return { scope, statements, renewal, records, members, nodes, artifacts, publications, replicator }
+  return { scope, statements, renewal, records, members, nodes, artifacts, filters, publications, replicator }
 }
 
 /** Renewal, which also hands connected members what was signed for them while they were away. */

@@ -15,13 +15,15 @@ import { Uploads } from '../content/uploads.ts'
 import type { Log } from '../log.ts'
 import { HeldPaths } from '../nix/held-paths.ts'
 import { NarSource } from '../nix/nar-source.ts'
-import { NixStore } from '../nix/nix-store.ts'
+import type { NixStore } from '../nix/nix-store.ts'
 import type { Database } from '../state/database.ts'
 import type { StateDirectory } from '../state/directory.ts'
+import type { Sharing } from './sharing.ts'
 
 type ContentDeps = {
   state: StateDirectory
   db: Database
+  sharing: Sharing
   quotaBytes: number
   /** Bytes a second to peers; undefined for no bound. */
   uploadRateBytes: number | undefined
@@ -39,7 +41,9 @@ export type Content = {
   published: NarSource
   /** What blobs are, of those that are NARs of store paths. */
   held: HeldPaths
-  /** Blobs and published paths. */
+  /** The Nix store, where it is given out. */
+  sharing: Sharing
+  /** Blobs, published paths, and the Nix store. */
   holdings: Holdings
   pieces: PieceServer
   fetcher: Fetcher
@@ -51,14 +55,14 @@ export type Content = {
 
 /** Parts that stop are left to the stack. */
 export async function startContent(deps: ContentDeps, stack: AsyncDisposableStack): Promise<Content> {
-  const { state, db, quotaBytes, uploadRateBytes, streams, self, mayFetch, mayAsk, onFault, log } = deps
+  const { state, db, sharing, quotaBytes, uploadRateBytes, streams, self, mayFetch, mayAsk, onFault, log } = deps
   const lists = new PieceLists(db)
   const index = new BlobIndex(db)
   const blobs = Blobs.open({ directory: state.file('blobs'), index, lists, quotaBytes, log })
-  const store = NixStore.ofMachine()
+  const { store } = sharing
   const published = new NarSource({ db, store, log })
   const held = new HeldPaths(db, store.directory)
-  const holdings = new Holdings([published, blobs])
+  const holdings = new Holdings([published, blobs, sharing.source])
   const pins = new Pins({ db, index, blobs })
   stack.use(index.notes)
   const uploads = stack.use(new Uploads({ rateBytes: uploadRateBytes }))
@@ -69,23 +73,32 @@ export async function startContent(deps: ContentDeps, stack: AsyncDisposableStac
   const server = { streams, holdings, lists, mayFetch, arriving, onAsked, uploads, onServed, log }
   const pieces = stack.use(await PieceServer.start(server))
   const passThrough = stack.use(new PassThrough({ streams, log, onFault }))
-  return { blobs, published, held, holdings, pieces, fetcher, store, pins, uploads, passThrough }
+  return { blobs, published, held, sharing, holdings, pieces, fetcher, store, pins, uploads, passThrough }
 }
 
 /** What is here for the sake of a network that was left goes, and what is on its way. */
 export async function forgetContent(network: string, content: Content): Promise<void> {
-  const { fetcher, published, held, blobs, pins } = content
+  const { fetcher, published, held, sharing, blobs, pins } = content
+  sharing.shares.set(network, 'published')
   await fetcher.forgetNetwork(network)
   held.forgetNetwork(network)
   pins.forgetNetwork(network)
   published.forgetNetwork(network)
   blobs.forgetNetwork(network)
-  blobs.index.notes.sweep((digest) => blobs.has(digest) || published.pathOf(digest) !== undefined)
+  blobs.index.notes.sweep(
+    (digest) =>
+      blobs.has(digest) || published.pathOf(digest) !== undefined || sharing.source.pathOf(digest) !== undefined,
+  )
 }
 
 /** Ids of the closed networks that something is here for. */
-export function closedNetworksOf({ published, blobs, pins }: Content): Set<string> {
-  const all = new Set([...published.networks(), ...blobs.index.networks(), ...pins.networks()])
+export function closedNetworksOf({ published, sharing, blobs, pins }: Content): Set<string> {
+  const all = new Set([
+    ...published.networks(),
+    ...blobs.index.networks(),
+    ...pins.networks(),
+    ...sharing.shares.networks(),
+  ])
   all.delete(OPEN_NETWORK_ID)
   return all
 }

@@ -1,6 +1,6 @@
 /**
  * Keys with which members of closed networks sign store paths, and which the policy lets this node believe: those that a member names in
- * what it publishes, while `content:sign` is given from it to this node. A member that is revoked, or loses the grant, is believed no more
+ * what it publishes or gives out of its store, while `content:sign` is given from it to this node. A member that is revoked, or loses the grant, is believed no more
  * from then on.
  */
 
@@ -38,9 +38,9 @@ export class MemberSigners {
   #keysIn(network: string): PublicKey[] {
     const running = this.#closed.get(network)
     if (running === undefined) return []
-    const { artifacts, members, membership } = running
+    const { artifacts, filters, members, membership } = running
     const keys = new Map<string, PublicKey>()
-    for (const { publisher, signers } of artifacts.signers()) {
+    for (const { publisher, signers } of [...artifacts.signers(), ...filters.signers()]) {
       const member = members.of(publisher)
       if (member === undefined || !membership.decide(member, membership.self, 'content:sign').allowed) continue
       for (const text of signers.slice(0, KEYS_PER_MEMBER_MAX)) {

@@ -12,6 +12,7 @@ import type {
   Right,
   SignerView,
 } from '../api/membership-contract.ts'
+import type { ShareMode } from '../api/share-contract.ts'
 import { peerIdOf, publisherOf } from '../catalog/peer-id.ts'
 import { AgentError } from '../error.ts'
 import type { Invitation, Invitations } from '../identity/invitations.ts'
@@ -32,6 +33,8 @@ export type ViewsDeps = {
   closed: Pick<ClosedNetworks, 'get'>
   invitations: Pick<Invitations, 'list'>
   host: Pick<Host, 'isConnected'>
+  /** What this node gives out in a network. */
+  shareOf?: (id: string) => ShareMode
 }
 
 export class MembershipViews {
@@ -92,6 +95,7 @@ export class MembershipViews {
       nodes: running?.nodes.list().length ?? 0,
       member: ownMembership(membership),
       members: running?.members.list().length ?? 0,
+      share: this.#parts.shareOf?.(membership.id) ?? 'published',
       may,
       issues: may.includes('issue'),
       rootKey: membership.rootKey,

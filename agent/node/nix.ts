@@ -6,6 +6,7 @@ import type { CID } from 'multiformats/cid'
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import type { Warning } from '../api/contract.ts'
 import type { Catalogs } from '../catalog/catalogs.ts'
+import type { Filters } from '../catalog/filters.ts'
 import type { Config } from '../config/keys.ts'
 import { reasonOf } from '../error.ts'
 import { callerFault, ownRules } from '../http/caller.ts'
@@ -28,6 +29,7 @@ import type { ClosedNetworks } from './closed-networks.ts'
 import type { Content } from './content.ts'
 import { MemberSigners } from './member-signers.ts'
 import type { Places } from './places.ts'
+import { storePeers } from './sharing.ts'
 import { Misses, type PeerFaults } from './warnings.ts'
 
 /** Where Nix keeps the logs of builds. */
@@ -44,6 +46,9 @@ type NixDeps = {
   shared: SharedFetches
   /** This node's peer id. */
   self: string
+  /** Of what peers give out of their stores, in all networks. */
+  filters: () => Iterable<Filters>
+  isConnected: (peerId: string) => boolean
   /** Peers that may hold an artifact. */
   sources: (cid: CID, network: string, signal: AbortSignal) => AsyncIterable<string>
   faults: PeerFaults
@@ -76,7 +81,7 @@ export function startShared(
 /** Parts that stop are left to the stack. */
 export async function startNix(deps: NixDeps, stack: AsyncDisposableStack): Promise<NodeNix> {
   const { config, db, cacheKey, content, catalogs, closed, self, sources, faults, log } = deps
-  const { blobs, published, held, fetcher, passThrough, store } = content
+  const { blobs, published, held, sharing, fetcher, passThrough, store } = content
   const trust = new TrustedKeys(db, cacheKey.publicKey, config.trustedKeys, config.requireSignatures)
   const misses = new Misses()
   const signers = new MemberSigners(closed)
@@ -108,6 +113,7 @@ export async function startNix(deps: NixDeps, stack: AsyncDisposableStack): Prom
       upstreams,
       signersIn,
       candidates: (hashPart) => catalogs.candidates(hashPart).filter(({ peerId }) => peerId !== self),
+      stores: storePeers({ filters: deps.filters, paths: sharing.paths, trust, isConnected: deps.isConnected }),
       sources,
       onFault: ({ peerId, path, reason, next }) => faults.add({ peerId, about: path, reason, next }),
       onFetched: (path, failure) => misses.note(path, failure),

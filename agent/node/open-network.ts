@@ -2,9 +2,11 @@
  * The open network as it runs on this node, from start() until disposed: everybody's catalog, in the state database; its gossip, its DHT,
  * and what this node publishes to everybody.
  */
+import { FILTER_KIND } from '../../protocols/records/filter.ts'
 import { OPEN_NETWORK } from '../../protocols/records/record.ts'
 import { Publications, type PublicationsDeps } from '../artifacts/publications.ts'
 import { ARTIFACT_KIND, ARTIFACT_LEASE_MS, Artifacts } from '../catalog/artifacts.ts'
+import { Filters } from '../catalog/filters.ts'
 import { Nodes } from '../catalog/nodes.ts'
 import { Presence, type PresenceOptions } from '../catalog/presence.ts'
 import { Records } from '../catalog/records.ts'
@@ -16,6 +18,7 @@ import type { Log } from '../log.ts'
 import { Topic } from '../mesh/gossip.ts'
 import type { Host } from '../mesh/host.ts'
 import { Providers } from '../mesh/providers.ts'
+import { FILTER_LEASE_MS } from '../nix/store-filter.ts'
 import type { Database } from '../state/database.ts'
 
 export type OpenNetworkDeps = {
@@ -25,12 +28,16 @@ export type OpenNetworkDeps = {
   host: Host
   publishing: Omit<PublicationsDeps, 'artifacts' | 'providers' | 'network'>
   presence: PresenceOptions['body']
+  /** What else runs among its nodes, until it is disposed. */
+  serve: (network: string, host: Host, records: Records) => Promise<AsyncDisposable>
   log: Log
 }
 
 export class OpenNetwork implements AsyncDisposable {
   readonly nodes: Nodes
   readonly artifacts: Artifacts
+  /** Of what nodes give out of their Nix stores. */
+  readonly filters: Filters
   readonly replicator: Replicator
   readonly publications: Publications
   readonly providers: Providers
@@ -39,6 +46,7 @@ export class OpenNetwork implements AsyncDisposable {
   private constructor(parts: Parts, stack: AsyncDisposableStack) {
     this.nodes = parts.nodes
     this.artifacts = parts.artifacts
+    this.filters = parts.filters
     this.replicator = parts.replicator
     this.publications = parts.publications
     this.providers = parts.providers
@@ -56,20 +64,23 @@ export class OpenNetwork implements AsyncDisposable {
   }
 }
 
-type Parts = Pick<OpenNetwork, 'nodes' | 'artifacts' | 'replicator' | 'publications' | 'providers'>
+type Parts = Pick<OpenNetwork, 'nodes' | 'artifacts' | 'filters' | 'replicator' | 'publications' | 'providers'>
 
 async function startParts(deps: OpenNetworkDeps, stack: AsyncDisposableStack): Promise<Parts> {
-  const { db, key, host, publishing, presence, log } = deps
+  const { db, key, host, publishing, presence, serve, log } = deps
   const { dht, pubsub } = host
   if (dht === undefined || pubsub === undefined) throw new Error('the host takes no part in the open network')
   const records = stack.use(new Records(db, { network: OPEN_NETWORK, signer: key, log }))
   const nodes = stack.use(new Nodes(records))
   const artifacts = stack.use(new Artifacts({ db, records, nodes }))
+  const filters = stack.use(new Filters({ records, nodes }))
   const topic = stack.use(Topic.join(pubsub, `undernet/records/${OPEN_NETWORK_ID}`, log))
   const replicator = stack.use(await Replicator.start({ records, gossip: topic, peers: host, log }))
   const providers = stack.use(Providers.start({ dht, host, log }))
   const publications = new Publications({ ...publishing, network: OPEN_NETWORK_ID, artifacts, providers })
-  stack.use(Renewer.start({ records, leases: { [ARTIFACT_KIND]: ARTIFACT_LEASE_MS }, log }))
+  stack.use(await serve(OPEN_NETWORK_ID, host, records))
+  const leases = { [ARTIFACT_KIND]: ARTIFACT_LEASE_MS, [FILTER_KIND]: FILTER_LEASE_MS }
+  stack.use(Renewer.start({ records, leases, log }))
   stack.use(Presence.start({ records, body: presence, nodeCount: () => nodes.count, log }))
-  return { nodes, artifacts, replicator, publications, providers }
+  return { nodes, artifacts, filters, replicator, publications, providers }
 }

@@ -95,6 +95,13 @@ export class Places {
     return place
   }
 
+  /** One network, whether anybody there would see something or not. @throws {AgentError} `not-found`, `failed` */
+  named(network: string): Place {
+    const [place] = this.#named(network)
+    if (place === undefined) throw noNetwork()
+    return place
+  }
+
   /** The id of the network that somebody named. @throws {AgentError} `not-found` */
   idOf(network: string): string
   idOf(network: string | undefined): string | undefined

@@ -50,6 +50,7 @@ describe('the API', () => {
       'POST /v1/networks/:network/root/import': { passphrase: 'correct horse', armored: 'age' },
       'POST /v1/networks/restore': { passphrase: 'correct horse', armored: 'age', as: 'apple' },
       'POST /v1/networks/:network/root/remove': {},
+      'PUT /v1/networks/:network/share': { share: 'store' },
       'POST /v1/networks/:network/delegate': { member: 'pear', may: ['issue'], labels: { zone: ['*'] }, days: 90 },
       'POST /v1/invitations': { labels: { zone: 'a' }, uses: 1, expiresSeconds: 86_400 },
       'POST /v1/join': { token: 'un1token' },

@@ -10,6 +10,7 @@ import { ApiServer } from '../../../agent/api/server.ts'
 import { AgentError } from '../../../agent/error.ts'
 import { fakeMembership } from './fake-membership.ts'
 import { fakeRoom } from './fake-room.ts'
+import { fakeShare } from './fake-share.ts'
 
 const PEER_ID = '12D3KooWEZXjE41uU4EL2gpkAQeDXYok6wghN7wwNVPF5bwkaNfS'
 export const OTHER_PEER_ID = '12D3KooWJbJFaZ1dwpuu9tQY3ELCKCpWMJc1dSRVbcMwhiLiFq7q'
@@ -81,6 +82,7 @@ export function fakeAgent(replaced: Partial<AgentApi> = {}): AgentApi {
   return {
     membership: fakeMembership(),
     room: fakeRoom(),
+    sharing: fakeShare(),
     status: () => status,
     peers: () => [peer],
     ping: async () => ({ peerId: OTHER_PEER_ID, name: 'pear', address: peer.address, rttMs: 0.4 }),

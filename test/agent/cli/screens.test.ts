@@ -71,6 +71,17 @@ Nix cache  off
     )
   })
 
+  it('says in which networks the Nix store is given out', () => {
+    const open = { id: '', name: 'open', kind: 'open' as const, nodes: 2, share: 'published' as const }
+    const home = { ...open, name: 'home', kind: 'closed' as const, share: 'store' as const }
+    const shown = (more: object) =>
+      statusScreen({ ...status, networks: [open, home], ...more }, pipe).find((line) => line.startsWith('Shares'))
+    expect(shown({})).toBe(
+      'Shares     1 artifact and the Nix store in home (51 store paths); 2 of others known: agent search',
+    )
+    expect(shown({ artifacts: { own: 0, known: 0 } })).toBe('Shares     the Nix store in home (51 store paths)')
+  })
+
   it('names the nearest of many peers, and those without a name by their id', () => {
     const peers = Array.from({ length: 9 }, (_, at) => ({ ...peer, name: `n${at}`, rttMs: 9 - at }))
     const text = statusScreen({ ...status, peers: [...peers, { ...peer, name: null, rttMs: null }] }, pipe).join('\n')

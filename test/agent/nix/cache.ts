@@ -1,5 +1,6 @@
 /** A publisher and a receiver of store paths, wired as the composition root does, with peers in memory between them. */
 import { type FastifyInstance, fastify } from 'fastify'
+import type { Holder } from '../../../agent/catalog/filters.ts'
 import { Holdings } from '../../../agent/content/holdings.ts'
 import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
 import { publishStorePath } from '../../../agent/nix/closure.ts'
@@ -11,6 +12,8 @@ import type { Candidate, PathFault } from '../../../agent/nix/path-faults.ts'
 import { registerNixRoutes } from '../../../agent/nix/routes.ts'
 import { SideFiles } from '../../../agent/nix/side-files.ts'
 import { CacheKey, type PublicKey } from '../../../agent/nix/signing.ts'
+import type { StorePaths } from '../../../agent/nix/store-paths.ts'
+import { StorePeers } from '../../../agent/nix/store-peers.ts'
 import { Substituter } from '../../../agent/nix/substituter.ts'
 import { TrustedKeys } from '../../../agent/nix/trust.ts'
 import { Upstreams, type UpstreamsInit } from '../../../agent/nix/upstreams.ts'
@@ -77,6 +80,15 @@ export class Receiver implements AsyncDisposable {
   readonly candidates: Candidate[] = []
   /** Peers that have artifacts without having published them, by network. */
   readonly holders = new Map<string, string[]>()
+  /** Peers who give out their stores, and what they say. */
+  storesOf: (hashPart: string) => Holder[] = () => []
+  askStore: StorePaths['ask'] = async () => undefined
+  readonly #stores = new StorePeers({
+    holders: (hashPart) => this.storesOf(hashPart),
+    paths: { ask: (...all) => this.askStore(...all), isShunned: () => false },
+    isConnected: () => true,
+    isTrusted: () => false,
+  })
   /** Keys of members who may sign, by network. */
   readonly signers = new Map<string, PublicKey[]>()
   readonly upstreams: Upstreams
@@ -127,6 +139,7 @@ export class Receiver implements AsyncDisposable {
       fetcher: this.peers,
       passThrough: this.passThrough,
       candidates: (hashPart) => this.candidates.filter(({ body }) => hasPrefix(body.paths, hashPart)),
+      stores: this.#stores,
       upstreams: this.upstreams,
       signersIn: (network) => this.signers.get(network) ?? [],
       sources: (_cid, network) => this.holders.get(network) ?? [],

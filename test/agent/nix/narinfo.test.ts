@@ -25,6 +25,10 @@ CA: text:sha256:x
 `,
   )
   expect(formatNarinfo({ ...narinfo, references: [], signatures: [] })).toMatch(/References: \n$/)
+  const deriver = `/nix/store/${'c'.repeat(32)}-hello.drv`
+  expect(formatNarinfo({ ...narinfo, signatures: ['a:1'], deriver })).toContain(
+    `References: ${'a'.repeat(32)}-hello ${'b'.repeat(32)}-x\nDeriver: ${'c'.repeat(32)}-hello.drv\nSig: a:1\n`,
+  )
 })
 
 it('knows a NAR by its file name, and no other file', () => {

@@ -15,9 +15,11 @@ const SCHEMA = `
   CREATE TABLE Refs (
     referrer integer not null, reference integer not null, primary key (referrer, reference),
     foreign key (referrer) references ValidPaths(id) on delete cascade,
-    foreign key (reference) references ValidPaths(id) on delete restrict);`
+    foreign key (reference) references ValidPaths(id) on delete restrict);
+  CREATE INDEX IndexReferrer ON Refs(referrer);
+  CREATE INDEX IndexReference ON Refs(reference);`
 
-type Given = { references?: string[]; sigs?: string; ca?: string; ultimate?: boolean }
+type Given = { references?: string[]; sigs?: string; ca?: string; ultimate?: boolean; deriver?: string }
 
 export class FakeNix implements Disposable {
   readonly root = mkdtempSync(join(tmpdir(), 'fake-nix-'))
@@ -47,16 +49,24 @@ export class FakeNix implements Disposable {
   }
 
   /** Registers what is there, again if it was. */
-  async register(path: string, { references = [], sigs, ca, ultimate = true }: Given = {}): Promise<void> {
+  async register(path: string, { references = [], sigs, ca, ultimate = true, deriver }: Given = {}): Promise<void> {
     const layout = await layoutNar(path)
     const hash = createHash('sha256')
     for await (const chunk of layout.read(0, layout.sizeBytes, new AbortController().signal)) hash.update(chunk)
     this.#db
       .prepare(
-        `INSERT INTO ValidPaths (path, hash, registrationTime, narSize, ultimate, sigs, ca) VALUES (?, ?, 0, ?, ?, ?, ?)
+        `INSERT INTO ValidPaths (path, hash, registrationTime, narSize, ultimate, sigs, ca, deriver) VALUES (?, ?, 0, ?, ?, ?, ?, ?)
          ON CONFLICT (path) DO UPDATE SET hash = excluded.hash, narSize = excluded.narSize`,
       )
-      .run(path, `sha256:${hash.digest('hex')}`, layout.sizeBytes, ultimate ? 1 : null, sigs ?? null, ca ?? null)
+      .run(
+        path,
+        `sha256:${hash.digest('hex')}`,
+        layout.sizeBytes,
+        ultimate ? 1 : null,
+        sigs ?? null,
+        ca ?? null,
+        deriver ?? null,
+      )
     const refer = this.#db.prepare(
       'INSERT OR IGNORE INTO Refs SELECT a.id, b.id FROM ValidPaths a, ValidPaths b WHERE a.path = ? AND b.path = ?',
     )

@@ -12,11 +12,13 @@ function made() {
     { publisher: new Uint8Array(32).fill(3), signers: keys },
     { publisher: new Uint8Array(32).fill(4), signers: [keys[2] as string] },
   ]
+  const inStores: typeof signers = []
   const allowed = new Set(['ci'])
   const out = new Set<number>()
   const names = ['', 'ci', 'laptop', 'greedy']
   const network = {
     artifacts: { signers: () => signers },
+    filters: { signers: () => inStores },
     members: {
       of: ([first = 0]: Uint8Array) => (names[first] && !out.has(first) ? { name: names[first] } : undefined),
     },
@@ -33,7 +35,7 @@ function made() {
     now += 2_000
     return all.in('home').map(({ text }) => text)
   }
-  return { all, named, allowed, out }
+  return { all, named, allowed, out, inStores }
 }
 
 it('are those of members to whom the policy gives it, as they name them', () => {
@@ -44,6 +46,14 @@ it('are those of members to whom the policy gives it, as they name them', () => 
   allowed.clear()
   expect(named()).toEqual([])
   expect(all.in('elsewhere')).toEqual([])
+})
+
+it('are also those of who gives out a store and has published nothing', () => {
+  const { named, inStores } = made()
+  inStores.push({ publisher: new Uint8Array(32).fill(1), signers: [keys[3] as string] })
+  expect(named()).toEqual([keys[0], keys[3]])
+  inStores.length = 0
+  expect(named()).toEqual([keys[0]])
 })
 
 it('are no more when the member is out', () => {
