@@ -34,6 +34,7 @@ import { decodeRecord, encodeRecord, OPEN_NETWORK, type RecordFields } from '../
 import { Random } from './random.ts'
 import { helloParsers } from './soak-hello.ts'
 import { membershipParsers, signerOf } from './soak-membership.ts'
+import { pathsParsers } from './soak-paths.ts'
 import type { Parser } from './soak-run.ts'
 import { askAll, cut, framed, incoming } from './soak-stream.ts'
 
@@ -65,6 +66,7 @@ export function parsers(seed: number): Parser[] {
     { name: 'NARs', seeds: narSeeds(random), parse: (input, cuts) => parseNar(chunksOf(input, cuts), VISITOR) },
     ...membershipParsers(random),
     ...helloParsers(random),
+    ...pathsParsers(random),
   ]
 }
 
