@@ -20,6 +20,7 @@ import { Keeper } from './mesh/keeper.ts'
 import { NetworkStreams } from './mesh/network-streams.ts'
 import { PeerBook } from './mesh/peer-book.ts'
 import type { Providers } from './mesh/providers.ts'
+import { Relays } from './mesh/relays.ts'
 import type { SharedFetches } from './nix/shared-fetches.ts'
 import { CacheKey } from './nix/signing.ts'
 import type { PathsScope } from './nix/store-paths.ts'
@@ -129,6 +130,7 @@ async function startNode(
   const { listen, mdns, maxPeers } = values
   const host = stack.use(await Host.start({ key, listen, mdns, gate, open, maxPeers, version: VERSION, log }))
   const streams = stack.use(await NetworkStreams.start({ host, gate, log }))
+  const relays = stack.use(new Relays({ host, carries: values.relay, log }))
 
   const faults = new PeerFaults()
   const mayFetch = (peerId: string, network: string) => entrance.mayFetch(peerId, network)
@@ -145,7 +147,7 @@ async function startNode(
   const { blobs, published, passThrough } = content
   const shared = startShared({ content, self: host.peerId, mayFetch, log }, stack)
   const { openNetwork, catalogs, closed } = await startNetworks(
-    { shared, db, key, host, streams, entrance, content, later, presence: presenceBody(name), log },
+    { shared, db, key, host, streams, relays, entrance, content, later, presence: presenceBody(name), log },
     stack,
   )
   later.closed = closed
@@ -259,6 +261,7 @@ type NetworksDeps = {
   key: NodeKey
   host: Host
   streams: NetworkStreams
+  relays: Relays
   entrance: Entrance
   content: Content
   later: Later
@@ -267,7 +270,7 @@ type NetworksDeps = {
 }
 
 async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
-  const { shared, db, key, host, streams, entrance, content, later, presence, log } = deps
+  const { shared, db, key, host, streams, relays, entrance, content, later, presence, log } = deps
   const { networks, gate, issuer, directory } = entrance
   const publishing = { pins: content.blobs, paths: content.published }
   const serve = (id: string, scope: PathsScope, records: Records) => content.sharing.serve(id, scope, records)
@@ -301,6 +304,7 @@ async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
         key,
         host,
         streams,
+        relays,
         gate,
         issuer,
         directory,

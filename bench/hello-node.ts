@@ -9,6 +9,7 @@ import { multiaddr } from '@multiformats/multiaddr'
 import { pino } from 'pino'
 import { ephemeralNodeKey, type NodeKey } from '../agent/identity/node-key.ts'
 import { Gate } from '../agent/mesh/gate.ts'
+import { RelayTransport } from '../agent/mesh/relay-transport.ts'
 import { makeStack, type Services, type StackOptions, startStack } from '../agent/mesh/stack.ts'
 import type { Party } from '../protocols/hello/hello.ts'
 import { type Chain, decodeChain } from '../protocols/membership/certificate.ts'
@@ -66,6 +67,7 @@ async function makeNode(key: NodeKey, kind: Kind, listens: boolean, membership: 
     userAgent: 'undernet/bench',
     gater: gate.gater(),
     gate,
+    relays: new RelayTransport(),
     // What the open network runs is not what is measured.
     open: false,
   })

@@ -33,7 +33,9 @@ export type PeerView = {
   name: string | null
   /** Multiaddr of the connection's far end. */
   address: string
-  path: 'direct' | 'relay' | 'hops'
+  path: 'direct' | 'relay'
+  /** The member that carries the connection; null when none does. */
+  relay: { peerId: string; name: string | null } | null
   direction: 'in' | 'out'
   /** null until the first ping has come back. */
   rttMs: number | null

@@ -15,12 +15,12 @@ import {
 } from '../../protocols/artifact/artifact.ts'
 import type { SignedRecord } from '../../protocols/records/record.ts'
 import { AgentError } from '../error.ts'
+import { peerIdOf } from '../identity/peer-id.ts'
 import type { Database } from '../state/database.ts'
 import { transaction } from '../state/database.ts'
 import { ArtifactIndex, type ArtifactKey, type ArtifactRow, type Welcomes } from './artifact-index.ts'
 import type { Nodes } from './nodes.ts'
 import { PathIndex } from './path-index.ts'
-import { peerIdOf } from './peer-id.ts'
 import type { Change, Records } from './records.ts'
 
 export const ARTIFACT_KIND = 'artifact'

@@ -18,9 +18,9 @@ import {
   readChanges,
   readPart,
 } from '../../protocols/records/filter.ts'
+import { peerIdOf } from '../identity/peer-id.ts'
 import type { Welcomes } from './artifact-index.ts'
 import type { Nodes } from './nodes.ts'
-import { peerIdOf } from './peer-id.ts'
 import type { Change, Records } from './records.ts'
 
 /** Of all filters of a network together: 100 stores of 300,000 paths. What comes beyond is left out. */

@@ -20,8 +20,8 @@ import {
 } from '../../protocols/records/member.ts'
 import { ISSUED_AHEAD_MS_MAX, LEASE_MS_MAX, type SignedRecord } from '../../protocols/records/record.ts'
 import { reasonOf } from '../error.ts'
+import { peerIdOf, publisherOf } from '../identity/peer-id.ts'
 import type { Log } from '../log.ts'
-import { peerIdOf, publisherOf } from './peer-id.ts'
 import type { Change, Records } from './records.ts'
 
 /** Looked at least this often, since the clock may jump or the machine sleep; a look costs nothing when nothing ended. */

@@ -9,17 +9,20 @@ import {
   PRESENCE_NAME,
   type PresenceBody,
   presenceBody,
+  relaysIn,
 } from '../../protocols/records/presence.ts'
+import { peerIdOf } from '../identity/peer-id.ts'
 import { peerIdIn } from '../mesh/addresses.ts'
-import { peerIdOf } from './peer-id.ts'
 import type { Change, Records } from './records.ts'
 
 /** A node that is there, as it describes itself. */
-export type NodeView = Omit<PresenceBody, 'addresses'> & {
+export type NodeView = Omit<PresenceBody, 'addresses' | 'relays'> & {
   peerId: string
   expires: number
   /** Multiaddrs where it says that it can be dialled; none in the open network. */
   addresses: readonly string[]
+  /** Peer ids of those through whom it says that it can be reached. */
+  relays: readonly string[]
 }
 
 export class Nodes implements Disposable {
@@ -76,7 +79,8 @@ export class Nodes implements Disposable {
     const body = record && !record.deleted ? presenceBody.safeParse(record.body) : undefined
     if (record && body?.success) {
       const addresses = usableAddresses(body.data, peerId)
-      this.#nodes.set(peerId, { ...body.data, addresses, peerId, expires: record.expires })
+      const relays = relaysIn(body.data).map(peerIdOf)
+      this.#nodes.set(peerId, { ...body.data, addresses, relays, peerId, expires: record.expires })
       if (addresses.length > 0 && addresses.join() !== before?.addresses.join())
         for (const listener of this.#moved) listener(peerId, addresses)
     } else this.#nodes.delete(peerId)

@@ -10,6 +10,7 @@ import {
   PRESENCE_NAME,
   type PresenceBody,
   presenceBody,
+  RELAYS_MAX,
 } from '../../protocols/records/presence.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
@@ -22,9 +23,11 @@ const RENEWALS_PER_LEASE = 3
 
 export type PresenceOptions = {
   records: Pick<Records, 'put' | 'remove'>
-  body: Omit<PresenceBody, 'addresses'>
+  body: Omit<PresenceBody, 'addresses' | 'relays'>
   /** In a closed network: where this node can be dialled now, so that members find each other through each other. */
   addresses?: () => readonly string[]
+  /** In a closed network: node keys of members through whom this node can be reached now. */
+  relays?: () => readonly Uint8Array[]
   /** How many nodes are known, this one included or not. */
   nodeCount: () => number
   log: Log
@@ -32,6 +35,8 @@ export type PresenceOptions = {
 
 export class Presence implements Disposable {
   readonly #options: PresenceOptions
+  /** What was said last. */
+  #relays: readonly Uint8Array[] = []
   #timer: NodeJS.Timeout | undefined
 
   private constructor(options: PresenceOptions) {
@@ -58,6 +63,18 @@ export class Presence implements Disposable {
     }
   }
 
+  /**
+   * Says at once through whom this node can be reached, when none of those that it named is left. Else that can wait for the next renewal:
+   * in a large network somebody comes or goes all the time.
+   */
+  relaysChanged(): void {
+    const now = this.#options.relays?.() ?? []
+    const isLeft = this.#relays.some((one) => now.some((other) => Buffer.compare(one, other) === 0))
+    if (isLeft || now.length === 0) return
+    clearTimeout(this.#timer)
+    this.#renew()
+  }
+
   #renew(): void {
     const { records, nodeCount, log } = this.#options
     const leaseMs = Math.max(LEASE_MS_MIN, nodeCount() * LEASE_MS_PER_NODE)
@@ -71,6 +88,13 @@ export class Presence implements Disposable {
 
   #body(): PresenceBody {
     const { body, addresses } = this.#options
-    return addresses ? { ...body, addresses: addresses().slice(0, ADDRESSES_MAX) } : body
+    const { relays = () => [] } = this.#options
+    const named = relays().slice(0, RELAYS_MAX)
+    this.#relays = named
+    return {
+      ...body,
+      ...(addresses && { addresses: addresses().slice(0, ADDRESSES_MAX) }),
+      ...(named.length > 0 && { relays: named }),
+    }
   }
 }

@@ -24,10 +24,10 @@ import {
   verifyRecord,
 } from '../../protocols/records/record.ts'
 import { AgentError, reasonOf } from '../error.ts'
+import { peerIdOf } from '../identity/peer-id.ts'
 import type { Log } from '../log.ts'
 import { type Database, migrate, transaction } from '../state/database.ts'
 import { Bounds } from './bounds.ts'
-import { peerIdOf } from './peer-id.ts'
 import { Positions } from './positions.ts'
 import { PROOFS_STEP, type Proof, Proofs } from './proofs.ts'
 import type { Key, Row } from './shelf.ts'

@@ -38,10 +38,10 @@ export function addPeers(line: CommandLine): void {
       { title: 'ADDRESS', cut: 'middle' as const },
       { title: 'PEER ID', cut: 'middle' as const },
     ]
-    const rows = peers.map(({ name, rttMs, path, direction, connectedSeconds, networks, address, peerId }) => [
+    const rows = peers.map(({ name, rttMs, relay, direction, connectedSeconds, networks, address, peerId }) => [
       name ?? '-',
       rttMs === null ? '-' : showMs(rttMs),
-      `${path}, ${direction}`,
+      `${relay === null ? 'direct' : `by ${relay.name ?? relay.peerId}`}, ${direction}`,
       showDuration(connectedSeconds),
       networks.join(', '),
       shortAddress(address),

@@ -35,6 +35,8 @@ export type Config = {
   /** Multiaddrs, with or without /p2p/. */
   bootstrap: string[]
   mdns: boolean
+  /** Whether to carry for members of this node's networks that cannot reach each other. */
+  relay: boolean
   /** Whether the node takes part in the open network: that of everybody. */
   open: boolean
   /** File with tokens of networks to join, one a line; undefined when off. */
@@ -139,6 +141,13 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       reloads: false,
       help: 'find peers on the local network',
     } satisfies Key<'mdns'>,
+    relay: {
+      field: 'relay',
+      kind: boolean,
+      byDefault: () => true,
+      reloads: false,
+      help: 'carry for members of this node’s networks that cannot reach each other',
+    } satisfies Key<'relay'>,
     open: {
       field: 'open',
       kind: boolean,

@@ -18,6 +18,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Connection, ConnectionGater, MultiaddrConnection, PeerId } from '@libp2p/interface'
 import type { Log } from '../log.ts'
+import { isRelayed } from './relay-transport.ts'
 
 /** A live peer answers in a round trip; a link slower than this is not worth waiting for at connecting time. */
 const PROOF_MS = 1_500
@@ -53,21 +54,21 @@ export class Admission {
   /** The hooks for libp2p's `connectionGater`. */
   gater(): Pick<ConnectionGater, 'denyInboundUpgradedConnection' | 'denyOutboundUpgradedConnection'> {
     return {
-      denyInboundUpgradedConnection: async (peer) => !(await this.#inTurn(peer, 'inbound')),
+      denyInboundUpgradedConnection: async (peer, raw) => !(await this.#inTurn(peer, raw, 'inbound')),
       denyOutboundUpgradedConnection: async (peer, raw) => {
-        if (await this.#inTurn(peer, 'outbound')) return false
+        if (await this.#inTurn(peer, raw, 'outbound')) return false
         throw duplicate(peer, raw)
       },
     }
   }
 
-  async #inTurn(peer: PeerId, direction: Direction): Promise<boolean> {
+  async #inTurn(peer: PeerId, raw: MultiaddrConnection, direction: Direction): Promise<boolean> {
     const id = peer.toString()
     const before = this.#judging.get(id)
     const verdict = (async () => {
       // The one before becomes a connection some microtasks after its verdict: a whole turn of the event loop later it is there.
       if (before !== undefined) await before.then(() => delay(0))
-      return this.#judge(peer, direction)
+      return this.#judge(peer, raw, direction)
     })()
     this.#judging.set(id, verdict)
     try {
@@ -81,12 +82,17 @@ export class Admission {
     if (this.#judging.get(id) === verdict) this.#judging.delete(id)
   }
 
-  async #judge(peer: PeerId, direction: Direction): Promise<boolean> {
+  async #judge(peer: PeerId, raw: MultiaddrConnection, direction: Direction): Promise<boolean> {
     const host = this.#host
     if (host === undefined) return false
     for (const open of host.connections(peer)) {
       if (open.status !== 'open') continue
-      const wins = this.#isPrimary(peer, direction) && !this.#isPrimary(peer, open.direction)
+      // A direct one stands beside what a relay carries, until it has proven itself (host.ts); a relayed one never beside a direct one.
+      if (isRelayed(open.remoteAddr) && !isRelayed(raw.remoteAddr)) continue
+      const wins =
+        isRelayed(open.remoteAddr) === isRelayed(raw.remoteAddr) &&
+        this.#isPrimary(peer, direction) &&
+        !this.#isPrimary(peer, open.direction)
       if (!wins && (await host.isAlive(open, PROOF_MS))) {
         this.#log.debug({ peerId: peer.toString(), direction }, 'connection.duplicate')
         return false

@@ -5,7 +5,7 @@
  * Peers are known by peer id strings here, and nothing of libp2p but its streams goes out to other folders. A peer that `onPeer`
  * reports has proven its id (Noise), said hello (the gate) and told its protocols (identify).
  */
-import { once } from 'node:events'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Connection, IdentifyResult, Libp2p, PeerId, Stream } from '@libp2p/interface'
 import { peerIdFromString } from '@libp2p/peer-id'
 import type { Multiaddr } from '@multiformats/multiaddr'
@@ -14,11 +14,24 @@ import type { NodeKey } from '../identity/node-key.ts'
 import type { Log } from '../log.ts'
 import { parseAddress, peerIdIn } from './addresses.ts'
 import { Admission, duplicateOf } from './admission.ts'
+import { Connections, isGone, type Link } from './connections.ts'
 import type { Gate } from './gate.ts'
 import type { PubSub } from './gossip.ts'
 import { Lan } from './lan.ts'
+import { listenError } from './listen-error.ts'
 import { Liveness, saidGoodbye } from './liveness.ts'
-import { askPeers, findNeighbours, makeStack, refreshAddresses, type Services, startStack } from './stack.ts'
+import { PING_PROTOCOL, pingOn } from './ping.ts'
+import { RelayTransport, relayedAddress } from './relay-transport.ts'
+import type { Relays } from './relays.ts'
+import {
+  askPeers,
+  dialBeside,
+  findNeighbours,
+  makeStack,
+  refreshAddresses,
+  type Services,
+  startStack,
+} from './stack.ts'
 
 /** Config `max_peers` when the user says nothing: enough for gossip and lookups in a network of thousands, at 0.2 MB each. */
 const PEERS_MAX_DEFAULT = 24
@@ -26,8 +39,8 @@ const PEERS_MAX_DEFAULT = 24
 const DIAL_MS_MAX = 10_000
 /** A connection is replaced at most once when both sides dialled; the third is for a peer that restarted just then. */
 const STREAM_TRIES_MAX = 3
-/** libp2p gives streams half a second when it closes a connection in order. */
-const CLOSING_MS_MAX = 1_000
+/** A direct dial that has not come through by then is not waited for: a relay is tried beside it. */
+const RELAY_AFTER_MS = 300
 /** libp2p closes what is open within half a second; the process must not hang on a peer that does not answer. */
 const STOP_MS_MAX = 3_000
 
@@ -49,20 +62,6 @@ export type HostOptions = {
 export type Direction = 'inbound' | 'outbound'
 export type StreamHandler = (stream: Stream, peerId: string) => Promise<void> | void
 
-/** One live connection; there is one per peer. */
-export type Link = {
-  readonly peerId: string
-  /** The other end's address. */
-  readonly address: string
-  readonly direction: Direction
-  /** Unix time. */
-  readonly connectedMs: number
-  /** Undefined until measured once. */
-  readonly rttMs: number | undefined
-  /** Whether a stream is open on it other than those that every connection has. */
-  readonly busy: boolean
-}
-
 /** A peer that somebody told us of, and where it is said to be. */
 export type Found = { peerId: string; addresses: Multiaddr[]; by: 'lan' | 'dht' }
 
@@ -71,18 +70,27 @@ export class Host implements AsyncDisposable {
   readonly #node: Libp2p<Services>
   readonly #log: Log
   readonly #liveness: Liveness
-  readonly #reported = new WeakSet<Connection>()
+  readonly #connections: Connections
+  /** For Relays. */
+  readonly relayTransport: RelayTransport
+  /** Connections that can be used: the peer has told its protocols. */
+  readonly #identified = new WeakSet<Connection>()
+  /** The connection of each peer that `onPeer` was told of. */
+  readonly #told = new Map<string, Connection>()
   readonly #onPeer = new Set<(peerId: string, direction: Direction) => void>()
   readonly #onGone = new Set<(peerId: string, letGo: boolean) => void>()
   readonly #onFound = new Set<(found: Found) => void>()
   /** Who connected last, and how: the event of a peer's going does not say. */
   readonly #latest = new Map<string, Connection>()
   #lan: Lan | undefined
+  #relays: Pick<Relays, 'knows' | 'reach'> | undefined
 
-  private constructor(node: Libp2p<Services>, liveness: Liveness, log: Log) {
+  private constructor(node: Libp2p<Services>, relayTransport: RelayTransport, liveness: Liveness, log: Log) {
     this.peerId = node.peerId.toString()
     this.#node = node
+    this.relayTransport = relayTransport
     this.#liveness = liveness
+    this.#connections = new Connections(node, liveness)
     this.#log = log
   }
 
@@ -97,6 +105,7 @@ export class Host implements AsyncDisposable {
     for (const address of options.listen) parseAddress(address)
     const admission = new Admission(key.peerId, log)
     const liveness = new Liveness(log)
+    const relays = new RelayTransport()
     const node = await makeStack({
       privateKey: key.libp2pKey,
       listen: options.listen,
@@ -104,13 +113,14 @@ export class Host implements AsyncDisposable {
       userAgent: `undernet/${options.version ?? '0'}`,
       gater: { ...admission.gater(), ...options.gate.gater() },
       gate: options.gate,
+      relays,
       open: options.open,
     })
     admission.guard({
       connections: (peer) => node.getConnections(peer),
       isAlive: (connection, waitMs) => liveness.isAlive(connection, waitMs),
     })
-    const host = new Host(node, liveness, log)
+    const host = new Host(node, relays, liveness, log)
     host.#listenTo(node)
     try {
       await startStack(node)
@@ -151,18 +161,37 @@ export class Host implements AsyncDisposable {
   }
 
   isConnected(peerId: string): boolean {
-    return this.#node.getConnections(peerIdFromString(peerId)).some(({ status }) => status === 'open')
+    return this.#open(peerIdFromString(peerId)) !== undefined
   }
 
+  /** Whether there is a connection with the peer that no relay carries. */
+  isDirect(peerId: string): boolean {
+    return this.#connections.isDirect(peerIdFromString(peerId))
+  }
+
+  /** One for each peer. */
   links(): Link[] {
-    return this.#node.getConnections().map((connection) => ({
-      peerId: connection.remotePeer.toString(),
-      address: connection.remoteAddr.toString(),
-      direction: connection.direction,
-      connectedMs: connection.timeline.open,
-      rttMs: this.#liveness.rttMs(connection),
-      busy: connection.streams.some(({ protocol }) => protocol !== '' && !isBackground(protocol)),
-    }))
+    return this.#connections.links()
+  }
+
+  /** Closes relayed connections that nothing uses, of peers to which a direct one has proven itself. */
+  dropSpare(): void {
+    this.#connections.dropSpare()
+  }
+
+  /** Who carries from now on to peers that cannot be dialled. */
+  useRelays(relays: Pick<Relays, 'knows' | 'reach'>): void {
+    this.#relays = relays
+  }
+
+  /** For Relays: a connection that no relay carries. */
+  async connectDirect(peerId: string, signal: AbortSignal): Promise<void> {
+    if (!this.isDirect(peerId)) await this.#dialKnown(peerIdFromString(peerId), within(DIAL_MS_MAX, signal))
+  }
+
+  /** For Relays: connects to a peer through another one. */
+  async dialRelayed(relay: string, peer: string, signal: AbortSignal): Promise<void> {
+    await dialBeside(this.#node, relayedAddress(relay, peer), signal)
   }
 
   /** Calls the listener for each peer that connects from now on, once it can be talked to. Returns how to stop that. */
@@ -192,7 +221,7 @@ export class Host implements AsyncDisposable {
     for (let tries = 1; ; tries++) {
       const connection = await this.#connect(peer, signal)
       try {
-        return await connection.newStream(protocol, { signal })
+        return await connection.newStream(protocol, { signal, runOnLimitedConnection: true })
       } catch (cause) {
         signal.throwIfAborted()
         // Replaced by another connection of the peer that was made at the same moment, closed in order, or the peer restarted.
@@ -219,7 +248,7 @@ export class Host implements AsyncDisposable {
           stream.abort(error instanceof Error ? error : new Error(String(error)))
         }
       },
-      options,
+      { ...options, runOnLimitedConnection: true },
     )
   }
 
@@ -230,10 +259,10 @@ export class Host implements AsyncDisposable {
   /** The round trip to a peer id or multiaddr, which is dialled where it is not connected. */
   async ping(target: string, signal: AbortSignal): Promise<{ peerId: string; address: string; rttMs: number }> {
     const peerId = target.startsWith('/') ? await this.dial([parseAddress(target)], signal) : target
-    const { remotePeer, remoteAddr } = await this.#connect(peerIdFromString(peerId), signal)
-    const startMs = performance.now()
-    await this.#node.services.ping.ping(remotePeer, { signal })
-    return { peerId, address: remoteAddr.toString(), rttMs: performance.now() - startMs }
+    const stream = await this.openStream(peerId, PING_PROTOCOL, signal)
+    const rttMs = await pingOn(stream, signal)
+    const address = this.links().find((link) => link.peerId === peerId)?.address ?? ''
+    return { peerId, address, rttMs }
   }
 
   /** Dials one peer by its addresses, and resolves with its peer id, also when it was connected before. */
@@ -246,6 +275,11 @@ export class Host implements AsyncDisposable {
       if (peerId !== undefined && this.isConnected(peerId)) return peerId
       throw error
     }
+  }
+
+  /** The same; and where that takes long or fails, through a relay, if the peer is somebody to whom one carries. */
+  async reach(peerId: string, addresses: Multiaddr[], signal: AbortSignal): Promise<void> {
+    await this.#reach(peerId, (limited) => this.dial(addresses, limited), signal)
   }
 
   /** Where a peer can be dialled, as far as it told. */
@@ -300,18 +334,30 @@ export class Host implements AsyncDisposable {
       const peerId = detail.toString()
       const connection = this.#latest.get(peerId)
       this.#latest.delete(peerId)
+      this.#told.delete(peerId)
       for (const listener of this.#onGone) listener(peerId, connection !== undefined && saidGoodbye(connection))
     })
+    node.addEventListener('connection:close', ({ detail }) => this.#moveOn(detail))
     node.addEventListener('peer:discovery', ({ detail }) => {
       this.#tellFound({ peerId: detail.id.toString(), addresses: detail.multiaddrs, by: 'dht' })
     })
   }
 
   /** Identify also reports what a peer pushes later. */
-  #tellPeer({ connection }: IdentifyResult): void {
-    if (this.#reported.has(connection) || connection.status !== 'open') return
-    this.#reported.add(connection)
-    for (const listener of this.#onPeer) listener(connection.remotePeer.toString(), connection.direction)
+  #tellPeer({ connection }: Pick<IdentifyResult, 'connection'>): void {
+    const peerId = connection.remotePeer.toString()
+    if (connection.status !== 'open') return
+    this.#identified.add(connection)
+    if (this.#told.get(peerId)?.status === 'open') return
+    this.#told.set(peerId, connection)
+    for (const listener of this.#onPeer) listener(peerId, connection.direction)
+  }
+
+  /** A connection ended: what ran on it is told to begin anew on the one beside it, where there is one. */
+  #moveOn(connection: Connection): void {
+    if (this.#told.get(connection.remotePeer.toString()) !== connection) return
+    const other = this.#open(connection.remotePeer)
+    if (other !== undefined && this.#identified.has(other)) this.#tellPeer({ connection: other })
   }
 
   #tellFound(found: Found): void {
@@ -323,11 +369,12 @@ export class Host implements AsyncDisposable {
     const open = this.#open(peer)
     if (open !== undefined) return open
     try {
-      return await this.#node.dial(peer, { signal: within(DIAL_MS_MAX, signal) })
+      await this.#reach(peer.toString(), (limited) => this.#dialKnown(peer, limited), signal)
+      const connection = this.#open(peer)
+      if (connection !== undefined) return connection
+      throw new Error('the connection ended at once')
     } catch (cause) {
       signal.throwIfAborted()
-      const other = this.#open(peer) ?? (await this.#dialByDht(peer, signal))
-      if (other !== undefined) return other
       throw new AgentError('failed', `${peer.toString()} cannot be reached: ${reasonOf(cause)}`, {
         cause,
         next: 'See `agent peers` for who is connected, and `agent ping` to try again.',
@@ -335,7 +382,36 @@ export class Host implements AsyncDisposable {
     }
   }
 
-  /** The addresses that the DHT knows, for a peer that moved. */
+  /** Dials directly, and through a relay when that takes long or fails. Resolves when there is a connection. */
+  async #reach(peerId: string, dial: (signal: AbortSignal) => Promise<unknown>, signal: AbortSignal): Promise<void> {
+    const limited = within(DIAL_MS_MAX, signal)
+    const relays = this.#relays
+    const direct = dial(limited)
+    if (relays === undefined || !relays.knows(peerId)) return void (await direct)
+    const isDirect = direct.then(
+      () => true,
+      () => false,
+    )
+    const carry = async () => {
+      const isThere = await Promise.race([isDirect, delay(RELAY_AFTER_MS, false, { ref: false })])
+      if (!isThere && !this.isConnected(peerId)) await relays.reach(peerId, limited)
+    }
+    await Promise.any([direct, carry()]).catch(({ errors }: AggregateError) => {
+      throw errors[0]
+    })
+  }
+
+  /** The addresses that the peer was last seen with, then those that the DHT knows. */
+  async #dialKnown(peer: PeerId, signal: AbortSignal): Promise<void> {
+    try {
+      await this.#node.dial(peer, { signal })
+    } catch (error) {
+      signal.throwIfAborted()
+      if (!this.#connections.isDirect(peer) && (await this.#dialByDht(peer, signal)) === undefined) throw error
+    }
+  }
+
+  /** For a peer that moved. */
   async #dialByDht(peer: PeerId, signal: AbortSignal): Promise<Connection | undefined> {
     if (this.dht === undefined) return undefined
     const limited = within(DIAL_MS_MAX, signal)
@@ -352,27 +428,7 @@ export class Host implements AsyncDisposable {
   }
 
   #open(peer: PeerId): Connection | undefined {
-    return this.#node.getConnections(peer).find(({ status }) => status === 'open')
-  }
-}
-
-/** Streams that every connection has, or that come and go by themselves; those of a network are named behind its own protocol. */
-function isBackground(protocol: string): boolean {
-  return /^(\/undernet\/network\/1)?\/(meshsub|ipfs)\//.test(protocol) || protocol.startsWith('/undernet/kad/')
-}
-
-/** Whether a stream could not be opened because the connection is going; if so, it is gone when this resolves. */
-async function isGone(connection: Connection, cause: unknown, signal: AbortSignal): Promise<boolean> {
-  if (connection.status !== 'open' && connection.status !== 'closing') return true
-  // While its muxer closes in order, a connection still calls itself open.
-  const isClosing =
-    connection.status === 'closing' || (cause instanceof Error && cause.name === 'ConnectionClosedError')
-  if (!isClosing) return false
-  try {
-    await once(connection, 'close', { signal: within(CLOSING_MS_MAX, signal) })
-    return true
-  } catch {
-    return connection.status !== 'open' && !signal.aborted
+    return this.#connections.open(peer)
   }
 }
 
@@ -382,30 +438,4 @@ function withPeer(address: Multiaddr, peer: PeerId): Multiaddr {
 
 function within(ms: number, signal: AbortSignal): AbortSignal {
   return AbortSignal.any([signal, AbortSignal.timeout(ms)])
-}
-
-/** Says which address could not be listened on, and what to do about it. */
-function listenError(error: unknown): unknown {
-  const text = reasonOf(error)
-  const taken = /EADDRINUSE[^\n]*?:(\d+)\s*$/m.exec(text)
-  if (taken !== null) {
-    return new AgentError('taken', `port ${taken[1]} is in use by another process`, {
-      cause: error,
-      next: 'Stop the other process, or start the agent with another --listen address, such as /ip4/0.0.0.0/tcp/7577.',
-    })
-  }
-  const [, code, where] = /listen (EACCES|EADDRNOTAVAIL)[^\n]*? ([^\s]+)\s*$/m.exec(text) ?? []
-  if (code === 'EACCES') {
-    return new AgentError('not-allowed', `listening on ${where} needs privileges`, {
-      cause: error,
-      next: 'Choose a port above 1023 with --listen.',
-    })
-  }
-  if (code === 'EADDRNOTAVAIL') {
-    return new AgentError('usage', `${where} is not an address of this machine`, {
-      cause: error,
-      next: 'Use /ip4/0.0.0.0/tcp/7477 with --listen for all addresses, or one of this machine.',
-    })
-  }
-  return error
 }

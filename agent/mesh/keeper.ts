@@ -17,7 +17,8 @@ import type { Log } from '../log.ts'
 import { peerIdIn } from './addresses.ts'
 import { Bootstraps, type BootstrapView } from './bootstraps.ts'
 import { Candidates } from './candidates.ts'
-import type { Direction, Found, Host, Link } from './host.ts'
+import type { Link } from './connections.ts'
+import type { Direction, Found, Host } from './host.ts'
 import type { PeerBook } from './peer-book.ts'
 
 const TICK_MS = 1_000
@@ -50,15 +51,17 @@ const LOOKUP_MS_MAX = 10_000
 /** Between two looks at our own addresses: a laptop that moved is back within this. */
 const ADDRESSES_MS = 10_000
 
-export type PeerView = Link & { readonly path: 'direct' }
 export type KeptHost = Pick<
   Host,
   | 'peerId'
   | 'addresses'
   | 'addressesOf'
   | 'dial'
+  | 'reach'
+  | 'dropSpare'
   | 'hangUp'
   | 'isConnected'
+  | 'isDirect'
   | 'links'
   | 'askPeers'
   | 'findNeighbours'
@@ -132,11 +135,8 @@ export class Keeper implements AsyncDisposable {
   }
 
   /** Connected peers, longest connected first. */
-  peers(): PeerView[] {
-    return this.#host
-      .links()
-      .map((link) => ({ ...link, path: 'direct' as const }))
-      .sort((a, b) => a.connectedMs - b.connectedMs)
+  peers(): Link[] {
+    return this.#host.links().sort((a, b) => a.connectedMs - b.connectedMs)
   }
 
   bootstraps(): BootstrapView[] {
@@ -216,6 +216,7 @@ export class Keeper implements AsyncDisposable {
     const links = this.#host.links()
     if (now >= this.#addressesDueMs) this.#watchAddresses(now)
     this.#begin(this.#bootstraps.tend(now, links.length >= PEERS_ENOUGH, this.#stopping.signal))
+    this.#host.dropSpare()
     this.#dialDue(now, links)
     this.#trim(now, links)
     if (links.length > 0) this.#lookAround(now, links.length)
@@ -225,11 +226,13 @@ export class Keeper implements AsyncDisposable {
     const atOnce = DIALS_MAX - this.#dialling.size
     const room = Math.min(atOnce, this.#wanted - links.length - this.#dialling.size)
     if (atOnce <= 0) return
-    const connected = new Set(links.map(({ peerId }) => peerId))
+    const paths = new Map(links.map(({ peerId, path }) => [peerId, path]))
+    // A better path is looked for as long as there is none.
+    const isWanted = (peerId: string) => paths.get(peerId) === 'relay' || this.#wants(peerId)
     const skip = (peerId: string) =>
-      connected.has(peerId) || this.#dialling.has(peerId) || (room <= 0 && !this.#wants(peerId))
+      paths.get(peerId) === 'direct' || this.#dialling.has(peerId) || (room <= 0 && !isWanted(peerId))
     const due = this.#candidates.due(now, links.length === 0, skip)
-    const wanted = due.filter(({ peerId }) => this.#wants(peerId)).slice(0, atOnce)
+    const wanted = due.filter(({ peerId }) => isWanted(peerId)).slice(0, atOnce)
     const others = due.filter((one) => !wanted.includes(one)).slice(0, Math.max(0, room - wanted.length))
     for (const { peerId, addresses } of [...wanted, ...others]) this.#begin(this.#dial(peerId, addresses))
   }
@@ -237,11 +240,12 @@ export class Keeper implements AsyncDisposable {
   async #dial(peerId: string, addresses: readonly Multiaddr[]): Promise<void> {
     this.#dialling.add(peerId)
     const signal = AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(DIAL_MS_MAX)])
+    const named = addresses.map((address) => withPeer(address, peerId))
     try {
-      await this.#host.dial(
-        addresses.map((address) => withPeer(address, peerId)),
-        signal,
-      )
+      if (this.#host.isConnected(peerId)) await this.#host.dial(named, signal)
+      else await this.#host.reach(peerId, named, signal)
+      // By a relay it is reached, and not where it was dialled.
+      if (!this.#host.isDirect(peerId)) this.#candidates.failed(peerId, Date.now())
     } catch (error) {
       this.#log.debug({ peerId, reason: reasonOf(error) }, 'dial.failed')
       this.#candidates.failed(peerId, Date.now())

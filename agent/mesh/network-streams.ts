@@ -83,9 +83,10 @@ export class NetworkStreams implements AsyncDisposable {
     for (const scope of this.#scopes.values()) await scope[Symbol.asyncDispose]()
   }
 
-  /** A peer connected, or did so anew: then nothing of the connection before is left. */
+  /** A peer connected, or did so anew: then what it was is over. */
   #arrived(peerId: string, direction: Direction): void {
-    this.#gone(peerId)
+    // Its streams ended with it; those of another connection, which there may be beside it, go on.
+    if (this.#ready.delete(peerId)) for (const scope of this.#scopes.values()) scope.forget(peerId)
     this.#ready.set(peerId, direction)
     this.#judge(peerId)
   }
@@ -226,6 +227,11 @@ class Scope implements AsyncDisposable {
   left(peerId: string): void {
     for (const [stream, open] of this.#streams)
       if (open.peerId === peerId) stream.abort(new Error('the peer is not a member of the network any more'))
+    this.forget(peerId)
+  }
+
+  /** Tells that the peer is not there, and leaves its streams alone. */
+  forget(peerId: string): void {
     if (!this.#members.delete(peerId)) return
     for (const listener of this.#onGone) listener(peerId)
   }

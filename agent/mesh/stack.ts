@@ -30,6 +30,7 @@ import { eager } from './eager-noise.ts'
 import type { Gate } from './gate.ts'
 import { makeGossip } from './gossip.ts'
 import { noiseCrypto } from './noise-cipher.ts'
+import type { RelayTransport } from './relay-transport.ts'
 
 const KAD_PROTOCOL = '/undernet/kad/1'
 
@@ -90,6 +91,7 @@ export type StackOptions = {
   userAgent: string
   gater: ConnectionGater
   gate: Pick<Gate, 'secure' | 'service'>
+  relays: Pick<RelayTransport, 'factory'>
   /** Whether to take part in the open network: its DHT and its gossip. */
   open: boolean
 }
@@ -113,6 +115,7 @@ export async function makeStack(options: StackOptions): Promise<Libp2p<Services>
         inboundSocketInactivityTimeout: SOCKET_IDLE_MS,
         outboundSocketInactivityTimeout: SOCKET_IDLE_MS,
       }),
+      options.relays.factory,
     ],
     connectionProtector,
     connectionEncrypters: [options.gate.secure(connectionEncrypter)],
@@ -178,6 +181,14 @@ export async function refreshAddresses(node: Libp2p<Services>): Promise<void> {
   await node.peerStore.patch(node.peerId, {
     multiaddrs: node.getMultiaddrs().map((address) => address.decapsulate(`/p2p/${node.peerId.toString()}`)),
   })
+}
+
+/**
+ * Connects by an address that is nobody's but ours, beside whatever else is dialled: libp2p's own dial joins one that is under way to the
+ * same peer.
+ */
+export async function dialBeside(node: Libp2p<Services>, address: Multiaddr, signal: AbortSignal): Promise<void> {
+  await componentsOf(node).transportManager.dial(address, { signal })
 }
 
 /**
@@ -299,7 +310,10 @@ type KadNetwork = {
 type Components = {
   connectionManager: { reconnectQueue: { stop(): void } }
   addressManager: { confirmObservedAddr(address: Multiaddr, options: { type: 'transport' }): void }
-  transportManager: { getAddrs(): Multiaddr[] }
+  transportManager: {
+    getAddrs(): Multiaddr[]
+    dial(address: Multiaddr, options: { signal: AbortSignal }): Promise<unknown>
+  }
 }
 
 function componentsOf(node: Libp2p<Services>): Components {

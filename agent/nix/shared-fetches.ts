@@ -16,9 +16,9 @@ import {
   type UpstreamRequest,
   type UpstreamState,
 } from '../../protocols/upstream/exchange.ts'
-import { publisherOf } from '../catalog/peer-id.ts'
 import type { BlobFetcher } from '../content/content.ts'
 import { AgentError, reasonOf } from '../error.ts'
+import { publisherOf } from '../identity/peer-id.ts'
 import type { Log } from '../log.ts'
 
 /** Members asked about one blob: the more there are, the likelier it is that one of those knows. */

@@ -150,11 +150,12 @@ export class NodeApi implements AgentApi {
 
   peers(): PeerView[] {
     const now = Date.now()
-    return this.#parts.keeper.peers().map(({ peerId, address, path, direction, rttMs, connectedMs }) => ({
+    return this.#parts.keeper.peers().map(({ peerId, address, path, relay, direction, rttMs, connectedMs }) => ({
       peerId,
       name: this.#nameOf(peerId),
       address,
       path,
+      relay: relay === undefined ? null : { peerId: relay, name: this.#nameOf(relay) },
       direction: direction === 'inbound' ? 'in' : 'out',
       rttMs: rttMs === undefined ? null : rttMs,
       connectedSeconds: Math.max(0, Math.round((now - connectedMs) / 1_000)),

@@ -14,7 +14,6 @@ import { ARTIFACT_KIND, ARTIFACT_LEASE_MS, Artifacts } from '../catalog/artifact
 import { Filters } from '../catalog/filters.ts'
 import { Members } from '../catalog/members.ts'
 import { Nodes } from '../catalog/nodes.ts'
-import { peerIdOf } from '../catalog/peer-id.ts'
 import { Presence, type PresenceOptions } from '../catalog/presence.ts'
 import { Records } from '../catalog/records.ts'
 import { Renewer } from '../catalog/renewer.ts'
@@ -23,6 +22,7 @@ import { reasonOf } from '../error.ts'
 import type { Issuer, Roll } from '../identity/issuing.ts'
 import type { Membership } from '../identity/membership.ts'
 import type { NodeKey } from '../identity/node-key.ts'
+import { peerIdOf, publisherOf } from '../identity/peer-id.ts'
 import type { Log } from '../log.ts'
 import { comparedScope } from '../membership/compared-scope.ts'
 import { Delegations } from '../membership/delegations.ts'
@@ -34,6 +34,7 @@ import { Topic } from '../mesh/gossip.ts'
 import type { Host } from '../mesh/host.ts'
 import { NetworkGossip } from '../mesh/network-gossip.ts'
 import type { NetworkScope, NetworkStreams } from '../mesh/network-streams.ts'
+import type { Relays } from '../mesh/relays.ts'
 import { FILTER_LEASE_MS } from '../nix/store-filter.ts'
 import { openDatabase } from '../state/database.ts'
 
@@ -53,7 +54,8 @@ const RENEWED = { [ARTIFACT_KIND]: ARTIFACT_LEASE_MS, [FILTER_KIND]: FILTER_LEAS
 
 export type ClosedNetworkDeps = {
   key: NodeKey
-  host: Pick<Host, 'addresses'>
+  host: Pick<Host, 'addresses' | 'isDirect' | 'links'>
+  relays: Pick<Relays, 'serve'>
   streams: NetworkStreams
   gate: Pick<Gate, 'memberOf' | 'recheck' | 'refresh'>
   issuer: Issuer
@@ -214,8 +216,23 @@ async function startParts(
   stack.use(await deps.serve(id, scope, records))
   const renewal = await startRenewal(membership, { scope, members }, deps, stack, log)
   stack.use(Renewer.start({ records, leases: RENEWED, log }))
+  const relays = () => relaysOf(host, scope)
+  const addresses = () => host.addresses()
+  const said = stack.use(
+    Presence.start({ records, body: presence, addresses, relays, nodeCount: () => nodes.count, log }),
+  )
+  stack.defer(scope.onPeer(() => said.relaysChanged()))
+  stack.defer(scope.onPeerGone(() => said.relaysChanged()))
   stack.use(
-    Presence.start({ records, body: presence, addresses: () => host.addresses(), nodeCount: () => nodes.count, log }),
+    await deps.relays.serve(id, {
+      scope,
+      isMember: (peerId) => members.get(peerId) !== undefined,
+      relaysOf: (peerId) => nodes.get(peerId)?.relays ?? [],
+      mayUse: (peerId) => {
+        const member = gate.memberOf(network, peerId)
+        return member !== undefined && membership.decide(member, membership.self, 'relay:use').allowed
+      },
+    }),
   )
   stack.defer(nodes.onAddresses((peerId, addresses) => hear(peerId, addresses)))
   if (providers !== undefined) {
@@ -253,6 +270,14 @@ async function startRenewal(
     }),
   )
   return renewal
+}
+
+/** Members through whom this node can be reached: those that it dialled first, since others can dial them too. */
+function relaysOf(host: Pick<Host, 'links'>, scope: Pick<NetworkScope, 'connected'>): Uint8Array[] {
+  const members = new Set(scope.connected())
+  const direct = host.links().filter(({ peerId, path }) => path === 'direct' && members.has(peerId))
+  const sorted = direct.toSorted((a, b) => a.direction.localeCompare(b.direction) * -1 || a.connectedMs - b.connectedMs)
+  return sorted.flatMap(({ peerId }) => publisherOf(peerId) ?? [])
 }
 
 function databaseOf(directory: string, id: string): string {

@@ -13,11 +13,11 @@ import type {
   SignerView,
 } from '../api/membership-contract.ts'
 import type { ShareMode } from '../api/share-contract.ts'
-import { peerIdOf, publisherOf } from '../catalog/peer-id.ts'
 import { AgentError } from '../error.ts'
 import type { Invitation, Invitations } from '../identity/invitations.ts'
 import type { Membership } from '../identity/membership.ts'
 import type { Networks } from '../identity/networks.ts'
+import { peerIdOf, publisherOf } from '../identity/peer-id.ts'
 import type { Host } from '../mesh/host.ts'
 import type { ClosedNetworks } from './closed-networks.ts'
 

@@ -22,7 +22,7 @@ export const GRANTS_MAX = 512
 export const VERBS_PER_GRANT_MAX = 32
 
 /** Verbs that stand alone, and those that name a service. */
-const VERBS = ['content:fetch', 'content:publish', 'content:sign', 'api:read', 'api:admin'] as const
+const VERBS = ['content:fetch', 'content:publish', 'content:sign', 'relay:use', 'api:read', 'api:admin'] as const
 const NAMED_VERBS = ['service:connect', 'service:offer'] as const
 
 /** What is read of any version: a word, and what may follow it. */
@@ -51,7 +51,9 @@ export type Policy = Endorsed<PolicyFields>
 const POLICY: Form<PolicyFields> = { domain: 'undernet/policy/1\0', schema: policyFields, bytesMax: POLICY_BYTES_MAX }
 
 /** Of a new network: what a newcomer would expect to work. */
-export const DEFAULT_GRANTS: readonly Grant[] = [{ from: '*', to: '*', allow: ['content:fetch', 'content:publish'] }]
+export const DEFAULT_GRANTS: readonly Grant[] = [
+  { from: '*', to: '*', allow: ['content:fetch', 'content:publish', 'relay:use'] },
+]
 
 /** Of a member, what selectors look at. */
 export type Subject = Pick<Member, 'name' | 'labels'>

@@ -9,6 +9,8 @@ export const PRESENCE_NAME = 'node'
 
 /** A node on several networks has a handful of addresses. */
 export const ADDRESSES_MAX = 8
+/** Members through whom a node can be reached: the others are there for when one dies. */
+export const RELAYS_MAX = 4
 /** Long enough for a name of DNS and a path over a relay. */
 const ADDRESS_LENGTH_MAX = 512
 
@@ -34,6 +36,8 @@ export const presenceBody = z.object({
   }),
   /** Where it can be dialled, in closed networks; read by `addressesIn`, since one that is wrong is no reason not to show the node. */
   addresses: z.unknown().optional(),
+  /** Members of the closed network that carry to it; read by `relaysIn`. */
+  relays: z.unknown().optional(),
 })
 export type PresenceBody = z.infer<typeof presenceBody>
 
@@ -43,4 +47,12 @@ export function addressesIn({ addresses }: Pick<PresenceBody, 'addresses'>): str
   return addresses
     .slice(0, ADDRESSES_MAX)
     .filter((one): one is string => typeof one === 'string' && one.length <= ADDRESS_LENGTH_MAX)
+}
+
+/** The node keys of whom a node names as its relays, as they stand there. */
+export function relaysIn({ relays }: Pick<PresenceBody, 'relays'>): Uint8Array[] {
+  if (!Array.isArray(relays)) return []
+  return relays
+    .slice(0, RELAYS_MAX)
+    .filter((one): one is Uint8Array => one instanceof Uint8Array && one.byteLength === 32)
 }

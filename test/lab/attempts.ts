@@ -13,6 +13,7 @@ import type { Token } from '../../protocols/membership/token.ts'
 import { PIECES_PROTOCOL, PieceAsker } from '../../protocols/pieces/exchange.ts'
 import { RECORDS_PROTOCOL, RecordsAsker } from '../../protocols/records/exchange.ts'
 import { OPEN_NETWORK } from '../../protocols/records/record.ts'
+import { encodeRelayRequest, RELAY_PROTOCOL } from '../../protocols/relay/exchange.ts'
 import { until } from '../agents.ts'
 import { type Attacker, TRY_MS_MAX } from './attacker.ts'
 import type { StockPeer } from './stock-peer.ts'
@@ -49,6 +50,7 @@ const GOSSIP_PROTOCOL = '/meshsub/1.2.0'
 const OPEN_TOPIC = `undernet/records/${Buffer.from(OPEN_NETWORK).toString('hex')}`
 /** kad-dht's questions, as numbers of its protobuf: who is near a key, who provides it, what is its value. */
 const KAD_QUESTIONS = [4, 3, 1]
+const PUSHES_MAX = 3
 /** An identify message that says an agent version and nothing else. */
 const PUSHED = Buffer.concat([Buffer.from([0x32, 4]), Buffer.from('evil')])
 
@@ -67,12 +69,16 @@ const plain: Record<string, (from: Opener, target: Target) => Promise<Got>> = {
       { what: 'an answer to identify' },
     ),
   'id push': async (from, { address }) => {
-    const stream = await from.open(address, '/ipfs/id/push/1.0.0')
-    stream.send(encodeFrame(PUSHED))
-    await stream.close()
-    // Who takes it ends the stream in order; who does not resets it.
-    await until(() => stream.status !== 'open' || stream.remoteWriteStatus !== 'writable', { what: 'push is taken' })
-    return stream.status === 'reset' ? 'nothing' : 'public'
+    // libp2p takes one push at a time of a connection, and the one who tries may just be pushing by itself.
+    for (let nth = 0; nth < PUSHES_MAX; nth++) {
+      const stream = await from.open(address, '/ipfs/id/push/1.0.0')
+      stream.send(encodeFrame(PUSHED))
+      await stream.close()
+      // Who takes it ends the stream in order; who does not resets it.
+      await until(() => stream.status !== 'open' || stream.remoteWriteStatus !== 'writable', { what: 'push is taken' })
+      if (stream.status !== 'reset') return 'public'
+    }
+    return 'nothing'
   },
   ping: (from, { address }) =>
     speak(from.open(address, '/ipfs/ping/1.0.0'), async (frames, signal) => {
@@ -147,6 +153,13 @@ const undernet: Record<string, Attempt> = {
       await frames.close(signal)
       await frames.read(signal)
       return policy === undefined ? 'nothing' : 'private'
+    }),
+  // To itself: who may ask at all is told that there is nobody to be carried to.
+  'home relay': (from, { address, network }) =>
+    speak(from.openIn(address, network, RELAY_PROTOCOL), async (frames, signal) => {
+      await frames.write(encodeRelayRequest({ ask: 'to', peer: from.key.publicKey }), signal)
+      const said = await frames.read(signal)
+      return said === undefined ? 'nothing' : 'private'
     }),
   'home renewal': (from, { address, network }) =>
     speak(from.openIn(address, network, RENEWAL_PROTOCOL), async (frames, signal) => {

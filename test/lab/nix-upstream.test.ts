@@ -14,8 +14,8 @@ import { hasNix, NixClosure, SecondStore } from '../nix-paths.ts'
 
 const NGINX = '/usr/sbin/nginx'
 const PATHS = 20
-/** A race between two that ask at the same moment may cost one. */
-const COPIES_MAX = 1.1
+/** It is a courtesy: a member that is too busy to answer a claim in time is not waited for. */
+const COPIES_MAX = 1.25
 
 /** Serves a directory, from start() until disposed. */
 class Nginx implements AsyncDisposable {

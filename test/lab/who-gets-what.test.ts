@@ -51,6 +51,7 @@ const asMember: Row = {
   'home records': 'private',
   'home statements': 'private',
   'home renewal': 'private',
+  'home relay': 'private',
   'home gossip': 'private',
   'home piece': 'private',
   // The answer is the one for what is not there.

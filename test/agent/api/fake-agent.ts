@@ -20,6 +20,7 @@ export const peer: PeerView = {
   name: 'pear',
   address: `/ip4/192.0.2.7/tcp/7477/p2p/${OTHER_PEER_ID}`,
   path: 'direct',
+  relay: null,
   direction: 'out',
   rttMs: 1.25,
   connectedSeconds: 3_700,

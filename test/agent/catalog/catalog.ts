@@ -3,10 +3,10 @@
  * network of nodes in memory that gossips and opens streams.
  */
 import type { Stream } from '@libp2p/interface'
-import { peerIdOf } from '../../../agent/catalog/peer-id.ts'
 import { Records } from '../../../agent/catalog/records.ts'
 import { type Gossip, type Peers, Replicator, type ReplicatorOptions } from '../../../agent/catalog/replicator.ts'
 import { ephemeralNodeKey, type NodeKey } from '../../../agent/identity/node-key.ts'
+import { peerIdOf } from '../../../agent/identity/peer-id.ts'
 import type { Log } from '../../../agent/log.ts'
 import { type Database, openDatabase } from '../../../agent/state/database.ts'
 import { encodeRecord, OPEN_NETWORK, type SignedRecord } from '../../../protocols/records/record.ts'

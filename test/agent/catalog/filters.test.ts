@@ -2,8 +2,8 @@
 import { createHash } from 'node:crypto'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { Filters } from '../../../agent/catalog/filters.ts'
-import { peerIdOf } from '../../../agent/catalog/peer-id.ts'
 import { ephemeralNodeKey, type NodeKey } from '../../../agent/identity/node-key.ts'
+import { peerIdOf } from '../../../agent/identity/peer-id.ts'
 import {
   CHANGES_NAME,
   encodeChanges,

@@ -1,10 +1,10 @@
 /** Presence, the view of who is there, and the renewal of what was said for long. */
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import { Nodes } from '../../../agent/catalog/nodes.ts'
-import { peerIdOf } from '../../../agent/catalog/peer-id.ts'
 import { Presence } from '../../../agent/catalog/presence.ts'
 import { Renewer } from '../../../agent/catalog/renewer.ts'
 import { ephemeralNodeKey } from '../../../agent/identity/node-key.ts'
+import { peerIdOf } from '../../../agent/identity/peer-id.ts'
 import { ISSUED_AHEAD_MS_MAX } from '../../../protocols/records/record.ts'
 import { DAY_MS, keptLog, MINUTE_MS, makeStore, recordBy } from './catalog.ts'
 
