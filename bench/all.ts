@@ -13,7 +13,6 @@ const NAMES = [
   'narinfo',
   'realise',
   'store-filter',
-
   'memory',
   'transfer',
   'swarm',

@@ -141,6 +141,12 @@ describe.skipIf(!hasNix)('a Nix store that is given out', () => {
     expect((await twin.status()).content.servedBytes).toBeGreaterThan(1_000_000)
     await says(twin, 'network', 'share', 'home', 'published')
     await answers(laptop, closure.root, 404)
+    // Who leaves takes it along, and begins anew as everybody does.
+    await says(twin, 'network', 'share', 'home', 'store')
+    await answers(laptop, closure.root, 200)
+    await says(twin, 'network', 'leave', 'home', '--yes')
+    await answers(laptop, closure.root, 404)
+    await joinWith(twin, await invite(builder, '--network', 'home'))
     expect(await says(twin, 'network', 'share', 'home')).toContain('what this machine published there')
   })
 
