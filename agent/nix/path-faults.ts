@@ -28,14 +28,6 @@ export function tellerOf({ peerId, network, body }: Candidate): Teller {
   return { peerId, network, about: body.cid.toString(), signer: body.signer }
 }
 
-/** Who says what a path is, and where: `about` tells what he says apart, `signer` is the key that he signs with, if it is one. */
-export type Teller = { peerId: string; network: string; about: string; signer: string }
-
-/** Of an artifact. */
-export function tellerOf({ peerId, network, body }: Candidate): Teller {
-  return { peerId, network, about: body.cid.toString(), signer: body.signer }
-}
-
 /** Why a path that a peer publishes is not handed to the local Nix. */
 export type PathFault = {
   peerId: string
