@@ -69,7 +69,9 @@ describe.skipIf(!hasNix)('an agent without room', () => {
     const pin = await b.json<PinView>('pin', 'app')
     expect(pin).toMatchObject({ type: 'nix', root: closure.root, pathCount: 8, parts: 10, missing: 0 })
     // What a gives out from its Nix store is listed, too, without being named.
-    const given = (await a.json<ContentList>('content', '--sort', 'served')).items.filter(({ place }) => place === 'store')
+    const given = (await a.json<ContentList>('content', '--sort', 'served')).items.filter(
+      ({ place }) => place === 'store',
+    )
     expect(given.map(({ what }) => what).toSorted()).toEqual(closure.paths)
     expect(given.every(({ served, reasons }) => served.times > 0 && reasons[0]?.why === 'published')).toBe(true)
     await a.end('SIGKILL')
