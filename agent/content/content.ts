@@ -10,7 +10,10 @@ export const TEMPORARY_PIN = 'temporary:'
 /** An open blob: bytes that can be read at any offset. */
 export type BlobSource = {
   readonly sizeBytes: number
-  /** The bytes from `offset`, `length` of them, in chunks of at most 256 KiB; throws when they cannot all be had. */
+  /**
+   * The bytes from `offset`, `length` of them, in chunks of at most 256 KiB; throws when they cannot all be had. A chunk that has an
+   * ArrayBuffer to itself is the reader's own, who may give its memory back.
+   */
   read(offset: number, length: number, signal: AbortSignal): AsyncIterable<Uint8Array>
   /** Gives back what the source holds open. Idempotent. */
   close?(): Promise<void>

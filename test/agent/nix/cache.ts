@@ -82,6 +82,8 @@ export class Receiver implements AsyncDisposable {
   readonly faults: PathFault[] = []
   readonly fetched: { path: string; failure: string | undefined }[] = []
   readonly candidates: Published[] = []
+  /** How far ahead the substituter's clock is. */
+  aheadMs = 0
   /** Peers that have artifacts without having published them, by network. */
   readonly holders = new Map<string, string[]>()
   /** Peers who give out their stores, and what they say. */
@@ -150,6 +152,7 @@ export class Receiver implements AsyncDisposable {
       onFault: (fault) => this.faults.push(fault),
       onFetched: (path, failure) => void this.fetched.push({ path, failure }),
       log: this.log,
+      now: () => performance.now() + this.aheadMs,
       ...(wholeBytesMax !== undefined && { wholeBytesMax }),
     })
   }
