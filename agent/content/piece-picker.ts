@@ -9,6 +9,7 @@
  * - Apart from that, from the beginning to the end: whoever reads while the blob arrives needs its beginning first.
  */
 
+import { GET_PIECES_MAX } from '../../protocols/pieces/exchange.ts'
 import { nameHash, SHARE_PIECES, shareWeight } from '../../protocols/pieces/share.ts'
 
 /** The rarest are sought among so many missing pieces, 2 GiB: a bound on the work for one request. */
@@ -138,8 +139,9 @@ export class PiecePicker {
 
   /** The pieces around `index` that are as good, within its stretch. */
   #take(source: string, index: number, countMax: number, isAsGood: (index: number) => boolean): Run {
-    const start = Math.floor(index / SHARE_PIECES) * SHARE_PIECES
-    const end = Math.min(this.#init.pieceCount, start + SHARE_PIECES)
+    const stretch = this.#fellows.length === 0 ? GET_PIECES_MAX : SHARE_PIECES
+    const start = Math.floor(index / stretch) * stretch
+    const end = Math.min(this.#init.pieceCount, start + stretch)
     let from = index
     while (from > start && index - from + 1 < countMax && isAsGood(from - 1)) from--
     let count = index - from + 1

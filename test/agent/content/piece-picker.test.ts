@@ -2,6 +2,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { type Offer, offers, PiecePicker, type Run } from '../../../agent/content/piece-picker.ts'
+import { GET_PIECES_MAX } from '../../../protocols/pieces/exchange.ts'
 import { SHARE_PIECES } from '../../../protocols/pieces/share.ts'
 
 const SOURCES = ['a', 'b', 'c', 'd'] as const
@@ -92,7 +93,8 @@ describe('the picker', () => {
               if (offer !== undefined && !isHeldBack) expect(free.filter((at) => offers(offer, at))).toEqual([])
               continue
             }
-            expect(run.count).toBeLessThanOrEqual(Math.min(one.countMax, SHARE_PIECES))
+            const isShared = [...offered.values()].some((other) => other !== 'all')
+            expect(run.count).toBeLessThanOrEqual(Math.min(one.countMax, isShared ? SHARE_PIECES : GET_PIECES_MAX))
             for (const index of indices(run)) {
               expect(offer !== undefined && offers(offer, index) && index < count && !here.has(index)).toBe(true)
               const before = asked.filter((at) => at.index === index)
