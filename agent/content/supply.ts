@@ -3,6 +3,7 @@
  * something new to do. It ends when the blob is whole, or another list is taken.
  */
 
+import { GET_PIECES_MAX } from '../../protocols/pieces/exchange.ts'
 import { SHARE_PIECES } from '../../protocols/pieces/share.ts'
 import { PIECE_BYTES } from '../../protocols/pieces/tree.ts'
 import type { PieceList } from './content.ts'
@@ -88,11 +89,14 @@ export class Supply {
   }
 
   /** What to ask the source for now: a few pieces, or where nobody shares them up to `countMax`. */
-  pick(peerId: string, countMax = SHARE_PIECES): Run | undefined {
+  pick(peerId: string, countMax?: number): Run | undefined {
     const giver = this.#givers.get(peerId)
     if (!giver || this.partial.isFull) return undefined
     const { room } = giver.pace
-    return this.#picker.pick(peerId, Math.min(countMax, room), { alsoOthers: this.#areFellowsSlow(giver) })
+    // Each request costs both sides about as much as a piece; small ones are for those who share.
+    const isAlone = this.#givers.size === 1 && !this.#picker.hasFellows
+    const most = countMax ?? (isAlone ? GET_PIECES_MAX : SHARE_PIECES)
+    return this.#picker.pick(peerId, Math.min(most, room), { alsoOthers: this.#areFellowsSlow(giver) })
   }
 
   /** The source that gives least, of those that had the time to show what they can; none while all give about the same. */

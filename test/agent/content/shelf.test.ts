@@ -44,7 +44,9 @@ async function arriving(mayGet: ShelfInit['mayGet'] = () => 'part', isBusy = fal
       return ['somebody']
     },
   })
-  return { shelf, partial, asked, path: store.blobs.partialPathOf(fetching) }
+  /** As when much has arrived since. */
+  const forget = () => store.blobs.fresh.drop(`${DIGEST} ${OPEN_NETWORK_ID}`)
+  return { shelf, partial, asked, forget, path: store.blobs.partialPathOf(fetching) }
 }
 
 const ABSENT = { error: 'absent' }
@@ -65,8 +67,9 @@ test('gives the pieces that are here, and says which these are', async () => {
 })
 
 test('gives no piece that the disk did not keep', async () => {
-  const { shelf, path } = await arriving()
+  const { shelf, forget, path } = await arriving()
   await shelf.hashes(KEY, 0, 4, never, undefined)
+  forget()
   const fd = openSync(path, 'r+')
   writeSync(fd, Buffer.of(~(piece(1)[9] ?? 0) & 0xff), 0, 1, PIECE_BYTES + 9)
   closeSync(fd)
