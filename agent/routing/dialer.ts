@@ -1,5 +1,5 @@
 /**
- * Opens tunnels to services: tries their instances in the order of balance.ts, and goes on to the next one at once when one fails.
+ * What opens tunnels to services, for those who bring clients: forwards, the proxy, names. Implemented by service-dialer.ts.
  */
 import type { Duplex } from 'node:stream'
 import type { Instance } from './services.ts'

@@ -4,6 +4,11 @@
  * Names: `web.home.internal` is the service `web` of the network that this node calls `home`; `web.nas.home.internal` that of the member
  * `nas` only; `web` alone is good where one network has it.
  */
+import { NAME_PATTERN } from '../../protocols/membership/words.ts'
+import { AgentError } from '../error.ts'
+
+/** Of all names here; a domain that no registry gives away. */
+const DOMAIN = '.internal'
 
 /** One node's offer of a service, as it stands now. */
 export type Instance = {
@@ -46,4 +51,76 @@ export interface ServiceNames {
   list(): Resolved[]
   /** Called when any instance came, went or changed, many at once. Returns how to stop that. */
   onChange(listener: () => void): () => void
+}
+
+/** What a network has to say of services. */
+export type ServiceSource = {
+  /** As this node calls it. */
+  readonly name: string
+  readonly instances: {
+    services(): string[]
+    of(service: string): Instance[]
+    onChange(listener: () => void): () => void
+  }
+}
+
+export class Services implements ServiceNames {
+  readonly #sources = new Map<string, { source: ServiceSource; unlisten: () => void }>()
+  readonly #listeners = new Set<() => void>()
+
+  /** A network runs from now on, until the returned function is called. */
+  add(source: ServiceSource): () => void {
+    this.#sources.get(source.name)?.unlisten()
+    this.#sources.set(source.name, { source, unlisten: source.instances.onChange(() => this.#tell()) })
+    this.#tell()
+    return () => {
+      const known = this.#sources.get(source.name)
+      if (known?.source !== source) return
+      known.unlisten()
+      this.#sources.delete(source.name)
+      this.#tell()
+    }
+  }
+
+  /** @throws {AgentError} `usage` for a name without a network that several have */
+  resolve(name: string): Resolved | undefined {
+    const labels = labelsOf(name)
+    const [service = '', middle, last] = labels
+    if (labels.length > 3 || labels.some((label) => !NAME_PATTERN.test(label))) return undefined
+    if (last !== undefined) return this.#resolved(last, service, middle)
+    if (middle !== undefined) return this.#resolved(middle, service)
+    const found = [...this.#sources.keys()].flatMap((network) => this.#resolved(network, service) ?? [])
+    if (found.length <= 1) return found[0]
+    throw new AgentError('usage', `${found.length} networks have a service ${service}`, {
+      next: `Say which: ${found.map(({ network }) => `${service}.${network}${DOMAIN}`).join(' or ')}.`,
+    })
+  }
+
+  list(): Resolved[] {
+    return [...this.#sources].flatMap(([network, { source }]) =>
+      source.instances.services().flatMap((service) => this.#resolved(network, service) ?? []),
+    )
+  }
+
+  onChange(listener: () => void): () => void {
+    this.#listeners.add(listener)
+    return () => void this.#listeners.delete(listener)
+  }
+
+  #resolved(network: string, service: string, node?: string): Resolved | undefined {
+    const all = this.#sources.get(network)?.source.instances.of(service) ?? []
+    const instances = node === undefined ? all : all.filter((one) => one.node === node)
+    if (instances.length === 0) return undefined
+    return { network, service, ...(node !== undefined && { node }), instances }
+  }
+
+  #tell(): void {
+    for (const listener of this.#listeners) listener()
+  }
+}
+
+/** `web.home.internal.` as `web`, `home`. */
+function labelsOf(name: string): string[] {
+  const plain = name.toLowerCase().replace(/\.$/, '')
+  return (plain.endsWith(DOMAIN) ? plain.slice(0, -DOMAIN.length) : plain).split('.')
 }
