@@ -34,6 +34,7 @@ import { startNix, startShared } from './node/nix.ts'
 import { OpenNetwork } from './node/open-network.ts'
 import { Places } from './node/places.ts'
 import { roomWarnings } from './node/room-warnings.ts'
+import { NodeRouting } from './node/routing.ts'
 import { PeerFaults, warningsOf } from './node/warnings.ts'
 import { Notifier } from './service/notify.ts'
 import { type Database, dropHistory, openDatabase } from './state/database.ts'
@@ -140,11 +141,13 @@ async function startNode(
   )
   const { blobs, published, passThrough } = content
   const shared = startShared({ content, self: host.peerId, mayFetch, log }, stack)
+  const routing = stack.use(new NodeRouting({ host, gate, audit: entrance.audit, config: values, log }))
   const { openNetwork, catalogs, closed } = await startNetworks(
-    { shared, db, key, host, streams, entrance, content, later, presence: presenceBody(name), log },
+    { routing, shared, db, key, host, streams, entrance, content, later, presence: presenceBody(name), log },
     stack,
   )
   later.closed = closed
+  await routing.configure(values)
 
   const sources = (cid: CID, network: string, signal: AbortSignal) =>
     sourcesOf(cid, network, { catalogs, closed, providers: openNetwork?.providers, self: host.peerId }, signal)
@@ -206,6 +209,7 @@ async function startNode(
     }),
     ...faults.warnings(),
     ...nix.warnings(),
+    ...routing.warnings(),
   ]
   const current = { config }
   const api = new NodeApi({
@@ -218,6 +222,7 @@ async function startNode(
     entrance,
     joining,
     places,
+    routing,
     content,
     cacheKey,
     trust,
@@ -235,7 +240,7 @@ async function startNode(
   stack.use(await ApiServer.start({ socket: values.socket, mode, api, log, explain }))
 
   return {
-    reload: () => reload(current, { keeper, trust, upstreams: nix.upstreams, content, log }),
+    reload: () => reload(current, { keeper, trust, routing, upstreams: nix.upstreams, content, log }),
     summary: () => `${host.connected().length} peers, ${catalogs.count().known} artifacts known`,
   }
 }
@@ -247,6 +252,7 @@ const PROVIDERS_MS_MAX = 5_000
 type Later = { closed?: ClosedNetworks; keeper?: Keeper; substituter?: Substituter }
 
 type NetworksDeps = {
+  routing: NodeRouting
   shared: SharedFetches
   db: Database
   key: NodeKey
@@ -260,7 +266,7 @@ type NetworksDeps = {
 }
 
 async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
-  const { shared, db, key, host, streams, entrance, content, later, presence, log } = deps
+  const { routing, shared, db, key, host, streams, entrance, content, later, presence, log } = deps
   const { networks, gate, issuer, directory } = entrance
   const publishing = { pins: content.blobs, paths: content.published }
   const catalogs = new Catalogs()
@@ -285,6 +291,7 @@ async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
       contentOf: closedNetworksOf(content),
       deps: {
         serve: (id, scope) => shared.serve(id, scope),
+        route: (parts) => routing.route(parts),
         key,
         host,
         streams,
@@ -345,12 +352,13 @@ type Reloadable = {
   keeper: Keeper
   trust: TrustedKeys
   upstreams: Upstreams
+  routing: NodeRouting
   content: Pick<Content, 'blobs' | 'uploads'>
   log: Logger
 }
 
 /** Takes over what a running agent can, says what it cannot, and keeps what it has when the new configuration is not sound. */
-function reload(current: { config: LoadedConfig }, { keeper, trust, upstreams, content, log }: Reloadable): void {
+function reload(current: { config: LoadedConfig }, { keeper, trust, routing, upstreams, content, log }: Reloadable): void {
   let next: LoadedConfig
   try {
     next = current.config.reload()
@@ -363,6 +371,7 @@ function reload(current: { config: LoadedConfig }, { keeper, trust, upstreams, c
   }
   if (String(next.values.upstreams) !== String(current.config.values.upstreams))
     upstreams.configure(next.values.upstreams)
+  void routing.configure(next.values)
   content.blobs.setQuota(next.values.quotaBytes)
   content.uploads.setRate(next.values.uploadRateBytes)
   log.level = next.values.logLevel

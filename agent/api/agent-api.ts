@@ -24,6 +24,7 @@ import type {
 } from './contract.ts'
 import type { MembershipApi } from './membership-api.ts'
 import type { RoomApi } from './room-api.ts'
+import type { ServiceApi } from './service-api.ts'
 
 type Awaitable<T> = T | Promise<T>
 
@@ -37,10 +38,11 @@ export interface BlobReader {
 export interface AgentApi {
   readonly membership: MembershipApi
   readonly room: RoomApi
+  readonly routing: ServiceApi
 
   status(): Awaitable<Status>
   peers(): Awaitable<PeerView[]>
-  /** `peer` is a peer id, a node's name or a multiaddr. */
+  /** `peer` is a peer id, a node's name, a multiaddr or the name of a service, whose nearest instance is meant. */
   ping(peer: string, signal: AbortSignal): Promise<PingResult>
 
   publishStorePath(request: PublishRequest, signal: AbortSignal): Promise<PublishResult>

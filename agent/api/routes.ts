@@ -8,6 +8,7 @@ import { membershipRoutes } from './membership-routes.ts'
 import { roomRoutes } from './room-routes.ts'
 import { type Route, route } from './route.ts'
 import * as schemas from './schemas.ts'
+import { serviceRoutes } from './service-routes.ts'
 
 const nothing = z.object({})
 
@@ -35,7 +36,7 @@ export const routes: readonly Route[] = [
   route({
     method: 'POST',
     path: 'ping',
-    summary: 'Measure the round trip to a peer (peer id, name or multiaddr)',
+    summary: 'Measure the round trip to a peer (peer id, name, multiaddr, or name of a service)',
     takes: 'json',
     input: schemas.pingRequest,
     answers: 'json',
@@ -179,5 +180,6 @@ export const routes: readonly Route[] = [
     handle: (api, { signal }) => api.doctor(signal),
   }),
   ...roomRoutes,
+  ...serviceRoutes,
   ...membershipRoutes,
 ]

@@ -7,9 +7,13 @@
 import { hostname } from 'node:os'
 import type { LogLevel } from '../log.ts'
 import { type Environment, socketPath, stateDirectory } from './paths.ts'
+import { forwardText, offerText } from './service-values.ts'
 import {
+  type AddressRange,
+  addressRange,
   boolean,
   dialAddress,
+  dns,
   type HttpAddress,
   http,
   integer,
@@ -19,6 +23,7 @@ import {
   oneOf,
   optionalPath,
   path,
+  proxy,
   publicKey,
   rate,
   size,
@@ -40,6 +45,12 @@ export type Config = {
   joinFile: string | undefined
   /** undefined when off. */
   http: HttpAddress | undefined
+  /** SOCKS5 and HTTP; undefined when off. */
+  proxy: HttpAddress | undefined
+  /** undefined when off. */
+  dns: HttpAddress | undefined
+  /** Of loopback, for names of services; undefined when the agent chooses. */
+  addresses: AddressRange | undefined
   socket: string
   state: string
   maxPeers: number
@@ -52,6 +63,9 @@ export type Config = {
   requireSignatures: number
   /** URLs of binary caches that are asked when no peer has a path. */
   upstreams: string[]
+  /** Services that this node offers, and ports that lead to services: as service-values.ts reads them. */
+  services: string[]
+  forwards: string[]
   logLevel: LogLevel
 }
 
@@ -131,8 +145,29 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       kind: http,
       byDefault: () => '127.0.0.1:7478',
       reloads: false,
-      help: 'loopback address of the Nix binary cache, or off',
+      help: 'loopback address of the Nix binary cache and of discovery for Envoy and others, or off',
     } satisfies Key<'http'>,
+    proxy: {
+      field: 'proxy',
+      kind: proxy,
+      byDefault: () => '127.0.0.1:7479',
+      reloads: false,
+      help: 'loopback address of the SOCKS5 and HTTP proxy to services, or off',
+    } satisfies Key<'proxy'>,
+    dns: {
+      field: 'dns',
+      kind: dns,
+      byDefault: () => '127.0.0.1:7453',
+      reloads: false,
+      help: 'loopback address of the DNS server for names of services, or off',
+    } satisfies Key<'dns'>,
+    addresses: {
+      field: 'addresses',
+      kind: addressRange,
+      byDefault: () => 'auto',
+      reloads: false,
+      help: 'loopback addresses for names of services, like 127.77.0.0/16, or auto',
+    } satisfies Key<'addresses'>,
     socket: {
       field: 'socket',
       kind: path,
@@ -189,6 +224,20 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       reloads: true,
       help: 'binary cache to ask when no peer has a path; ?network=NAME shares what comes from it there',
     } satisfies Key<'upstreams'>,
+    services: {
+      field: 'services',
+      kind: list(offerText),
+      byDefault: () => [],
+      reloads: true,
+      help: 'service to offer to members: web=127.0.0.1:8080?check=http:/&network=NAME',
+    } satisfies Key<'services'>,
+    forwards: {
+      field: 'forwards',
+      kind: list(forwardText),
+      byDefault: () => [],
+      reloads: true,
+      help: 'port of this machine that leads to a service: web.NETWORK=127.0.0.1:8000',
+    } satisfies Key<'forwards'>,
     log_level: {
       field: 'logLevel',
       kind: oneOf(LOG_LEVELS),
@@ -199,13 +248,15 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
   }),
 )
 
+const LISTS = new Set<keyof Config>(['listen', 'bootstrap', 'trustedKeys', 'upstreams', 'services', 'forwards'])
+
 /** What the command line needs to make a flag of each key. */
 export const configKeys = [...KEYS].map(([key, { kind, field, help, reloads }]) => ({
   key,
   help,
   reloads,
   isBoolean: (kind as unknown) === boolean,
-  isList: field === 'listen' || field === 'bootstrap' || field === 'trustedKeys' || field === 'upstreams',
+  isList: LISTS.has(field),
 }))
 
 /** The host's name without its domain, as far as a node's name may have its characters. */

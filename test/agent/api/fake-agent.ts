@@ -10,6 +10,7 @@ import { ApiServer } from '../../../agent/api/server.ts'
 import { AgentError } from '../../../agent/error.ts'
 import { fakeMembership } from './fake-membership.ts'
 import { fakeRoom } from './fake-room.ts'
+import { fakeServices } from './fake-services.ts'
 
 const PEER_ID = '12D3KooWEZXjE41uU4EL2gpkAQeDXYok6wghN7wwNVPF5bwkaNfS'
 export const OTHER_PEER_ID = '12D3KooWJbJFaZ1dwpuu9tQY3ELCKCpWMJc1dSRVbcMwhiLiFq7q'
@@ -81,9 +82,10 @@ export function fakeAgent(replaced: Partial<AgentApi> = {}): AgentApi {
   return {
     membership: fakeMembership(),
     room: fakeRoom(),
+    routing: fakeServices(),
     status: () => status,
     peers: () => [peer],
-    ping: async () => ({ peerId: OTHER_PEER_ID, name: 'pear', address: peer.address, rttMs: 0.4 }),
+    ping: async () => ({ peerId: OTHER_PEER_ID, name: 'pear', address: peer.address, path: 'direct', rttMs: 0.4 }),
     publishStorePath: async ({ storePath }) => ({
       artifact: { ...artifact, type: 'nix', root: storePath, pathCount: 51, own: true },
       announcedTo: 1,
