@@ -25,10 +25,13 @@ import type { Substituter } from './nix/substituter.ts'
 import type { TrustedKeys } from './nix/trust.ts'
 import type { Upstreams } from './nix/upstreams.ts'
 import { NodeApi } from './node/api.ts'
+import { NodeNamesApi } from './node/api-names.ts'
 import { ClosedNetworks } from './node/closed-networks.ts'
 import { type Content, closedNetworksOf, forgetContent, startContent } from './node/content.ts'
+import { NodeDiscovery } from './node/discovery.ts'
 import { Entrance, OPEN_NETWORK_NAME } from './node/entrance.ts'
 import { Joining } from './node/joining.ts'
+import { NodeNames } from './node/names.ts'
 import { networkWarnings } from './node/network-warnings.ts'
 import { startNix, startShared } from './node/nix.ts'
 import { OpenNetwork } from './node/open-network.ts'
@@ -36,6 +39,7 @@ import { Places } from './node/places.ts'
 import { roomWarnings } from './node/room-warnings.ts'
 import { NodeRouting } from './node/routing.ts'
 import { PeerFaults, warningsOf } from './node/warnings.ts'
+import { startWaysIn } from './node/ways-in.ts'
 import { Notifier } from './service/notify.ts'
 import { type Database, dropHistory, openDatabase } from './state/database.ts'
 import { StateDirectory } from './state/directory.ts'
@@ -148,6 +152,8 @@ async function startNode(
   )
   later.closed = closed
   await routing.configure(values)
+  const names = stack.use(new NodeNames({ db, routing, config: values, self: host.peerId, log }))
+  const discovery = new NodeDiscovery({ routing, names, log })
 
   const sources = (cid: CID, network: string, signal: AbortSignal) =>
     sourcesOf(cid, network, { catalogs, closed, providers: openNetwork?.providers, self: host.peerId }, signal)
@@ -167,10 +173,13 @@ async function startNode(
       sources,
       faults,
       isShared,
+      beside: discovery,
       log,
     },
     stack,
   )
+  stack.use(discovery)
+  const { dns } = await startWaysIn({ config: values, routing, names, log }, stack)
   const { trust, substituter, http } = nix
   later.substituter = substituter
 
@@ -210,6 +219,7 @@ async function startNode(
     ...faults.warnings(),
     ...nix.warnings(),
     ...routing.warnings(),
+    ...names.warnings(),
   ]
   const current = { config }
   const api = new NodeApi({
@@ -223,6 +233,7 @@ async function startNode(
     joining,
     places,
     routing,
+    names: new NodeNamesApi({ names, dns, routing }),
     content,
     cacheKey,
     trust,
@@ -358,7 +369,10 @@ type Reloadable = {
 }
 
 /** Takes over what a running agent can, says what it cannot, and keeps what it has when the new configuration is not sound. */
-function reload(current: { config: LoadedConfig }, { keeper, trust, routing, upstreams, content, log }: Reloadable): void {
+function reload(
+  current: { config: LoadedConfig },
+  { keeper, trust, routing, upstreams, content, log }: Reloadable,
+): void {
   let next: LoadedConfig
   try {
     next = current.config.reload()

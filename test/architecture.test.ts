@@ -27,6 +27,7 @@ const ARROWS: Record<string, readonly string[]> = {
   content: ['mesh', 'state'],
   artifacts: ['catalog', 'content'],
   nix: ['catalog', 'content', 'identity', 'state'],
+  discovery: [],
   routing: ['catalog', 'identity', 'mesh', 'state'],
 }
 

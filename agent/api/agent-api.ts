@@ -23,6 +23,7 @@ import type {
   UploadRequest,
 } from './contract.ts'
 import type { MembershipApi } from './membership-api.ts'
+import type { NamesApi } from './names-api.ts'
 import type { RoomApi } from './room-api.ts'
 import type { ServiceApi } from './service-api.ts'
 
@@ -38,6 +39,7 @@ export interface BlobReader {
 export interface AgentApi {
   readonly membership: MembershipApi
   readonly room: RoomApi
+  readonly names: NamesApi
   readonly routing: ServiceApi
 
   status(): Awaitable<Status>

@@ -5,6 +5,7 @@
 import { z } from 'zod'
 import { AgentError } from '../error.ts'
 import { membershipRoutes } from './membership-routes.ts'
+import { namesRoutes } from './names-routes.ts'
 import { roomRoutes } from './room-routes.ts'
 import { type Route, route } from './route.ts'
 import * as schemas from './schemas.ts'
@@ -181,5 +182,6 @@ export const routes: readonly Route[] = [
   }),
   ...roomRoutes,
   ...serviceRoutes,
+  ...namesRoutes,
   ...membershipRoutes,
 ]

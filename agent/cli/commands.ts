@@ -4,6 +4,7 @@ import type { AddCommand } from './command-line.ts'
 import { addCompletion } from './completion.ts'
 import { addConfig } from './config.ts'
 import { addContent } from './content.ts'
+import { addDnsConf, addNames } from './dns-conf.ts'
 import { addDoctor } from './doctor.ts'
 import { addConnections, addForward, addTrace } from './forward.ts'
 import { addGc } from './gc.ts'
@@ -50,6 +51,8 @@ export const commands: readonly AddCommand[] = [
   addPolicy,
   addAudit,
   addTrust,
+  addNames,
+  addDnsConf,
   addNixConf,
   addConfig,
   addDoctor,

@@ -1,9 +1,12 @@
 /**
- * The HTTP server on loopback, on which the front-ends put their routes (the Nix binary cache; more to come).
+ * The HTTP server on loopback, on which the front-ends put their routes (the Nix binary cache, discovery; more to come). Connections that begin
+ * as HTTP/2 are given to whoever speaks it (gRPC of discovery): browsers do not without TLS, so a web page cannot.
  *
  * Any program of this machine may ask it, browsers included, and a web page can point a name of its own at 127.0.0.1. So only
  * requests whose Host is a loopback address or `localhost` are answered.
  */
+import type { Server } from 'node:http'
+import type { Socket } from 'node:net'
 import fastify, { type FastifyInstance } from 'fastify'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
@@ -21,6 +24,8 @@ const LATE_EVERY_MS = 2_000
 const CONNECTIONS_MAX = 256
 /** Longer than Nix waits between the narinfos of a closure, so that it keeps its connections. */
 const KEEP_ALIVE_MS = 30_000
+/** How HTTP/2 begins (RFC 9113, section 3.4), and no request of HTTP/1 does. */
+const HTTP2_PREFACE = 'PRI'
 /** What is under way when the agent stops is cut after this: systemd waits 5 s for all of it. */
 const CLOSE_MS_MAX = 500
 
@@ -37,11 +42,16 @@ export class HttpServer implements AsyncDisposable {
   }
 
   /**
-   * Listens until disposed. `register` puts the routes on.
+   * Listens until disposed. `register` puts the routes on; `http2` takes connections over, and has to close them before this is disposed.
    *
    * @throws {AgentError} `taken` when the port is in use.
    */
-  static async start(place: HttpPlace, register: (app: FastifyInstance) => void, log: Log): Promise<HttpServer> {
+  static async start(
+    place: HttpPlace,
+    register: (app: FastifyInstance) => void,
+    log: Log,
+    http2?: (socket: Socket) => void,
+  ): Promise<HttpServer> {
     const app = fastify({
       ...SCHEMALESS,
       bodyLimit: BODY_BYTES_MAX,
@@ -64,6 +74,7 @@ export class HttpServer implements AsyncDisposable {
         .send(`${reasonOf(error)}\n`)
     })
     register(app)
+    if (http2 !== undefined) tellApart(app.server, http2)
     try {
       await app.listen({ host: place.host, port: place.port })
     } catch (cause) {
@@ -82,6 +93,37 @@ export class HttpServer implements AsyncDisposable {
     await this.#app.close()
     clearTimeout(late)
   }
+}
+
+/** Looks at the first bytes of each connection, and puts them back. */
+function tellApart(server: Server, http2: (socket: Socket) => void): void {
+  const listeners = server.listeners('connection') as ((socket: Socket) => void)[]
+  server.removeAllListeners('connection')
+  server.on('connection', (socket: Socket) => {
+    const late = setTimeout(() => socket.destroy(), HEADERS_MS_MAX)
+    const failed = () => socket.destroy()
+    const over = () => {
+      clearTimeout(late)
+      socket.off('readable', look)
+      socket.off('end', failed)
+      socket.off('error', failed)
+      socket.off('close', over)
+    }
+    const look = () => {
+      const bytes = socket.read() as Buffer | null
+      if (bytes === null) return
+      socket.unshift(bytes)
+      const start = bytes.toString('latin1', 0, HTTP2_PREFACE.length)
+      if (start.length < HTTP2_PREFACE.length && HTTP2_PREFACE.startsWith(start)) return
+      over()
+      if (start === HTTP2_PREFACE) http2(socket)
+      else for (const listener of listeners) listener.call(server, socket)
+    }
+    socket.on('readable', look)
+    socket.once('end', failed)
+    socket.once('error', failed)
+    socket.once('close', over)
+  })
 }
 
 /** Of a Host header, with or without a port. */

@@ -23,6 +23,7 @@ import type {
   Warning,
 } from '../api/contract.ts'
 import type { NetworkView } from '../api/membership-contract.ts'
+import type { NamesApi } from '../api/names-api.ts'
 import type { BringDeps } from '../artifacts/bring.ts'
 import type { Publications } from '../artifacts/publications.ts'
 import { storeUpload } from '../artifacts/upload.ts'
@@ -70,6 +71,7 @@ export type Parts = {
   joining: Joining
   places: Places
   routing: NodeRouting
+  names: NamesApi
   content: Content
   cacheKey: CacheKey
   trust: TrustedKeys
@@ -90,12 +92,14 @@ export class NodeApi implements AgentApi {
   readonly membership: NodeMembership
   readonly room: NodeRoom
   readonly routing: NodeServices
+  readonly names: NamesApi
   readonly #parts: Parts
   readonly #places: Places
 
   constructor(parts: Parts) {
     this.#parts = parts
     this.#places = parts.places
+    this.names = parts.names
     this.room = new NodeRoom({
       ...parts,
       networks: parts.entrance.networks,

@@ -10,9 +10,9 @@ import type { AddressRange } from '../config/values.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import { type Database, migrate } from '../state/database.ts'
 
-/** Ranges are 127.64.0.0/16 to 127.127.0.0/16: what other programs use of loopback is mostly below. */
+/** Ranges are 127.64.0.0/16 to 127.191.0.0/16: what other programs use of loopback is mostly below. */
 const FIRST_OCTET = 64
-const RANGES = 64
+const RANGES = 128
 /** Nobody needs to connect to it; the port of names is the agent's own. */
 const CLAIM_PORT = 7453
 
@@ -55,6 +55,12 @@ export class ClaimedRange implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await new Promise((resolve) => this.#claim.close(resolve))
   }
+}
+
+/** Whether this agent ever had a range of its own. */
+export function isClaimed(db: Database): boolean {
+  migrate(db, 'address-range', STEPS)
+  return db.prepare('SELECT 1 FROM address_range').get() !== undefined
 }
 
 /** The one that it had, then the others, beginning with the one that follows from its id. */

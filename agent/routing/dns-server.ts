@@ -16,6 +16,8 @@ const CONNECTIONS_MAX = 64
 const IDLE_MS = 10_000
 /** Of one connection, answered one after the other; what is read beyond waits in the kernel. */
 const MESSAGE_BYTES_MAX = 0xffff
+/** When any port will do. */
+const PORT_TRIES_MAX = 8
 /** Being answered at once: more are dropped, and asked again by whoever meant it. */
 const QUESTIONS_MAX = 512
 
@@ -42,7 +44,19 @@ export class DnsServer implements AsyncDisposable {
    *
    * @throws {AgentError} `taken` when the port is in use.
    */
-  static async start({ host, port }: HttpAddress, zones: Zones, log: Log): Promise<DnsServer> {
+  static async start(place: HttpAddress, zones: Zones, log: Log): Promise<DnsServer> {
+    for (let tries = 1; ; tries += 1) {
+      try {
+        return await DnsServer.#bind(place, zones, log)
+      } catch (cause) {
+        // A port that was free for TCP need not be for UDP.
+        const isChosen = place.port === 0 && tries < PORT_TRIES_MAX
+        if (!isChosen) throw listenError(`${place.host}:${place.port}`, cause)
+      }
+    }
+  }
+
+  static async #bind({ host, port }: HttpAddress, zones: Zones, log: Log): Promise<DnsServer> {
     const tcp = createServer({ noDelay: true })
     const udp = createSocket(host.includes(':') ? 'udp6' : 'udp4')
     try {
@@ -55,7 +69,7 @@ export class DnsServer implements AsyncDisposable {
     } catch (cause) {
       tcp.close()
       udp.close()
-      throw listenError(`${host}:${port}`, cause)
+      throw cause
     }
   }
 

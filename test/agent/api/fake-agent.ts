@@ -9,6 +9,7 @@ import type { ArtifactDetail, ArtifactView, PeerView, Status } from '../../../ag
 import { ApiServer } from '../../../agent/api/server.ts'
 import { AgentError } from '../../../agent/error.ts'
 import { fakeMembership } from './fake-membership.ts'
+import { fakeNames } from './fake-names.ts'
 import { fakeRoom } from './fake-room.ts'
 import { fakeServices } from './fake-services.ts'
 
@@ -83,6 +84,7 @@ export function fakeAgent(replaced: Partial<AgentApi> = {}): AgentApi {
     membership: fakeMembership(),
     room: fakeRoom(),
     routing: fakeServices(),
+    names: fakeNames,
     status: () => status,
     peers: () => [peer],
     ping: async () => ({ peerId: OTHER_PEER_ID, name: 'pear', address: peer.address, path: 'direct', rttMs: 0.4 }),
