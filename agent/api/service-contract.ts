@@ -91,7 +91,12 @@ export type ConnectionView = {
 export type ConnectionList = { connections: ConnectionView[] }
 
 /** What was done for one question, and how long it took. */
-export type TraceStep = { step: 'resolve' | 'rule' | 'choose' | 'reach' | 'open'; ms: number; ok: boolean; text: string }
+export type TraceStep = {
+  step: 'resolve' | 'rule' | 'choose' | 'reach' | 'open'
+  ms: number
+  ok: boolean
+  text: string
+}
 export type TraceResult = { name: string; ok: boolean; steps: TraceStep[] }
 
 /** `host` is loopback and `port` the service's, or any, when not said. */

@@ -24,7 +24,11 @@ const port = z.int().min(1).max(65_535)
 const proto = z.enum(['tcp', 'udp', 'http'])
 const name = z.string().min(1).max(NAME_LENGTH_MAX)
 const network = z.string().min(1).max(NAME_LENGTH_MAX).exactOptional()
-const host = z.string().regex(/^[0-9A-Za-z.:_-]{1,253}$/, 'not a host').max(HOST_LENGTH_MAX).exactOptional()
+const host = z
+  .string()
+  .regex(/^[0-9A-Za-z.:_-]{1,253}$/, 'not a host')
+  .max(HOST_LENGTH_MAX)
+  .exactOptional()
 const serviceName = z.string().regex(NAME_PATTERN, 'cannot be the name of a service: a-z, 0-9 and -, at most 63')
 const labels = z
   .record(z.string().regex(LABEL_KEY_PATTERN, 'not a label'), z.string().regex(LABEL_VALUE_PATTERN, 'not a value'))
@@ -46,7 +50,11 @@ export const addServiceRequest: z.ZodType<AddServiceRequest> = z.strictObject({
   proxyProtocol: z.boolean().exactOptional(),
   network,
 })
-export const drainRequest: z.ZodType<DrainRequest> = z.strictObject({ name, undo: z.boolean().exactOptional(), network })
+export const drainRequest: z.ZodType<DrainRequest> = z.strictObject({
+  name,
+  undo: z.boolean().exactOptional(),
+  network,
+})
 export const traceRequest = z.strictObject({ name })
 export const forwardRequest: z.ZodType<ForwardRequest> = z.strictObject({
   name,

@@ -1,5 +1,11 @@
 /** `agent service`: what this node offers to the members of a network, and what others do. */
-import type { AddServiceRequest, InstanceView, ServiceDetail, ServiceList, ServiceView } from '../api/service-contract.ts'
+import type {
+  AddServiceRequest,
+  InstanceView,
+  ServiceDetail,
+  ServiceList,
+  ServiceView,
+} from '../api/service-contract.ts'
 import { endpointIn, labelsIn, PROTOS } from '../config/service-values.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import { printable } from '../printable.ts'
@@ -193,7 +199,10 @@ export function serviceScreen(
     offer === null
       ? []
       : [
-          ['Here', `${offer.host}:${offer.port}, ${offer.state}${offer.why === undefined ? '' : `: ${printable(offer.why)}`}`],
+          [
+            'Here',
+            `${offer.host}:${offer.port}, ${offer.state}${offer.why === undefined ? '' : `: ${printable(offer.why)}`}`,
+          ],
           ['Looked at by', offer.check],
           ...(offer.unseen === undefined ? [] : ([['Nobody sees it', printable(offer.unseen)]] as [string, string][])),
         ]

@@ -68,7 +68,8 @@ export function labelsIn(texts: readonly string[]): Record<string, string> {
   const labels: Record<string, string> = {}
   for (const text of texts) {
     const [key = '', value = ''] = text.split(/[:=](.*)/s)
-    if (!LABEL_KEY_PATTERN.test(key) || !LABEL_VALUE_PATTERN.test(value)) throw new Error(`has "${text}", which is no label`)
+    if (!LABEL_KEY_PATTERN.test(key) || !LABEL_VALUE_PATTERN.test(value))
+      throw new Error(`has "${text}", which is no label`)
     labels[key] = value
   }
   return labels

@@ -175,7 +175,9 @@ export class NodeServices implements ServiceApi {
     }
     await step('open', async () => {
       const isDatagrams = instance.proto === 'udp'
-      const tunnel = isDatagrams ? await routing.dialer.openDatagrams(target, signal) : await routing.dialer.open(target, signal)
+      const tunnel = isDatagrams
+        ? await routing.dialer.openDatagrams(target, signal)
+        : await routing.dialer.open(target, signal)
       const { path, instance: taken } = tunnel
       if ('close' in tunnel) tunnel.close()
       else tunnel.destroy()
@@ -241,7 +243,13 @@ export class NodeServices implements ServiceApi {
   }
 
   #instance({ zone, rttMs, labels, ...rest }: Instance): InstanceView {
-    return { ...rest, labels: { ...labels }, zone: zone ?? null, rttMs: rttMs ?? null, own: rest.peerId === this.#deps.self }
+    return {
+      ...rest,
+      labels: { ...labels },
+      zone: zone ?? null,
+      rttMs: rttMs ?? null,
+      own: rest.peerId === this.#deps.self,
+    }
   }
 
   /** Where to offer. @throws {AgentError} `usage`, `not-found` */

@@ -20,7 +20,7 @@ import { Flows } from '../routing/flows.ts'
 import { Forward } from '../routing/forwards.ts'
 import { checkIn } from '../routing/health.ts'
 import { Instances } from '../routing/instances.ts'
-import { Offers, type Offering } from '../routing/offers.ts'
+import { type Offering, Offers } from '../routing/offers.ts'
 import { type RoutedNetwork, ServiceDialer } from '../routing/service-dialer.ts'
 import { Services } from '../routing/services.ts'
 import type { Database } from '../state/database.ts'
@@ -46,7 +46,13 @@ export type NetworkParts = {
   log: Log
 }
 
-export type Routed = RoutedNetwork & { membership: Membership; members: Members; instances: Instances; offers: Offers; acceptor: Acceptor }
+export type Routed = RoutedNetwork & {
+  membership: Membership
+  members: Members
+  instances: Instances
+  offers: Offers
+  acceptor: Acceptor
+}
 
 export class NodeRouting implements AsyncDisposable {
   readonly services = new Services()
@@ -144,7 +150,9 @@ export class NodeRouting implements AsyncDisposable {
   }
 
   /** A port that leads to a service, until disposed. */
-  forward(options: Omit<Parameters<typeof Forward.start>[0], 'self' | 'services' | 'dialer' | 'log'>): Promise<Forward> {
+  forward(
+    options: Omit<Parameters<typeof Forward.start>[0], 'self' | 'services' | 'dialer' | 'log'>,
+  ): Promise<Forward> {
     const { host, log } = this.#deps
     return Forward.start({ ...options, self: host.peerId, services: this.services, dialer: this.dialer, log })
   }
@@ -161,7 +169,13 @@ export class NodeRouting implements AsyncDisposable {
   warnings(): Warning[] {
     const failed = [...this.#forwards].flatMap(([text, forward]) =>
       typeof forward === 'string'
-        ? [{ code: 'forward.failed', message: `the forward ${text} does not run: ${forward}`, next: 'Correct it in the configuration.' }]
+        ? [
+            {
+              code: 'forward.failed',
+              message: `the forward ${text} does not run: ${forward}`,
+              next: 'Correct it in the configuration.',
+            },
+          ]
         : [],
     )
     const unplaced = this.#declared.filter((text) => this.#placeOf(parseOffer(text).network) === undefined)
@@ -178,6 +192,7 @@ export class NodeRouting implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const forward of this.#forwards.values()) if (typeof forward !== 'string') await forward[Symbol.asyncDispose]()
     this.#forwards.clear()
+    this.dialer[Symbol.dispose]()
     this.flows[Symbol.dispose]()
   }
 

@@ -16,6 +16,7 @@ import {
   encodeTunnelAnswer,
   REQUEST_BYTES_MAX,
   TUNNEL_PROTOCOL,
+  TUNNELS_PER_PEER_MAX,
   type TunnelError,
   type TunnelRequest,
 } from '../../protocols/tunnel/tunnel.ts'
@@ -31,10 +32,8 @@ import type { Instance } from './services.ts'
 import { splice } from './splice.ts'
 import { TunnelStream } from './tunnel-stream.ts'
 
-/** Of one member: a gateway has thousands of clients behind it. */
-export const TUNNELS_PER_PEER_MAX = 2_048
-/** The request comes with the first bytes. */
-const REQUEST_MS_MAX = 5_000
+/** A member may open streams before it needs them. */
+const REQUEST_MS_MAX = 30_000
 /** On this machine, or one beside it; whoever waits has other instances to try. */
 const CONNECT_MS_MAX = 2_000
 /** For the refused side to read why. */
@@ -90,11 +89,13 @@ export class Acceptor implements AsyncDisposable {
     const { scope, flows } = this.#options
     await scope.unhandle(TUNNEL_PROTOCOL)
     for (const stop of this.#stop) stop()
-    const ended = flows.list().flatMap(({ direction, network, stream }) =>
-      direction === 'in' && network === this.#options.membership.name
-        ? [new Promise<void>((resolve) => void stream.once('close', resolve))]
-        : [],
-    )
+    const ended = flows
+      .list()
+      .flatMap(({ direction, network, stream }) =>
+        direction === 'in' && network === this.#options.membership.name
+          ? [new Promise<void>((resolve) => void stream.once('close', resolve))]
+          : [],
+      )
     if (ended.length > 0) {
       const late = Promise.withResolvers<void>()
       const timer = setTimeout(late.resolve, FAREWELL_MS_MAX)
@@ -155,7 +156,10 @@ export class Acceptor implements AsyncDisposable {
       }
     } catch (error) {
       this.#options.offers.suspect(request.service)
-      return refuse(tunnel, { error: 'unreachable', why: `${request.service} does not answer on its node: ${reasonOf(error)}` })
+      return refuse(tunnel, {
+        error: 'unreachable',
+        why: `${request.service} does not answer on its node: ${reasonOf(error)}`,
+      })
     }
     flows.add(flow)
     // Something may have changed while the application took the connection.
@@ -167,7 +171,10 @@ export class Acceptor implements AsyncDisposable {
     tunnel.begin()
   }
 
-  #decide(peerId: string, { service, carrier }: TunnelRequest): Refusal | { offer: Offer; member: Member; rule: string } {
+  #decide(
+    peerId: string,
+    { service, carrier }: TunnelRequest,
+  ): Refusal | { offer: Offer; member: Member; rule: string } {
     const { membership, memberOf, flows, audit } = this.#options
     const member = memberOf(peerId)
     if (member === undefined) return { error: 'refused', why: 'not a member' }
@@ -205,7 +212,8 @@ export class Acceptor implements AsyncDisposable {
     const { membership, memberOf, offers } = this.#options
     this.#cut(({ peerId, service }) => {
       const member = memberOf(peerId)
-      const isAllowed = member !== undefined && membership.decide(member, membership.self, `service:connect ${service}`).allowed
+      const isAllowed =
+        member !== undefined && membership.decide(member, membership.self, `service:connect ${service}`).allowed
       return !isAllowed || offers.get(service) === undefined
     }, 'not allowed any more')
   }
@@ -219,7 +227,16 @@ export class Acceptor implements AsyncDisposable {
 
 /** Of datagrams that are served, nobody asks which instance it is. */
 const NO_INSTANCE: Instance = {
-  id: '', network: '', service: '', peerId: '', node: '', proto: 'udp', port: 0, labels: {}, weight: 0, state: 'unknown',
+  id: '',
+  network: '',
+  service: '',
+  peerId: '',
+  node: '',
+  proto: 'udp',
+  port: 0,
+  labels: {},
+  weight: 0,
+  state: 'unknown',
 }
 
 /** Says why, and lets the caller read it. */

@@ -8,7 +8,7 @@ import { encodeFrame } from '../../protocols/frame.ts'
 import { DATAGRAM_BYTES_MAX } from '../../protocols/tunnel/tunnel.ts'
 import type { DatagramTunnel } from './dialer.ts'
 import type { Instance } from './services.ts'
-import { TunnelStream } from './tunnel-stream.ts'
+import type { TunnelStream } from './tunnel-stream.ts'
 
 /** What waits to be sent, in each direction: some 40 ms of a fast link. Datagrams that would wait longer are better dropped. */
 const QUEUE_BYTES_MAX = 512 * 1024
@@ -82,7 +82,10 @@ export class Datagrams implements DatagramTunnel {
 }
 
 /** Joins a connected socket of datagrams and a tunnel until either is over. */
-export function joinDatagrams(socket: Socket, tunnel: Pick<DatagramTunnel, 'send' | 'onDatagram' | 'onClose' | 'close'>): void {
+export function joinDatagrams(
+  socket: Socket,
+  tunnel: Pick<DatagramTunnel, 'send' | 'onDatagram' | 'onClose' | 'close'>,
+): void {
   socket.on('message', (bytes) => tunnel.send(bytes))
   // A port where nobody listens answers with an error: a datagram more that is lost.
   socket.on('error', () => undefined)

@@ -52,7 +52,10 @@ export class Flows implements Disposable {
 
   constructor(audit: { append(fields: AuditFields): void }) {
     this.#audit = audit
-    this.#timers = [setInterval(() => this.#check(), CHECK_MS).unref(), setInterval(() => this.#tell(), TELL_MS).unref()]
+    this.#timers = [
+      setInterval(() => this.#check(), CHECK_MS).unref(),
+      setInterval(() => this.#tell(), TELL_MS).unref(),
+    ]
   }
 
   get isFull(): boolean {

@@ -135,7 +135,9 @@ export class Forward implements AsyncDisposable {
     const { services, name, isSticky, self } = this.#options
     const found = services.resolve(name)
     if (found === undefined) {
-      throw new AgentError('not-found', `nobody offers ${name} now`, { next: '`agent service list` shows what there is.' })
+      throw new AgentError('not-found', `nobody offers ${name} now`, {
+        next: '`agent service list` shows what there is.',
+      })
     }
     const { network, service, node } = found
     return { network, service, ...(node !== undefined && { node }), ...(isSticky && { sticky: self }) }
@@ -152,7 +154,10 @@ function listenError(error: unknown, { host, port }: ForwardOptions): unknown {
   const { code } = error as NodeJS.ErrnoException
   const where = `${isIPv6(host) ? `[${host}]` : host}:${port}`
   if (code === 'EADDRINUSE') {
-    return new AgentError('taken', `${where} is in use by another program`, { cause: error, next: 'Name another port.' })
+    return new AgentError('taken', `${where} is in use by another program`, {
+      cause: error,
+      next: 'Name another port.',
+    })
   }
   if (code === 'EACCES') {
     return new AgentError('not-allowed', `listening on ${where} needs privileges`, {

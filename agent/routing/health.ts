@@ -73,7 +73,10 @@ export class HealthCheck implements Disposable {
 
   async #ask(): Promise<void> {
     this.#isAsking = true
-    const why = await failureOf(this.#options, AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(ANSWER_MS_MAX)]))
+    const why = await failureOf(
+      this.#options,
+      AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(ANSWER_MS_MAX)]),
+    )
     this.#isAsking = false
     if (this.#stopping.signal.aborted) return
     this.#run = why === undefined ? Math.max(this.#run, 0) + 1 : Math.min(this.#run, 0) - 1
@@ -135,12 +138,15 @@ function askTcp(host: string, port: number, signal: AbortSignal): Promise<void> 
 
 function askHttp(host: string, port: number, path: string, signal: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
-    const asked = request({ host, port, path, signal, agent: false, headers: { 'user-agent': 'undernet' } }, (response) => {
-      const { statusCode = 0 } = response
-      response.destroy()
-      if (statusCode < STATUS_OK_BELOW) resolve()
-      else reject(new Error(`it answers ${path} with ${statusCode}`))
-    })
+    const asked = request(
+      { host, port, path, signal, agent: false, headers: { 'user-agent': 'undernet' } },
+      (response) => {
+        const { statusCode = 0 } = response
+        response.destroy()
+        if (statusCode < STATUS_OK_BELOW) resolve()
+        else reject(new Error(`it answers ${path} with ${statusCode}`))
+      },
+    )
     asked.once('error', reject)
     asked.end()
   })

@@ -4,7 +4,12 @@
  *
  * Offers of the configuration are there while it says so, and are not kept; one that was added by hand comes before them.
  */
-import { SERVICE_KIND, makeServiceBody, OFFERS_PER_NODE_MAX, type ServiceOffer } from '../../protocols/service/service.ts'
+import {
+  makeServiceBody,
+  OFFERS_PER_NODE_MAX,
+  SERVICE_KIND,
+  type ServiceOffer,
+} from '../../protocols/service/service.ts'
 import type { Records } from '../catalog/records.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
@@ -219,14 +224,21 @@ export class Offers implements Disposable {
   #store({ offering, isDraining, sinceMs }: Omit<Kept, 'health'>): void {
     const { db } = this.#options
     const row = JSON.stringify({ ...offering, check: checkText(offering.check), isDraining, sinceMs })
-    durably(db, () => db.prepare('INSERT OR REPLACE INTO service_offers (name, offer) VALUES (?, ?)').run(offering.name, row))
+    durably(db, () =>
+      db.prepare('INSERT OR REPLACE INTO service_offers (name, offer) VALUES (?, ?)').run(offering.name, row),
+    )
   }
 
   #stored(): Omit<Kept, 'health'>[] {
     const rows = this.#options.db.prepare('SELECT offer FROM service_offers').all() as { offer: string }[]
     return rows.map(({ offer }) => {
       const { check, isDraining, sinceMs, ...rest } = JSON.parse(offer) as Omit<Offering, 'check'> & StoredFields
-      return { offering: { ...rest, check: checkIn(check) ?? { kind: 'none' } }, isDeclared: false, isDraining, sinceMs }
+      return {
+        offering: { ...rest, check: checkIn(check) ?? { kind: 'none' } },
+        isDeclared: false,
+        isDraining,
+        sinceMs,
+      }
     })
   }
 }

@@ -25,7 +25,10 @@ export type Caller = {
 }
 
 /** `to` is where the application listens. */
-export function proxyHeader({ name, peerId, network, address }: Caller, to: { host: string; port: number }): Uint8Array {
+export function proxyHeader(
+  { name, peerId, network, address }: Caller,
+  to: { host: string; port: number },
+): Uint8Array {
   const [family, addresses] = addressBlock(address, to)
   const fields = [field(MEMBER_NAME, name), field(PEER_ID, peerId), field(NETWORK_NAME, network)]
   const rest = Buffer.concat([addresses, ...fields])
@@ -64,9 +67,21 @@ function bytesOfV4(host: string): Buffer {
 function bytesOfV6(host: string): Buffer {
   if (isIP(host) === 4) return Buffer.concat([Buffer.from('00000000000000000000ffff', 'hex'), bytesOfV4(host)])
   const [, v4] = /:(\d+\.\d+\.\d+\.\d+)$/.exec(host) ?? []
-  const hex = v4 === undefined ? host : host.replace(v4, bytesOfV4(v4).toString('hex').replace(/^(....)/, '$1:'))
+  const hex =
+    v4 === undefined
+      ? host
+      : host.replace(
+          v4,
+          bytesOfV4(v4)
+            .toString('hex')
+            .replace(/^(....)/, '$1:'),
+        )
   const [left = '', right] = hex.split('::')
-  const words = (text: string) => text.split(':').filter((word) => word !== '').map((word) => Number.parseInt(word, 16))
+  const words = (text: string) =>
+    text
+      .split(':')
+      .filter((word) => word !== '')
+      .map((word) => Number.parseInt(word, 16))
   const before = words(left)
   const after = right === undefined ? [] : words(right)
   const all = [...before, ...Array<number>(Math.max(0, 8 - before.length - after.length)).fill(0), ...after]

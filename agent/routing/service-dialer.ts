@@ -3,6 +3,7 @@
  * does not answer, the next is tried beside it, and the first that opens is taken: a node that died without a word costs a fraction of a second.
  */
 import type { Stream } from '@libp2p/interface'
+import { WireError } from '../../protocols/error.ts'
 import {
   ANSWER_BYTES_MAX,
   type Carrier,
@@ -18,6 +19,7 @@ import type { DatagramTunnel, Target, Tunnel, TunnelDialer } from './dialer.ts'
 import type { Flows } from './flows.ts'
 import { hereDatagrams, hereStream } from './here.ts'
 import type { Instance, ServiceSource } from './services.ts'
+import { Spares } from './spares.ts'
 import { TunnelStream } from './tunnel-stream.ts'
 
 /** An answer takes a round trip and what the application needs to accept; after this the next instance is tried as well. */
@@ -54,10 +56,11 @@ type Open<T> = (network: RoutedNetwork, instance: Instance, signal: AbortSignal)
 /** What did not open, and why; `refused` is for a want of a grant. */
 type Failure = { instance: Instance; reason: string; isRefused: boolean }
 
-export class ServiceDialer implements TunnelDialer {
+export class ServiceDialer implements TunnelDialer, Disposable {
   readonly #options: DialerOptions
   /** Who failed lately, until when by performance.now(). */
   readonly #failed = new Map<string, number>()
+  readonly #spares = new Spares()
 
   constructor(options: DialerOptions) {
     this.#options = options
@@ -69,6 +72,10 @@ export class ServiceDialer implements TunnelDialer {
 
   openDatagrams(target: Target, signal: AbortSignal): Promise<DatagramTunnel> {
     return this.#first(target, signal, (network, instance, limited) => this.#openDatagrams(network, instance, limited))
+  }
+
+  [Symbol.dispose](): void {
+    this.#spares[Symbol.dispose]()
   }
 
   /** Those that would be tried, in this order. @throws {AgentError} `not-found`, `failed` */
@@ -118,7 +125,11 @@ export class ServiceDialer implements TunnelDialer {
     }
     start()
     while (tries.size > 0 && !signal.aborted) {
-      const opened = await soonest(tries, waiting.length > 0 ? (this.#options.patienceMs ?? PATIENCE_MS) : undefined, signal)
+      const opened = await soonest(
+        tries,
+        waiting.length > 0 ? (this.#options.patienceMs ?? PATIENCE_MS) : undefined,
+        signal,
+      )
       if (opened !== undefined && opened !== 'late') {
         over.abort(new AgentError('cancelled', 'another instance was sooner'))
         return opened
@@ -131,7 +142,11 @@ export class ServiceDialer implements TunnelDialer {
   }
 
   /** Undefined, and undone, when another one was sooner. */
-  #opened<T extends { destroy?: () => unknown; close?: () => void }>(instance: Instance, opened: T, over: AbortSignal): T | undefined {
+  #opened<T extends { destroy?: () => unknown; close?: () => void }>(
+    instance: Instance,
+    opened: T,
+    over: AbortSignal,
+  ): T | undefined {
     this.#failed.delete(keyOf(instance))
     if (!over.aborted) return opened
     if (opened.destroy !== undefined) opened.destroy()
@@ -177,21 +192,20 @@ export class ServiceDialer implements TunnelDialer {
     signal: AbortSignal,
   ): Promise<{ stream: TunnelStream; path: string }> {
     if (this.#options.flows.isFull) throw new AgentError('limit', 'this node has too many tunnels open')
-    const stream = new TunnelStream(await network.openStream(peerId, TUNNEL_PROTOCOL, signal))
-    try {
-      stream.writeFrame(encodeTunnelRequest({ service, carrier }))
-      const answer = decodeTunnelAnswer(await stream.readFrame(ANSWER_BYTES_MAX, signal))
-      if (answer.error === 'refused') throw new AgentError('not-allowed', answer.why)
-      if (answer.error !== undefined) throw new AgentError('failed', answer.why || answer.error)
-      stream.begin()
-      return { stream, path: this.#options.pathOf(peerId) }
-    } catch (error) {
-      stream.destroy(error as Error)
-      throw error
-    }
+    const open = (limited: AbortSignal) => network.openStream(peerId, TUNNEL_PROTOCOL, limited)
+    const request = encodeTunnelRequest({ service, carrier })
+    const spare = this.#spares.take(`${network.name} ${peerId}`, open)
+    const stream =
+      (spare && (await asked(spare, request, signal).catch(noAnswer))) ??
+      (await asked(new TunnelStream(await open(signal)), request, signal))
+    return { stream, path: this.#options.pathOf(peerId) }
   }
 
-  #count({ network, service, peerId, node, proto }: Instance, path: string, stream: Parameters<Flows['add']>[0]['stream']): void {
+  #count(
+    { network, service, peerId, node, proto }: Instance,
+    path: string,
+    stream: Parameters<Flows['add']>[0]['stream'],
+  ): void {
     const carrier = proto === 'udp' ? 'udp' : 'tcp'
     this.#options.flows.add({ direction: 'out', network, service, peerId, node, carrier, path, stream })
   }
@@ -205,12 +219,37 @@ export class ServiceDialer implements TunnelDialer {
   }
 }
 
+/** The stream, once the other side has answered that it is open. */
+async function asked(stream: TunnelStream, request: Uint8Array, signal: AbortSignal): Promise<TunnelStream> {
+  try {
+    stream.writeFrame(request)
+    const answer = decodeTunnelAnswer(await stream.readFrame(ANSWER_BYTES_MAX, signal))
+    if (answer.error === 'refused') throw new AgentError('not-allowed', answer.why)
+    if (answer.error !== undefined) throw new AgentError('failed', answer.why || answer.error)
+    stream.begin()
+    return stream
+  } catch (error) {
+    stream.destroy(error as Error)
+    throw error
+  }
+}
+
+/** One that was open before may have gone with its connection: that says nothing of the instance. */
+function noAnswer(error: unknown): undefined {
+  if (error instanceof WireError && error.code === 'closed') return undefined
+  throw error
+}
+
 function keyOf({ network, service, peerId }: Instance): string {
   return `${network} ${service} ${peerId}`
 }
 
 /** What the first of them comes to, or `late`. */
-async function soonest<T>(tries: ReadonlySet<Promise<T | undefined>>, ms: number | undefined, signal: AbortSignal): Promise<T | undefined | 'late'> {
+async function soonest<T>(
+  tries: ReadonlySet<Promise<T | undefined>>,
+  ms: number | undefined,
+  signal: AbortSignal,
+): Promise<T | undefined | 'late'> {
   const { promise, resolve } = Promise.withResolvers<T | undefined | 'late'>()
   const timer = ms === undefined ? undefined : setTimeout(() => resolve('late'), ms)
   const onAbort = () => resolve(undefined)

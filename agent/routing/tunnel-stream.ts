@@ -60,6 +60,12 @@ export class TunnelStream extends Duplex {
     else if (stream.readableEnded) this.#ended()
   }
 
+  /** Whether both sides can still speak. */
+  get isOpen(): boolean {
+    const { status, remoteWriteStatus } = this.#stream
+    return !this.destroyed && this.#failure === undefined && status === 'open' && remoteWriteStatus !== 'closed'
+  }
+
   /** Held for the application by this stream: received and not taken, or taken of it and not sent. */
   get heldBytes(): number {
     return this.readableLength + this.writableLength + this.#stream.readBufferLength + this.#stream.writeBufferLength
@@ -89,7 +95,8 @@ export class TunnelStream extends Duplex {
 
   /** A frame, while frames are spoken: small, and not waited for. */
   writeFrame(payload: Uint8Array): void {
-    if (this.#stream.status === 'open' && this.#stream.writeStatus === 'writable') this.#stream.send(encodeFrame(payload))
+    if (this.#stream.status === 'open' && this.#stream.writeStatus === 'writable')
+      this.#stream.send(encodeFrame(payload))
   }
 
   /** From now on what comes is the application's. */

@@ -13,6 +13,8 @@ export const REQUEST_BYTES_MAX = 512
 export const ANSWER_BYTES_MAX = 4_096
 /** The largest payload of UDP over IPv4. */
 export const DATAGRAM_BYTES_MAX = 65_507
+/** Of one member to another: a gateway has thousands of clients behind it. */
+export const TUNNELS_PER_PEER_MAX = 2_048
 /** Of a reason, before it is cut: what is left fits an answer in any script. */
 export const WHY_LENGTH_MAX = 1_000
 

@@ -28,7 +28,15 @@ export const web: ServiceDetail = {
   proto: 'http',
   instanceCount: 2,
   healthyCount: 1,
-  offer: { host: '127.0.0.1', port: 8080, check: 'http:/', proxyProtocol: false, declared: false, state: 'ill', why: 'refused' },
+  offer: {
+    host: '127.0.0.1',
+    port: 8080,
+    check: 'http:/',
+    proxyProtocol: false,
+    declared: false,
+    state: 'ill',
+    why: 'refused',
+  },
   instances: [instance, { ...instance, node: 'apple', state: 'ill', zone: null, rttMs: null, own: true }],
 }
 
