@@ -78,8 +78,7 @@ export function addPing(line: CommandLine): void {
     }
     const times = results.map(({ rttMs }) => rttMs).sort((a, b) => a - b)
     const at = (share: number) => times[Math.min(times.length - 1, Math.floor(times.length * share))] as number
-    if (isJson)
-      return terminal.json({ pings: results, p50Ms: at(0.5), p90Ms: at(0.9), p99Ms: at(0.99), maxMs: at(1) })
+    if (isJson) return terminal.json({ pings: results, p50Ms: at(0.5), p90Ms: at(0.9), p99Ms: at(0.99), maxMs: at(1) })
     if (times.length > 1) {
       terminal.print(
         `${count(times.length, 'ping')}: fastest ${showMs(at(0))}, median ${showMs(at(0.5))}, p90 ${showMs(at(0.9))}, p99 ${showMs(at(0.99))}, slowest ${showMs(at(1))}`,
