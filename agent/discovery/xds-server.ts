@@ -125,7 +125,8 @@ export class XdsServer implements AsyncDisposable {
       if (client.isBehind) this.#bring(client)
     })
     try {
-      for await (const bytes of messages(stream))
+      // What is wrong with a message is said on the stream, which has to live for that.
+      for await (const bytes of messages(stream.iterator({ destroyOnReturn: false })))
         session.request(decodeMessage(discoveryRequest, bytes) as XdsRequest, only)
       end(stream, STATUS.ok)
     } catch (error) {
