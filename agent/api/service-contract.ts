@@ -1,8 +1,6 @@
 /**
  * The contract about services: what is offered where, forwards, tunnels that are open, traces. As contract.ts, which it is a part of.
  */
-import type { ErrorLine } from './contract.ts'
-
 type Proto = 'tcp' | 'udp' | 'http'
 type InstanceState = 'healthy' | 'ill' | 'draining' | 'unknown'
 
@@ -101,8 +99,7 @@ export type TraceResult = { name: string; ok: boolean; steps: TraceStep[] }
 
 /** `host` is loopback and `port` the service's, or any, when not said. */
 export type ForwardRequest = { name: string; host?: string; port?: number; sticky?: boolean }
-/** Lines of the answer, which goes on until the asker hangs up: so does the forward. */
+/** Lines of the answer, which goes on until the asker hangs up: so does the forward. An `error` ends it, too. */
 export type ForwardEvent =
   | { type: 'listening'; name: string; host: string; port: number; proto: 'tcp' | 'udp' }
   | { type: 'refused'; message: string }
-  | ErrorLine

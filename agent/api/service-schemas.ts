@@ -1,6 +1,7 @@
 /** The types of service-contract.ts as schemas: as schemas.ts, which they are a part of. */
 import { z } from 'zod'
 import { LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, LABELS_MAX, NAME_PATTERN } from '../../protocols/membership/words.ts'
+import type { ErrorLine } from './contract.ts'
 import type {
   AddServiceRequest,
   ConnectionList,
@@ -135,7 +136,7 @@ export const trace: z.ZodType<TraceResult> = z.object({
   ),
 })
 
-export const forwardEvent: z.ZodType<ForwardEvent> = z.union([
+export const forwardEvent: z.ZodType<ForwardEvent | ErrorLine> = z.union([
   z.object({
     type: z.literal('listening'),
     name: z.string(),

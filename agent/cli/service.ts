@@ -75,7 +75,7 @@ function addAdd(line: CommandLine, parent: Parent): void {
     const added = await client.post<ServiceDetail>('services', requestOf(name, endpoint, options))
     if (isJson) return terminal.json(added)
     terminal.print(`Offered as ${terminal.style('bold', printable(added.address))}`)
-    terminal.note('Who may use it: members with a grant for ' + `service:connect ${name}. agent policy show`)
+    terminal.note(`Who may use it: members with a grant for service:connect ${printable(name)}. agent policy show`)
   })
 }
 

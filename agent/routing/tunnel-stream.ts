@@ -154,10 +154,16 @@ export class TunnelStream extends Duplex {
   #send(data: Uint8Array, done: (error?: Error | null) => void): void {
     this.sentBytes += data.byteLength
     this.activeMs = performance.now()
+    let isRoom: boolean
     try {
-      if (this.#stream.send(data)) return done()
+      isRoom = this.#stream.send(data)
     } catch (error) {
-      return done(this.#failure ?? resetError(error))
+      done(this.#failure ?? resetError(error))
+      return
+    }
+    if (isRoom) {
+      done()
+      return
     }
     const settle = (error?: Error) => {
       this.#stream.removeEventListener('drain', onDrain)
@@ -202,7 +208,10 @@ export class TunnelStream extends Duplex {
 
   /** Also told of when the stream was reset, and when its connection went away in order. */
   #ended(): void {
-    if (this.#head !== undefined) return this.#head.wake()
+    if (this.#head !== undefined) {
+      this.#head.wake()
+      return
+    }
     if (this.#stream.status === 'aborted' || this.#stream.status === 'reset') return
     if (this.#isPeerDone) this.push(null)
     else this.#fail(resetError())
