@@ -14,6 +14,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { DnsConfView, NameList } from '../../agent/api/names-contract.ts'
 import type { ServiceDetail } from '../../agent/api/service-contract.ts'
 import { freePort, type RealAgent, run, until } from '../agents.ts'
+import { hasGrpcio, nodeClient, pythonClient, useXds, whoServer } from '../grpc-clients.ts'
 import { allSee, invite, joinWith, Lab, SOON_MS_MAX, says } from './members.ts'
 
 const POLICY = `
@@ -185,6 +186,31 @@ describe('services by their names', () => {
     expect(await lookup('SRV', 'web.home.internal')).toBe('')
     await says(server, 'service', 'remove', 'web')
     await until(async () => (await lookup('web.home.internal')) === '', { what: 'its name goes', ms: SOON_MS_MAX })
+  })
+
+  test('gRPC for Node and for C follow a service that moves between nodes', async () => {
+    for (const [agent, name] of [
+      [server, 'apple'],
+      [guest, 'pear'],
+    ] as const)
+      await says(agent, 'service', 'add', 'who', `${await whoServer(name, stack)}`)
+    await until(async () => (await client.client.get<ServiceDetail>('services/who')).healthyCount === 2, {
+      what: 'both nodes offer it',
+      ms: SOON_MS_MAX,
+    })
+    const { http } = await client.status()
+    useXds((http ?? '').replace('http://', ''))
+    const starts = (await hasGrpcio()) ? [nodeClient, pythonClient] : [nodeClient]
+    const clients = starts.map((start) => start('who.home.internal', stack))
+    const answers = () => Promise.all(clients.map((ask) => ask()))
+    const reach = (name: string) =>
+      until(async () => (await answers()).every((one) => one === name), { what: `all reach ${name}`, ms: SOON_MS_MAX })
+    await says(server, 'service', 'drain', 'who')
+    await reach('pear')
+    await says(server, 'service', 'drain', 'who', '--undo')
+    await says(guest, 'service', 'remove', 'who')
+    await reach('apple')
+    for (let nth = 0; nth < 10; nth += 1) expect(new Set(await answers())).toEqual(new Set(['apple']))
   })
 
   test('the lines for resolvers name the networks', async () => {

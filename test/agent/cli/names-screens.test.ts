@@ -10,7 +10,10 @@ async function ask(words: string[], names: NamesApi = fakeNames) {
   await using agent = await serve({ names })
   return await run(words, { socket: agent.socket })
 }
-const parts = { names: { list: fakeNames.list, reverseZone: undefined }, dns: { address: { host: '::1', port: 53 } } }
+const parts = {
+  names: { list: () => fakeNames.list(), reverseZone: undefined },
+  dns: { address: { host: '::1', port: 53 } },
+}
 
 describe('names', () => {
   it('line up, or there are none', async () => {

@@ -144,7 +144,7 @@ it('carries datagrams of each program apart from those of others', async () => {
     return heard.map((text) => text.split(' '))
   }
   const [one, other] = await Promise.all([say(['a', 'b']), say(['c', 'd'])])
-  expect([one.map(([, word]) => word).sort(), other.map(([, word]) => word).sort()]).toEqual([
+  expect([one.map(([, word = '']) => word).toSorted(), other.map(([, word = '']) => word).toSorted()]).toEqual([
     ['a', 'b'],
     ['c', 'd'],
   ])
