@@ -254,9 +254,9 @@ function takeFrame(head: Head, bytesMax: number): Uint8Array | undefined {
   const last = prefix.findIndex((byte) => byte < 0x80)
   if (last < 0 && prefix.byteLength < PREFIX_BYTES_MAX) return undefined
   if (last < 0) throw new WireError('too-large', `a frame over ${bytesMax} bytes`)
+  if (last > 0 && prefix[last] === 0) throw new WireError('malformed', 'a frame length that is not minimal')
   const [length] = varint.decode(prefix.subarray(0, last + 1))
   if (length > bytesMax) throw new WireError('too-large', `a frame of ${length} bytes; the limit is ${bytesMax}`)
-  if (last > 0 && prefix[last] === 0) throw new WireError('malformed', 'a frame length that is not minimal')
   const end = last + 1 + length
   if (head.bytes.byteLength < end) return undefined
   const frame = head.bytes.slice(last + 1, end)
