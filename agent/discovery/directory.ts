@@ -1,11 +1,11 @@
 /**
- * The services of this node's networks as discovery tells others of them: each instance that can be used now, with the loopback address by
+ * The services of this node's networks as discovery tells others of them: each instance that can be used now, and the loopback address by
  * which this machine reaches it. Ill and drained ones are not in here, so nobody can be told of them.
  */
 import type { Held, Instance, Resolved } from './services.ts'
 
-/** Endpoints in all that are listened for on behalf of clients that want everything. */
-const ENDPOINTS_MAX = 512
+/** Of one service; each is listened for. */
+const ENDPOINTS_MAX = 256
 
 export type Endpoint = { instance: Instance; address: string }
 export type Service = {
@@ -13,9 +13,10 @@ export type Service = {
   name: string
   network: string
   service: string
-  /** Of its instances. */
+  /** All of its instances are of the proto `http`. */
   isHttp: boolean
-  endpoints: Endpoint[]
+  /** That can be used. */
+  instances: readonly Instance[]
 }
 
 type Init = {
@@ -38,24 +39,26 @@ export class Directory {
     this.#init = init
   }
 
-  /** What cannot carry streams is left out: Envoy and the like speak TCP to what they find. */
-  async list(): Promise<Service[]> {
-    const found: Service[] = []
-    let room = ENDPOINTS_MAX
-    for (const resolved of this.#init.services.list()) {
-      if (room <= 0) break
-      const service = await this.#serviceOf(resolved)
-      if (service === undefined) continue
-      found.push(service)
-      room -= service.endpoints.length
-    }
+  /** By name. What cannot carry streams is left out: Envoy and the like speak TCP to what they find. */
+  list(): Service[] {
+    const found = this.#init.services.list().flatMap((resolved) => this.#serviceOf(resolved) ?? [])
     return found.sort((a, b) => (a.name < b.name ? -1 : 1))
   }
 
   /** By any name that leads to it; undefined when no member offers it. */
-  async find(name: string): Promise<Service | undefined> {
+  find(name: string): Service | undefined {
     const resolved = this.#init.services.resolve(name)
-    return resolved && (await this.#serviceOf(resolved))
+    return resolved && this.#serviceOf(resolved)
+  }
+
+  /** Where its instances are reached from here, from now on. Those whose address would lead to somebody else are left out. */
+  async endpointsOf({ instances }: Service): Promise<Endpoint[]> {
+    const endpoints: Endpoint[] = []
+    for (const instance of instances.slice(0, ENDPOINTS_MAX)) {
+      const held = await this.#init.hold(this.#init.nameOf(instance))
+      if (held !== undefined && 'address' in held) endpoints.push({ instance, address: held.address })
+    }
+    return endpoints
   }
 
   zoneIn(network: string): string | undefined {
@@ -66,17 +69,17 @@ export class Directory {
     return this.#init.services.onChange(listener)
   }
 
-  async #serviceOf({ network, service, node, instances }: Resolved): Promise<Service | undefined> {
+  #serviceOf({ network, service, node, instances }: Resolved): Service | undefined {
     const streams = instances.filter(({ proto }) => proto !== 'udp')
     if (streams.length === 0) return undefined
     const usable = streams.filter(({ state }) => state === 'healthy' || state === 'unknown')
-    const endpoints: Endpoint[] = []
-    for (const instance of usable.slice(0, ENDPOINTS_MAX)) {
-      const held = await this.#init.hold(this.#init.nameOf(instance))
-      if (held !== undefined && 'address' in held) endpoints.push({ instance, address: held.address })
-    }
-    endpoints.sort((a, b) => (a.instance.peerId < b.instance.peerId ? -1 : 1))
     const name = this.#init.nameOf({ service, network, ...(node !== undefined && { node }) })
-    return { name, network, service, isHttp: streams.every(({ proto }) => proto === 'http'), endpoints }
+    return {
+      name,
+      network,
+      service,
+      isHttp: streams.every(({ proto }) => proto === 'http'),
+      instances: usable.toSorted((a, b) => (a.peerId < b.peerId ? -1 : 1)),
+    }
   }
 }

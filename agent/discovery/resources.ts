@@ -36,10 +36,10 @@ export async function snapshotOf(
 }
 
 async function allOf(kind: ResourceKind, way: Way, directory: Directory): Promise<Resource[]> {
-  const services = await directory.list()
+  const services = directory.list()
   if (kind === 'listeners') return [envoyListener(way)]
   if (kind === 'routes') return [envoyRoutes(services)]
-  return services.map((service) => resourceOf(kind, service.name, service, way, directory))
+  return await Promise.all(services.map((service) => resourceOf(kind, service.name, service, way, directory)))
 }
 
 async function namedOf(
@@ -51,10 +51,10 @@ async function namedOf(
   const found: Resource[] = []
   for (const name of names) {
     if (name === ENVOY_LISTENER.name && kind === 'listeners') found.push(envoyListener(way))
-    else if (name === ENVOY_LISTENER.name && kind === 'routes') found.push(envoyRoutes(await directory.list()))
+    else if (name === ENVOY_LISTENER.name && kind === 'routes') found.push(envoyRoutes(directory.list()))
     else {
-      const service = await directory.find(name)
-      if (service !== undefined) found.push(resourceOf(kind, name, service, way, directory))
+      const service = directory.find(name)
+      if (service !== undefined) found.push(await resourceOf(kind, name, service, way, directory))
       // What is gone has no endpoints: a client goes on with those that it has when it is told nothing.
       else if (kind === 'endpoints') found.push({ '@type': TYPE_URLS.endpoints, cluster_name: name, endpoints: [] })
     }
@@ -63,10 +63,18 @@ async function namedOf(
 }
 
 /** Under the name by which it was asked for. */
-function resourceOf(kind: ResourceKind, name: string, service: Service, way: Way, directory: Directory): Resource {
+async function resourceOf(
+  kind: ResourceKind,
+  name: string,
+  service: Service,
+  way: Way,
+  directory: Directory,
+): Promise<Resource> {
   const type = { '@type': TYPE_URLS[kind] }
-  if (kind === 'endpoints')
-    return { ...type, cluster_name: name, endpoints: localitiesOf(service, directory.zoneIn(service.network)) }
+  if (kind === 'endpoints') {
+    const endpoints = await directory.endpointsOf(service)
+    return { ...type, cluster_name: name, endpoints: localitiesOf(endpoints, directory.zoneIn(service.network)) }
+  }
   if (kind === 'clusters') {
     return {
       ...type,
@@ -82,7 +90,7 @@ function resourceOf(kind: ResourceKind, name: string, service: Service, way: Way
 }
 
 /** Those of this node's zone first; the others when none of them is left. */
-function localitiesOf({ endpoints }: Service, zone: string | undefined): Json[] {
+function localitiesOf(endpoints: readonly Endpoint[], zone: string | undefined): Json[] {
   // Those without weight are for when there are no others.
   const weighted = endpoints.filter(({ instance }) => instance.weight > 0)
   const byZone = Map.groupBy(weighted.length > 0 ? weighted : endpoints, ({ instance }) => instance.zone ?? '')

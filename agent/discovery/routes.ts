@@ -5,7 +5,7 @@
  * Answers are 200 with what there is now, or 304 for xDS when the client has it; Envoy takes everything else for a failure of the connection.
  */
 import type { FastifyInstance, FastifyReply } from 'fastify'
-import type { Directory, Service } from './directory.ts'
+import type { Directory, Endpoint, Service } from './directory.ts'
 import type { Json } from './protobuf.ts'
 import { snapshotOf } from './resources.ts'
 import { RESOURCE_KINDS, type ResourceKind, TYPE_URLS } from './xds-schema.ts'
@@ -24,13 +24,15 @@ export function registerDiscoveryRoutes(app: FastifyInstance, directory: Directo
     )
   }
   app.get<{ Params: { service: string } }>('/v1/registration/:service', async ({ params: { service } }, reply) => {
-    const found = isName(service) ? await directory.find(service) : undefined
-    return reply.send({ hosts: found === undefined ? [] : hostsOf(found) })
+    const found = isName(service) ? directory.find(service) : undefined
+    return reply.send({ hosts: found === undefined ? [] : hostsOf(await directory.endpointsOf(found)) })
   })
   app.get<{ Querystring: { service?: unknown } }>('/v1/http_sd', async ({ query: { service } }, reply) => {
-    if (service === undefined) return reply.send((await directory.list()).flatMap(targetsOf))
-    const found = isName(service) ? await directory.find(service) : undefined
-    return reply.send(found === undefined ? [] : targetsOf(found))
+    const named = isName(service) ? directory.find(service) : undefined
+    const wanted = service === undefined ? directory.list() : named === undefined ? [] : [named]
+    const targets: Json[] = []
+    for (const found of wanted) targets.push(...targetsOf(found, await directory.endpointsOf(found)))
+    return reply.send(targets)
   })
 }
 
@@ -71,7 +73,7 @@ function isName(name: unknown): name is string {
 }
 
 /** As Envoy's first discovery service had it (SDS v1). */
-function hostsOf({ endpoints }: Service): Json[] {
+function hostsOf(endpoints: readonly Endpoint[]): Json[] {
   return endpoints.map(({ instance, address }) => ({
     ip_address: address,
     port: instance.port,
@@ -85,7 +87,7 @@ function hostsOf({ endpoints }: Service): Json[] {
 }
 
 /** One group an instance, so that each has labels of its own. */
-function targetsOf({ name, network, service, endpoints }: Service): Json[] {
+function targetsOf({ name, network, service }: Service, endpoints: readonly Endpoint[]): Json[] {
   return endpoints.map(({ instance, address }) => ({
     targets: [`${address}:${instance.port}`],
     labels: {

@@ -68,19 +68,20 @@ export class NameListeners implements AsyncDisposable {
   readonly #sockets = new Set<Socket>()
   readonly #forget: () => void
   readonly #sweeper: NodeJS.Timeout
+  #isFollowing = false
   /** Listeners come and go one after the other. */
   #work: Promise<unknown> = Promise.resolve()
 
   private constructor(init: Init) {
     this.#init = init
     this.#now = init.now ?? Date.now
-    this.#forget = init.services.onChange(() => void this.#inTurn(() => this.#follow()))
+    this.#forget = init.services.onChange(() => this.#followSoon())
     this.#sweeper = setInterval(() => void this.#inTurn(() => this.#sweep()), SWEEP_MS).unref()
   }
 
   static start(init: Init): NameListeners {
     const listeners = new NameListeners(init)
-    void listeners.#inTurn(() => listeners.#follow())
+    listeners.#followSoon()
     return listeners
   }
 
@@ -164,6 +165,16 @@ export class NameListeners implements AsyncDisposable {
     await this.#listen(entry, resolved)
     this.#entries.set(name, entry)
     return entry
+  }
+
+  /** Changes that come while one waits for its turn are seen then. */
+  #followSoon(): void {
+    if (this.#isFollowing) return
+    this.#isFollowing = true
+    void this.#inTurn(async () => {
+      this.#isFollowing = false
+      await this.#follow()
+    })
   }
 
   /** Brings the listeners of names that were used lately in line with what is offered now. */

@@ -76,7 +76,7 @@ function lean(value: unknown): unknown {
 }
 
 describe('resources', () => {
-  const { services, directory } = fakeDirectory('attic')
+  const { services, directory, held } = fakeDirectory('attic')
   services.set(
     instance({ proto: 'http', zone: 'attic', weight: 3 }),
     instance({ proto: 'http', node: 'board', peerId: '12D3KooWboard', port: 9_090, zone: 'shed', state: 'unknown' }),
@@ -130,6 +130,14 @@ describe('resources', () => {
     ])
     const [taken] = (await snapshotOf('endpoints', ['taken'], 'ads', directory)).resources
     expect(taken, 'an address where a stranger would answer').toMatchObject({ endpoints: [] })
+  })
+
+  it('take addresses only for endpoints', async () => {
+    held.clear()
+    for (const kind of ['clusters', 'listeners', 'routes'] as const) await snapshotOf(kind, 'all', 'ads', directory)
+    expect([...held]).toEqual([])
+    await snapshotOf('endpoints', ['web'], 'ads', directory)
+    expect([...held].toSorted()).toEqual(['web.board.home.internal', 'web.nas.home.internal'])
   })
 
   it('have a version that changes when they do, and only then', async () => {

@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { pino } from 'pino'
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import { AgentError } from '../../../agent/error.ts'
 import { absoluteOf, authorityOf } from '../../../agent/routing/http-proxy.ts'
 import { ServiceProxy } from '../../../agent/routing/proxy.ts'
@@ -232,6 +232,21 @@ describe('hostile clients', () => {
       await talk(Uint8Array.of(5, ...randomBytes(nth + 1), 0), randomBytes(400), '\r\n\r\n')
     }
     expect((await curl('-x', `http://${proxy.address}`, 'http://web.home.internal/')).code).toBe(0)
+  })
+
+  it('that say nothing are not waited for', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout'] })
+    try {
+      const silent = connect(port, '127.0.0.1')
+      await once(silent, 'connect')
+      // The proxy has it, too, once it answers somebody who came later.
+      await talk('GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n')
+      const closed = once(silent, 'close')
+      vi.advanceTimersByTime(10_001)
+      await closed
+    } finally {
+      vi.useRealTimers()
+    }
   })
 
   it('cannot put lines into what is sent on', async () => {
