@@ -1,7 +1,7 @@
 /** The contract about names of services as addresses of this machine, and how its resolver is told of them. As contract.ts, which it is a part of. */
 
 /** A name that programs of this machine use now. */
-export type NameView = {
+type NameView = {
   name: string
   /** In 127.0.0.0/8. */
   address: string

@@ -2,6 +2,7 @@
  * The services of this node's networks as discovery tells others of them: each instance that can be used now, and the loopback address by
  * which this machine reaches it. Ill and drained ones are not in here, so nobody can be told of them.
  */
+import { AgentError } from '../error.ts'
 import type { Held, Instance, Resolved } from './services.ts'
 
 /** Of one service; each is listened for. */
@@ -21,6 +22,7 @@ export type Service = {
 
 type Init = {
   services: {
+    /** @throws {AgentError} when several networks have it. */
     resolve(name: string): Resolved | undefined
     list(): readonly Resolved[]
     onChange(listener: () => void): () => void
@@ -45,10 +47,15 @@ export class Directory {
     return found.sort((a, b) => (a.name < b.name ? -1 : 1))
   }
 
-  /** By any name that leads to it; undefined when no member offers it. */
+  /** By any name that leads to it; undefined when no member offers it, and when it may mean several. */
   find(name: string): Service | undefined {
-    const resolved = this.#init.services.resolve(name)
-    return resolved && this.#serviceOf(resolved)
+    try {
+      const resolved = this.#init.services.resolve(name)
+      return resolved && this.#serviceOf(resolved)
+    } catch (error) {
+      if (error instanceof AgentError) return undefined
+      throw error
+    }
   }
 
   /** Where its instances are reached from here, from now on. Those whose address would lead to somebody else are left out. */

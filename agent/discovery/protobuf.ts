@@ -7,7 +7,7 @@
  */
 
 /** A field's number and type; `many` when repeated. Wrapped numbers are UInt32Value. */
-export type Field = {
+type Field = {
   number: number
   type: 'string' | 'bool' | 'uint32' | 'wrapped' | 'duration' | 'any' | Message | Enum
   many?: true

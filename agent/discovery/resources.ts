@@ -20,7 +20,7 @@ const REFRESH_DELAY = '0.5s'
 
 /** `ads` for those who asked over a stream. */
 export type Way = 'ads' | 'rest'
-export type Resource = Json & { '@type': string }
+type Resource = Json & { '@type': string }
 export type Snapshot = { version: string; resources: Resource[] }
 
 /** Resources of one kind: those that are named, or all; the version changes when, and only when, they do. */

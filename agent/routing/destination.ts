@@ -5,7 +5,7 @@
 import { AgentError, type AgentErrorCode } from '../error.ts'
 import { printable } from '../printable.ts'
 import type { Target } from './dialer.ts'
-import { networkOf, normalName } from './internal-names.ts'
+import { networkOf, normalName, TOP } from './internal-names.ts'
 import type { ServiceNames } from './services.ts'
 
 /** In URLs without a port: the name says all. */
@@ -27,7 +27,7 @@ export function destinationOf(
 ): Target {
   const name = normalName(nameAt(host) ?? host)
   const network = name && networkOf(name)
-  if (name === undefined || network === undefined || !networks().includes(network))
+  if (name === undefined || network === undefined || name === `${network}.${TOP}` || !networks().includes(network))
     throw foreign(host, network, networks())
   const resolved = services.resolve(name)
   if (resolved === undefined) {

@@ -6,7 +6,7 @@
 import { type Answer, AUTHORITATIVE_ANSWER, encode, type Packet, TRUNCATED_RESPONSE } from 'dns-packet'
 
 /** RFC 6891, section 6.2.3. */
-export const UDP_BYTES_PLAIN = 512
+const UDP_BYTES_PLAIN = 512
 /** What we say and take: fits every network, though loopback carries more. */
 const UDP_BYTES_MAX = 1_232
 const HEADER_BYTES = 12

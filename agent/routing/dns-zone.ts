@@ -96,7 +96,7 @@ async function instancesOf(name: string, { instances }: Resolved, zone: string, 
   return reply.answers.length === 0 ? negative(RCODE.ok, zone) : reply
 }
 
-export function isUsable({ state }: Pick<Instance, 'state'>): boolean {
+function isUsable({ state }: Pick<Instance, 'state'>): boolean {
   return state === 'healthy' || state === 'unknown'
 }
 

@@ -18,7 +18,7 @@ export function normalName(text: string): string | undefined {
   return name.length <= NAME_LENGTH_MAX && /^[0-9a-z_-]{1,63}(\.[0-9a-z_-]{1,63})*$/.test(name) ? name : undefined
 }
 
-/** `home` of `web.nas.home.internal`; undefined for names that do not end like that. */
+/** `home` of `web.nas.home.internal`, and of `home.internal` itself; undefined for names that do not end like that. */
 export function networkOf(name: string): string | undefined {
   const labels = name.split('.')
   return labels.at(-1) === TOP && labels.length >= 2 ? labels.at(-2) : undefined

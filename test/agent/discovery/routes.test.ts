@@ -98,6 +98,9 @@ describe('registration', () => {
       ],
     })
     expect(await get('/v1/registration/nothing')).toEqual({ hosts: [] })
+    services.set(instance(), instance({ network: 'work' }))
+    expect(await get('/v1/registration/web'), 'of which network?').toEqual({ hosts: [] })
+    expect(await get('/v1/registration/web.work.internal')).toMatchObject({ hosts: [{ port: 8_080 }] })
   })
 })
 

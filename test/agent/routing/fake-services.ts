@@ -34,7 +34,11 @@ export class FakeServices implements ServiceNames {
 
   resolve(name: string): Resolved | undefined {
     const labels = name.split('.')
-    if (labels.length === 1) return this.list().find(({ service }) => service === name)
+    if (labels.length === 1) {
+      const found = this.list().filter(({ service }) => service === name)
+      if (found.length > 1) throw new AgentError('usage', `${found.length} networks have a service ${name}`)
+      return found[0]
+    }
     const [service, ...rest] = labels.slice(0, -1)
     const [network, node] = rest.reverse()
     if (labels.at(-1) !== 'internal' || rest.length > 2) return undefined

@@ -132,7 +132,13 @@ describe.each(ways)('%s', (_, way) => {
   })
 
   it('refuses what is no service of ours, and does not go there', async () => {
-    for (const url of ['http://example.org/', 'http://127.0.0.1:7478/', 'http://web.work.internal/', 'http://[::1]/']) {
+    for (const url of [
+      'http://example.org/',
+      'http://127.0.0.1:7478/',
+      'http://web.work.internal/',
+      'http://home.internal/',
+      'http://[::1]/',
+    ]) {
       const { code, stdout } = await curl(...way(), '-w', '%{http_code} %{http_connect}', url)
       expect([url, code === 0 ? stdout.includes('403') : true]).toEqual([url, true])
     }
