@@ -45,6 +45,7 @@ export function statusScreen(
     ['Peers', peersText(status)],
     ['Listens', status.listen.length > 0 ? status.listen.map(shortAddress) : 'nowhere: this node only dials'],
     ['Shares', sharesText(status)],
+    ['Services', servicesText(status)],
     ['Content', contentText(status)],
     ['Nix cache', cacheText(status)],
   ]
@@ -125,6 +126,16 @@ function sharesText({ artifacts, content }: Status): string {
   const own = artifacts.own === 0 ? 'nothing yet: agent publish <path>' : `${count(artifacts.own, 'artifact')}${paths}`
   const known = artifacts.known - artifacts.own
   return known > 0 ? `${own}; ${known} of others known: agent search` : own
+}
+
+/** Nothing where there are none: not everybody has services. */
+function servicesText({ services }: Status): string {
+  if (services.length === 0) return ''
+  const own = services.filter(({ offer }) => offer !== null)
+  const states = own.map(({ address, offer }) => `${printable(address)} ${offer?.state}`).join(', ')
+  const others = services.length - own.length
+  const more = others > 0 ? `${count(others, 'service')} of others: agent service list` : ''
+  return [states === '' ? '' : `offers ${states}`, more].filter((text) => text !== '').join('; ')
 }
 
 function contentText({ content }: Status): string {

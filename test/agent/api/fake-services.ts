@@ -40,7 +40,7 @@ export const web: ServiceDetail = {
   instances: [instance, { ...instance, node: 'apple', state: 'ill', zone: null, rttMs: null, own: true }],
 }
 
-export function fakeServices(): ServiceApi {
+export function fakeServices(replaced: Partial<ServiceApi> = {}): ServiceApi {
   const found = (name: string) => {
     if (name.startsWith('web')) return web
     throw new AgentError('not-found', `nobody offers a service "${name}" here`)
@@ -80,5 +80,6 @@ export function fakeServices(): ServiceApi {
     }),
     forward: async ({ name, port = 8080 }, emit) =>
       emit({ type: 'listening', name, host: '127.0.0.1', port, proto: 'tcp' }),
+    ...replaced,
   }
 }
