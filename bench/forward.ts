@@ -4,8 +4,7 @@
  */
 import { once } from 'node:events'
 import { connect } from 'node:net'
-import type { ForwardEvent } from '../agent/api/service-contract.ts'
-import { Bundle, freePort, RealAgent, run as runProgram, until } from '../test/agents.ts'
+import { startForwarding } from './forward-agents.ts'
 import { startForwardServer } from './forward-server.ts'
 import { type Bench, byTurns, median, type Report, scaled } from './harness.ts'
 import { SshForward } from './ssh.ts'
@@ -15,8 +14,6 @@ const ROUND_TRIPS = scaled(300, 100)
 const FIRST_BYTES = scaled(50, 20)
 const MB = 1e6
 const TURNS = { countMax: 5, msMax: 120_000 }
-const READY_MS_MAX = 60_000
-const POLICY = '[[grants]]\nfrom = "*"\nto = "*"\nallow = ["service:offer *", "service:connect *"]\n'
 
 export const bench: Bench = {
   name: 'forward',
@@ -32,7 +29,8 @@ async function run(report: Report, signal: AbortSignal): Promise<void> {
   await using stack = new AsyncDisposableStack()
   const server = stack.use(startForwardServer())
   const { bulk, echo } = await server.ask('listen', { bytes: STREAM_BYTES })
-  const agents = await agentWay({ bulk, echo }, signal, stack)
+  const { offering, using, ports } = await startForwarding({ bulk, echo }, signal, stack)
+  const agents = { ...ports, cpuSeconds: () => offering.cpuSeconds + using.cpuSeconds }
   const ssh = await SshForward.start([bulk, echo])
   if (ssh) stack.use(ssh)
   else report.note('OpenSSH’s server is not installed: there is one alternative less.')
@@ -93,48 +91,6 @@ async function latencies(
     goal: { atMost: 5 },
     ...(ways.ssh !== undefined && { against: { what: 'ssh -L', samples: firsts.ssh ?? [] } }),
   })
-}
-
-/** Two agents of a closed network; the one offers both ports, the other forwards to them. */
-async function agentWay(
-  far: { bulk: number; echo: number },
-  signal: AbortSignal,
-  stack: AsyncDisposableStack,
-): Promise<Way> {
-  const bundle = stack.use(await Bundle.build())
-  const start = async (name: string, more: object = {}) => {
-    const listen = `/ip4/127.0.0.1/tcp/${await freePort()}`
-    const flags = ['--no-open', '--log-level', 'warn']
-    const options = { name, entry: bundle.entry, env: bundle.env, listen, flags, ...more }
-    return stack.use(await RealAgent.start(options))
-  }
-  const offering = await start('offering')
-  const using = await start('using', { bootstrap: [await offering.address()] })
-  await offering.json('network', 'create', 'home', '--as', 'offering')
-  const { stdout: token } = await offering.run('invite')
-  const input = `${using.state}/token`
-  await runProgram('sh', ['-c', `umask 077; printf %s '${token.trim()}' > ${input}`])
-  await using.json('join', '--file', input, '--as', 'using')
-  const policy = `${offering.state}/policy.toml`
-  await runProgram('sh', ['-c', `printf %s '${POLICY}' > ${policy}`])
-  await offering.json('policy', 'set', policy, '--yes')
-  await offering.json('service', 'add', 'bulk', String(far.bulk), '--check', 'none')
-  await offering.json('service', 'add', 'echo', String(far.echo), '--check', 'none')
-  const isThere = async () => (await using.status()).services.length === 2 || undefined
-  await until(isThere, { what: 'the services are known', ms: READY_MS_MAX })
-  const forwarded = await Promise.all(['bulk', 'echo'].map((name) => forward(using, name, signal)))
-  const cpuSeconds = () => offering.cpuSeconds + using.cpuSeconds
-  return { bulk: forwarded[0] ?? 0, echo: forwarded[1] ?? 0, cpuSeconds }
-}
-
-function forward(agent: RealAgent, name: string, signal: AbortSignal): Promise<number> {
-  const { promise, resolve, reject } = Promise.withResolvers<number>()
-  const watch = async () => {
-    for await (const event of agent.client.events<ForwardEvent>('forward', { name, port: 0 }, signal))
-      if (event.type === 'listening') resolve(event.port)
-  }
-  watch().catch(reject)
-  return promise
 }
 
 async function download(port: number, bytes: number): Promise<void> {
