@@ -11,8 +11,8 @@ import { CONNECTION_MANAGER, type ResourceKind, ROUTER, TYPE_URLS } from './xds-
 
 /** Where Envoy listens for all http services when it takes its listeners from here. */
 const ENVOY_LISTENER = { name: 'undernet', address: '127.0.0.1', port: 7480 } as const
-/** How Envoy's own configuration calls this agent when it asks by REST. */
-const REST_CLUSTER = 'undernet'
+/** How Envoy's own configuration calls this agent when it asks by REST: it says that as the Host, which the server takes from loopback only. */
+const REST_CLUSTER = 'localhost'
 /** A tunnel over several instances takes longer than a connection. */
 const CONNECT_TIMEOUT = '15s'
 /** As often as Envoy asks by REST; a change is to be known within a second. */

@@ -15,6 +15,7 @@ import type { DnsConfView, NameList } from '../../agent/api/names-contract.ts'
 import type { ServiceDetail } from '../../agent/api/service-contract.ts'
 import { freePort, type RealAgent, run, until } from '../agents.ts'
 import { hasGrpcio, nodeClient, pythonClient, useXds, whoServer } from '../grpc-clients.ts'
+import { hasEnvoy, startDnsmasq, startEnvoy, startHaproxy } from '../other-programs.ts'
 import { allSee, invite, joinWith, Lab, SOON_MS_MAX, says } from './members.ts'
 
 const POLICY = `
@@ -164,6 +165,35 @@ describe('services by their names', () => {
     expect(await say('strlen', 'k')).toBe('100000')
   })
 
+  const got = async (url: string, ...args: string[]) =>
+    (await run('curl', ['-sS', '--noproxy', '*', '--max-time', '5', ...args, url])).stdout
+  const answers = (url: string, ...args: string[]) =>
+    until(async () => (await got(url, ...args)).startsWith('web '), { what: `${url} answers`, ms: SOON_MS_MAX })
+
+  test('dnsmasq resolves with the lines for it, and HAProxy balances what SRV says', async () => {
+    await using others = new AsyncDisposableStack()
+    const port = await startDnsmasq(await says(client, 'dns-conf', 'dnsmasq'), others)
+    const ask = async (...args: string[]) =>
+      (await run('dig', ['@127.0.0.1', '-p', port, '+short', '+tries=1', '+time=1', ...args])).stdout.trim()
+    const address = await lookup('web.home.internal')
+    await until(async () => (await ask('web.home.internal')) === address, { what: 'dnsmasq answers', ms: SOON_MS_MAX })
+    expect(await ask('-x', address)).toBe('web.home.internal.')
+    await answers(`http://${await startHaproxy('_web._tcp.home.internal', dns, others)}/balanced`)
+  })
+
+  if (hasEnvoy())
+    test.each(['ads', 'rest'] as const)('a real Envoy takes everything by %s, and follows', async (way) => {
+      await using others = new AsyncDisposableStack()
+      await startEnvoy(way, new URL((await client.status()).http ?? ''), others)
+      const through = ['http://127.0.0.1:7480/through', '-H', 'Host: web.home.internal'] as const
+      await answers(...through)
+      await says(server, 'service', 'drain', 'web')
+      const isGone = async () => (await got(...through)).startsWith('no healthy upstream')
+      await until(isGone, { what: 'Envoy knows that it is drained', ms: SOON_MS_MAX })
+      await says(server, 'service', 'drain', 'web', '--undo')
+      await answers(...through)
+    })
+
   test('discovery tells of it at the address; what is drained is in no answer, and what is gone has no name', async () => {
     const { http } = await client.status()
     const registered = async () =>
@@ -202,15 +232,15 @@ describe('services by their names', () => {
     useXds((http ?? '').replace('http://', ''))
     const starts = (await hasGrpcio()) ? [nodeClient, pythonClient] : [nodeClient]
     const clients = starts.map((start) => start('who.home.internal', stack))
-    const answers = () => Promise.all(clients.map((ask) => ask()))
+    const told = () => Promise.all(clients.map((ask) => ask()))
     const reach = (name: string) =>
-      until(async () => (await answers()).every((one) => one === name), { what: `all reach ${name}`, ms: SOON_MS_MAX })
+      until(async () => (await told()).every((one) => one === name), { what: `all reach ${name}`, ms: SOON_MS_MAX })
     await says(server, 'service', 'drain', 'who')
     await reach('pear')
     await says(server, 'service', 'drain', 'who', '--undo')
     await says(guest, 'service', 'remove', 'who')
     await reach('apple')
-    for (let nth = 0; nth < 10; nth += 1) expect(new Set(await answers())).toEqual(new Set(['apple']))
+    for (let nth = 0; nth < 10; nth += 1) expect(new Set(await told())).toEqual(new Set(['apple']))
   })
 
   test('the lines for resolvers name the networks', async () => {
