@@ -1,6 +1,6 @@
 /**
  * The parsers that bytes of strangers reach, each with valid inputs to begin from: frames and CBOR, records and the comparing of records,
- * pieces, artifacts and their manifests, NARs; and those of closed networks, which have files of their own. Both sides of a protocol are
+ * pieces, artifacts and their manifests, NARs; and those of closed networks and services, which have files of their own. Both sides of a protocol are
  * here: an asker parses what a hostile answerer says.
  */
 import { createHash } from 'node:crypto'
@@ -35,6 +35,7 @@ import { Random } from './random.ts'
 import { helloParsers } from './soak-hello.ts'
 import { membershipParsers, signerOf } from './soak-membership.ts'
 import type { Parser } from './soak-run.ts'
+import { serviceParsers } from './soak-services.ts'
 import { askAll, cut, framed, incoming } from './soak-stream.ts'
 
 const NOW = Date.UTC(2026, 0, 1)
@@ -65,6 +66,7 @@ export function parsers(seed: number): Parser[] {
     { name: 'NARs', seeds: narSeeds(random), parse: (input, cuts) => parseNar(chunksOf(input, cuts), VISITOR) },
     ...membershipParsers(random),
     ...helloParsers(random),
+    ...serviceParsers(random),
   ]
 }
 

@@ -1,5 +1,5 @@
 /**
- * `node bench/soak-tunnels.ts [TUNNELS] [SECONDS]`: so many idle tunnels between two agents, each looked at now and then, for so long; the memory of
+ * `npm run soak -- tunnels [TUNNELS] [SECONDS]`: so many idle tunnels between two agents, each looked at now and then, for so long; the memory of
  * both when all are open, and at the end. The goal is that nothing grows.
  */
 import { once } from 'node:events'
