@@ -110,6 +110,12 @@ describe.each(ways)('%s', (_, way) => {
     expect(dialer.targets.at(-1)).toEqual({ network: 'home', service: 'web', node: 'nas' })
   })
 
+  it('leads to a name by the address that it has here', async () => {
+    const { stdout, stderr } = await curl(...way(), 'http://127.77.0.9:8080/by-address')
+    expect(stdout, stderr).toContain('"url":"/by-address"')
+    expect(dialer.targets.at(-1)).toEqual({ network: 'home', service: 'web' })
+  })
+
   it('carries megabytes both ways, and several requests', async () => {
     const sent = randomBytes(2_000_000)
     const child = await curl(...way(), '-o', '/dev/null', '-w', '%{size_download}', 'http://web.home.internal/big')
