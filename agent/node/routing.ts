@@ -63,6 +63,7 @@ export class NodeRouting implements AsyncDisposable {
   /** Of the configuration, by how they are written there; those that could not be begun say why. */
   readonly #forwards = new Map<string, Forward | string>()
   #declared: readonly string[]
+  #work: Promise<void> = Promise.resolve()
   #links = new Map<string, Link>()
   #linksMs = Number.NEGATIVE_INFINITY
 
@@ -83,7 +84,7 @@ export class NodeRouting implements AsyncDisposable {
     await using stack = new AsyncDisposableStack()
     const { host, gate, audit } = this.#deps
     const { name, network } = membership
-    const rttMs = (peerId: string) => this.#linkTo(peerId)?.rttMs
+    const rttMs = (peerId: string) => this.#knownLinks().get(peerId)?.rttMs
     const instances = stack.use(new Instances({ records, members, membership, rttMs }))
     const offers = stack.use(new Offers({ db, records, instanceCount: () => instances.count, log }))
     const memberOf = (peerId: string): Member | undefined => gate.memberOf(network, peerId)
@@ -101,6 +102,8 @@ export class NodeRouting implements AsyncDisposable {
         log,
       }),
     )
+    // Before the acceptor waits for tunnels to end, the others are told to go elsewhere.
+    stack.defer(() => offers[Symbol.dispose]())
     const zone = () => membership.self.labels.zone
     const openStream: RoutedNetwork['openStream'] = (peerId, protocol, signal) =>
       scope.openStream(peerId, protocol, signal)
@@ -128,8 +131,13 @@ export class NodeRouting implements AsyncDisposable {
     return this.#networks.get(network)?.members.get(peerId)
   }
 
-  /** Takes over what the configuration says now. Never rejects: what cannot be is warned of. */
-  async configure({ services, forwards }: Pick<Config, 'services' | 'forwards'>): Promise<void> {
+  /** Takes over what the configuration says now, one after the other. Never rejects: what cannot be is warned of. */
+  configure(config: Pick<Config, 'services' | 'forwards'>): Promise<void> {
+    this.#work = this.#work.then(() => this.#configure(config))
+    return this.#work
+  }
+
+  async #configure({ services, forwards }: Pick<Config, 'services' | 'forwards'>): Promise<void> {
     this.#declared = services
     this.#declare()
     for (const [text, forward] of this.#forwards) {
@@ -159,7 +167,7 @@ export class NodeRouting implements AsyncDisposable {
 
   /** How a connected peer is reached; its address where it is reached directly. */
   linkOf(peerId: string): { path: string; address: { host: string; port: number } | undefined } {
-    const link = this.#linkTo(peerId)
+    const link = this.#deps.host.links().find((one) => one.peerId === peerId)
     const isRelayed = link?.address.includes('/p2p-circuit') === true
     const [, host, port] = /^\/ip[46]\/([^/]+)\/(?:tcp|udp)\/(\d+)/.exec(link?.address ?? '') ?? []
     const address = host === undefined || isRelayed ? undefined : { host, port: Number(port) }
@@ -190,6 +198,7 @@ export class NodeRouting implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#work
     for (const forward of this.#forwards.values()) if (typeof forward !== 'string') await forward[Symbol.asyncDispose]()
     this.#forwards.clear()
     this.dialer[Symbol.dispose]()
@@ -210,13 +219,14 @@ export class NodeRouting implements AsyncDisposable {
     return others.length === 0 ? only : undefined
   }
 
-  #linkTo(peerId: string): Link | undefined {
+  /** As they were a moment ago. */
+  #knownLinks(): ReadonlyMap<string, Link> {
     const now = performance.now()
-    if (now - this.#linksMs > LINKS_KEPT_MS || !this.#links.has(peerId)) {
+    if (now - this.#linksMs > LINKS_KEPT_MS) {
       this.#links = new Map(this.#deps.host.links().map((link) => [link.peerId, link]))
       this.#linksMs = now
     }
-    return this.#links.get(peerId)
+    return this.#links
   }
 }
 

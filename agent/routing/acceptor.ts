@@ -63,6 +63,8 @@ export type AcceptorOptions = {
   log: Log
 }
 
+const NOT_ALLOWED = 'not allowed any more'
+
 type Refusal = { error: TunnelError; why: string }
 
 export class Acceptor implements AsyncDisposable {
@@ -74,7 +76,7 @@ export class Acceptor implements AsyncDisposable {
     this.#options = options
     const { membership, onProven, offers } = options
     const recheck = () => this.#recheck()
-    this.#stop = [membership.onChange(recheck), onProven(recheck), offers.onChange(recheck)]
+    this.#stop = [membership.onChange(recheck), onProven((peerId) => this.#recheck(peerId)), offers.onChange(recheck)]
   }
 
   static async start(options: AcceptorOptions): Promise<Acceptor> {
@@ -163,7 +165,7 @@ export class Acceptor implements AsyncDisposable {
     }
     flows.add(flow)
     // Something may have changed while the application took the connection.
-    this.#recheck()
+    if (!this.#isAllowed(peerId, request.service)) tunnel.destroy(new Error(NOT_ALLOWED))
   }
 
   #open(tunnel: TunnelStream): void {
@@ -207,15 +209,18 @@ export class Acceptor implements AsyncDisposable {
     return { name: self.name, peerId: this.#options.self, network: name }
   }
 
-  /** Resets what would not be opened now. Draining lets what is open end. */
-  #recheck(): void {
+  /** Resets what would not be opened now, of one peer or of all. Draining lets what is open end. */
+  #recheck(only?: string): void {
+    const isOut = ({ peerId, service }: { peerId: string; service: string }) =>
+      (only === undefined || peerId === only) && !this.#isAllowed(peerId, service)
+    this.#cut(isOut, NOT_ALLOWED)
+  }
+
+  #isAllowed(peerId: string, service: string): boolean {
     const { membership, memberOf, offers } = this.#options
-    this.#cut(({ peerId, service }) => {
-      const member = memberOf(peerId)
-      const isAllowed =
-        member !== undefined && membership.decide(member, membership.self, `service:connect ${service}`).allowed
-      return !isAllowed || offers.get(service) === undefined
-    }, 'not allowed any more')
+    const member = memberOf(peerId)
+    if (member === undefined || offers.get(service) === undefined) return false
+    return membership.decide(member, membership.self, `service:connect ${service}`).allowed
   }
 
   #cut(isOut: (flow: { peerId: string; service: string }) => boolean, why: string): void {
@@ -245,7 +250,8 @@ function refuse(tunnel: TunnelStream, refusal: Refusal): void {
   tunnel.begin()
   tunnel.resume()
   tunnel.end()
-  setTimeout(() => tunnel.destroy(), REFUSED_MS_MAX).unref()
+  const timer = setTimeout(() => tunnel.destroy(), REFUSED_MS_MAX).unref()
+  tunnel.once('close', () => clearTimeout(timer))
 }
 
 function connectTo({ host, port }: Offer, signal: AbortSignal): Promise<Socket> {
