@@ -35,9 +35,12 @@ export class HttpServer implements AsyncDisposable {
   /** Where it answers, without a path: `http://127.0.0.1:7478`. */
   readonly url: string
   readonly #app: FastifyInstance
+  /** Connections on which nothing was said so far. */
+  readonly #undecided: ReadonlySet<Socket>
 
-  private constructor(app: FastifyInstance, url: string) {
+  private constructor(app: FastifyInstance, url: string, undecided: ReadonlySet<Socket>) {
     this.#app = app
+    this.#undecided = undecided
     this.url = url
   }
 
@@ -74,7 +77,7 @@ export class HttpServer implements AsyncDisposable {
         .send(`${reasonOf(error)}\n`)
     })
     register(app)
-    if (http2 !== undefined) tellApart(app.server, http2)
+    const undecided = http2 === undefined ? new Set<Socket>() : tellApart(app.server, http2)
     try {
       await app.listen({ host: place.host, port: place.port })
     } catch (cause) {
@@ -84,25 +87,30 @@ export class HttpServer implements AsyncDisposable {
     const address = app.server.address()
     const port = typeof address === 'object' && address !== null ? address.port : place.port
     const host = place.host.includes(':') ? `[${place.host}]` : place.host
-    return new HttpServer(app, `http://${host}:${port}`)
+    return new HttpServer(app, `http://${host}:${port}`, undecided)
   }
 
   /** Takes no more requests; answers under way have CLOSE_MS_MAX to end. */
   async [Symbol.asyncDispose](): Promise<void> {
     const late = setTimeout(() => this.#app.server.closeAllConnections(), CLOSE_MS_MAX)
+    for (const socket of this.#undecided) socket.destroy()
     await this.#app.close()
     clearTimeout(late)
   }
 }
 
-/** Looks at the first bytes of each connection, and puts them back. */
-function tellApart(server: Server, http2: (socket: Socket) => void): void {
+/** Looks at the first bytes of each connection, and puts them back. Returns those on which there were none yet. */
+function tellApart(server: Server, http2: (socket: Socket) => void): ReadonlySet<Socket> {
+  const undecided = new Set<Socket>()
   const listeners = server.listeners('connection') as ((socket: Socket) => void)[]
   server.removeAllListeners('connection')
   server.on('connection', (socket: Socket) => {
+    undecided.add(socket)
+    let bytes = Buffer.alloc(0)
     const late = setTimeout(() => socket.destroy(), HEADERS_MS_MAX)
     const failed = () => socket.destroy()
     const over = () => {
+      undecided.delete(socket)
       clearTimeout(late)
       socket.off('readable', look)
       socket.off('end', failed)
@@ -110,12 +118,14 @@ function tellApart(server: Server, http2: (socket: Socket) => void): void {
       socket.off('close', over)
     }
     const look = () => {
-      const bytes = socket.read() as Buffer | null
-      if (bytes === null) return
-      socket.unshift(bytes)
+      const more = socket.read() as Buffer | null
+      if (more === null) return
+      bytes = Buffer.concat([bytes, more])
       const start = bytes.toString('latin1', 0, HTTP2_PREFACE.length)
+      // What is put back is readable at once: not before it is known whom it is for.
       if (start.length < HTTP2_PREFACE.length && HTTP2_PREFACE.startsWith(start)) return
       over()
+      socket.unshift(bytes)
       if (start === HTTP2_PREFACE) http2(socket)
       else for (const listener of listeners) listener.call(server, socket)
     }
@@ -124,6 +134,7 @@ function tellApart(server: Server, http2: (socket: Socket) => void): void {
     socket.once('error', failed)
     socket.once('close', over)
   })
+  return undecided
 }
 
 /** Of a Host header, with or without a port. */
