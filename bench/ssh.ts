@@ -50,7 +50,7 @@ export class SshForward implements Disposable {
     ]
     writeFileSync(file('config'), `${config.join('\n')}\n`)
     const as = isRoot ? ['setpriv', `--reuid=${NOBODY}`, `--regid=${NOBODY}`, '--clear-groups'] : []
-    const [program = '', ...args] = [...as, SSHD, '-D', '-f', file('config')]
+    const [program, ...args] = [...as, SSHD, '-D', '-f', file('config')]
     const server = spawn(program, args, { stdio: 'ignore' })
     await until(() => answers(port), { what: 'sshd listens', ms: START_MS_MAX })
     const ports = await Promise.all(farPorts.map(() => freePort()))
@@ -58,8 +58,20 @@ export class SshForward implements Disposable {
       SSH,
       [
         '-N',
-        ...['-F', 'none', '-i', file('user'), '-p', String(port), '-l', isRoot ? 'nobody' : userInfo().username],
-        ...['-o', 'StrictHostKeyChecking=no', '-o', `UserKnownHostsFile=${file('known')}`, '-o', 'LogLevel=ERROR'],
+        '-F',
+        'none',
+        '-i',
+        file('user'),
+        '-p',
+        String(port),
+        '-l',
+        isRoot ? 'nobody' : userInfo().username,
+        '-o',
+        'StrictHostKeyChecking=no',
+        '-o',
+        `UserKnownHostsFile=${file('known')}`,
+        '-o',
+        'LogLevel=ERROR',
         ...ports.flatMap((local, at) => ['-L', `127.0.0.1:${local}:127.0.0.1:${farPorts[at]}`]),
         '127.0.0.1',
       ],

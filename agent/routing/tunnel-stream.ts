@@ -139,16 +139,23 @@ export class TunnelStream extends Duplex {
   /** Ends this side; the peer reads what was sent, then an end. */
   override _final(done: (error?: Error | null) => void): void {
     this.#isEnding = true
-    // The library also rejects with the event of the closing.
-    this.#stream.close().then(
-      () => done(),
-      (cause: unknown) => done(this.#failure ?? resetError(cause)),
-    )
+    void this.#end(done)
   }
 
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
     this.#stream.abort(error ?? new Error('the tunnel is over'))
     done(error)
+  }
+
+  async #end(done: (error?: Error | null) => void): Promise<void> {
+    let failure: Error | undefined
+    try {
+      await this.#stream.close()
+    } catch (cause) {
+      // The library also rejects with the event of the closing.
+      failure = this.#failure ?? resetError(cause)
+    }
+    done(failure)
   }
 
   #send(data: Uint8Array, done: (error?: Error | null) => void): void {
@@ -231,7 +238,7 @@ export class TunnelStream extends Duplex {
 }
 
 /** As a socket has it. */
-export function resetError(cause?: unknown): Error {
+function resetError(cause?: unknown): Error {
   return Object.assign(new Error('the connection was reset', { cause }), { code: 'ECONNRESET' })
 }
 

@@ -13,16 +13,16 @@ import { LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, LABELS_MAX, NAME_PATTERN } from
 
 export const SERVICE_KIND = 'service'
 /** A share among equals; a thousand steps are finer than anybody can tell. */
-export const WEIGHT_MAX = 1_000
+const WEIGHT_MAX = 1_000
 /** Multicodec numbers of DAG-CBOR and SHA-256. */
 const DAG_CBOR = 0x71
 const SHA2_256 = 0x12
 /** For a tenth of a second's worth of a network's renewals; a node that offers more should be several. */
 export const OFFERS_PER_NODE_MAX = 64
 
-export const PROTOS = ['tcp', 'udp', 'http'] as const
+const PROTOS = ['tcp', 'udp', 'http'] as const
 /** `unknown` until it was looked at. */
-export const STATES = ['healthy', 'ill', 'draining', 'unknown'] as const
+const STATES = ['healthy', 'ill', 'draining', 'unknown'] as const
 
 const labels = z
   .record(z.string().regex(LABEL_KEY_PATTERN, 'not a label'), z.string().regex(LABEL_VALUE_PATTERN, 'not a value'))

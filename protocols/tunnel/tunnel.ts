@@ -16,7 +16,7 @@ export const DATAGRAM_BYTES_MAX = 65_507
 /** Of one member to another: a gateway has thousands of clients behind it. */
 export const TUNNELS_PER_PEER_MAX = 2_048
 /** Of a reason, before it is cut: what is left fits an answer in any script. */
-export const WHY_LENGTH_MAX = 1_000
+const WHY_LENGTH_MAX = 1_000
 
 const carrier = z.enum(['tcp', 'udp'])
 const requestSchema = z.object({

@@ -5,7 +5,7 @@ import { AgentError } from '../../../agent/error.ts'
 
 const PEER_ID = '12D3KooWHr4mLCHzdGsHY4y3rqTXo7PLQjzEaBCvqSoUiLiFq7q7'
 
-export const instance: InstanceView = {
+const instance: InstanceView = {
   id: 'bafyreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy',
   network: 'home',
   service: 'web',

@@ -27,8 +27,15 @@ describe('services', () => {
     const made = await ask(['service', 'add', 'web', '192.0.2.1:8080', ...words.split(' ')], { add })
     expect(asked).toEqual([
       {
-        ...{ name: 'web', host: '192.0.2.1', port: 8_080, proto: 'http', check: 'http:/health', weight: 3 },
-        ...{ labels: { tier: 'front', v: '2' }, proxyProtocol: true, network: 'home' },
+        name: 'web',
+        host: '192.0.2.1',
+        port: 8_080,
+        proto: 'http',
+        check: 'http:/health',
+        weight: 3,
+        labels: { tier: 'front', v: '2' },
+        proxyProtocol: true,
+        network: 'home',
       },
     ])
     expect(made.out).toBe('Offered as web.home.internal\n')

@@ -6,14 +6,28 @@ import { endpointIn, offerText, parseForward, parseOffer } from '../../../agent/
 describe('an offer in the configuration', () => {
   it('says what `agent service add` would', () => {
     expect(parseOffer('web=8080')).toEqual({
-      ...{ name: 'web', host: '127.0.0.1', port: 8_080, proto: 'tcp', check: 'tcp', labels: {}, weight: 1 },
-      ...{ proxyProtocol: false, network: undefined },
+      name: 'web',
+      host: '127.0.0.1',
+      port: 8_080,
+      proto: 'tcp',
+      check: 'tcp',
+      labels: {},
+      weight: 1,
+      proxyProtocol: false,
+      network: undefined,
     })
     const full =
       'web=[::1]:80?proto=http&check=http:/health&label=tier:front&label=v=2&weight=0&network=home&proxy-protocol=yes'
     expect(parseOffer(full)).toEqual({
-      ...{ name: 'web', host: '::1', port: 80, proto: 'http', check: 'http:/health', weight: 0 },
-      ...{ labels: { tier: 'front', v: '2' }, proxyProtocol: true, network: 'home' },
+      name: 'web',
+      host: '::1',
+      port: 80,
+      proto: 'http',
+      check: 'http:/health',
+      weight: 0,
+      labels: { tier: 'front', v: '2' },
+      proxyProtocol: true,
+      network: 'home',
     })
     expect(parseOffer('dns=192.0.2.1:53?proto=udp').check).toBe('none')
   })
@@ -39,7 +53,11 @@ describe('an offer in the configuration', () => {
 describe('a forward in the configuration', () => {
   it('says a service, a local port, and how it is used', () => {
     expect(parseForward('web.home.internal=8000')).toEqual({
-      ...{ name: 'web.home.internal', host: '127.0.0.1', port: 8_000, proto: 'tcp', isSticky: false },
+      name: 'web.home.internal',
+      host: '127.0.0.1',
+      port: 8_000,
+      proto: 'tcp',
+      isSticky: false,
     })
     expect(parseForward('dns.pear.home=0.0.0.0:53?proto=udp&sticky=yes')).toMatchObject({
       proto: 'udp',

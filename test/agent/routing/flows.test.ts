@@ -20,7 +20,13 @@ class FakeStream extends EventEmitter {
 }
 
 const flow = (stream: FakeStream, more: Partial<Flow> = {}): Flow => ({
-  ...{ direction: 'in', network: 'home', service: 'web', peerId: 'id', node: 'pear', carrier: 'tcp', path: 'direct' },
+  direction: 'in',
+  network: 'home',
+  service: 'web',
+  peerId: 'id',
+  node: 'pear',
+  carrier: 'tcp',
+  path: 'direct',
   ...more,
   stream,
 })

@@ -15,7 +15,11 @@ async function start(more: Partial<ForwardOptions> = {}) {
   const targets: Target[] = []
   const refused: string[] = []
   const forward = await Forward.start({
-    ...{ name: 'web.home', host: '127.0.0.1', port: 0, isSticky: false, self: 'me' },
+    name: 'web.home',
+    host: '127.0.0.1',
+    port: 0,
+    isSticky: false,
+    self: 'me',
     services: { resolve: () => ({ network: 'home', service: 'web', instances: [instanceOf()] }) },
     dialer: {
       open: async (target) => {

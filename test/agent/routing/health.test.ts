@@ -63,7 +63,11 @@ describe('a health check', () => {
     const port = await listening(server)
     const changes: Health[] = []
     using health = new HealthCheck({
-      ...{ host: '127.0.0.1', port, check: { kind: 'http', path: '/' }, intervalMs: 60_000, suspectMs: 10 },
+      host: '127.0.0.1',
+      port,
+      check: { kind: 'http', path: '/' },
+      intervalMs: 60_000,
+      suspectMs: 10,
       onChange: (now) => changes.push(now),
     })
     await soon('it is well', () => health.health === 'healthy')
