@@ -11,7 +11,7 @@ import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
 import { type Destinations, destinationOf, refusalOf } from './destination.ts'
 import type { Tunnel, TunnelDialer } from './dialer.ts'
-import { DIAL_MS_MAX, HANDSHAKE_MS_MAX } from './socks-session.ts'
+import { DIAL_MS_MAX } from './socks-session.ts'
 import { splice } from './splice.ts'
 
 /** Of a request or an answer. Node's own bound, said here so that it is ours. */
@@ -25,18 +25,25 @@ const PORT_MAX = 65_535
 const HOP_BY_HOP = /^(connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade)$/
 const PROXY_NAME = 'undernet'
 
+const CLIENT_ERRORS: Record<string, string> = {
+  HPE_HEADER_OVERFLOW: '431 Request Header Fields Too Large',
+  ERR_HTTP_REQUEST_TIMEOUT: '408 Request Timeout',
+}
+
 export type HttpProxyDeps = {
   destinations: Destinations
   dialer: TunnelDialer
+  /** For the head of a request. */
+  handshakeMs: number
   log: Log
 }
 
-/** A server that is given its connections: it listens nowhere. `stopping` fires when tunnels have to end. */
+/** A server that does not listen yet. `stopping` fires when tunnels have to end. */
 export function httpProxy(deps: HttpProxyDeps, stopping: AbortSignal): Server {
   const server = createServer({
     maxHeaderSize: HEADER_BYTES_MAX,
-    headersTimeout: HANDSHAKE_MS_MAX,
-    connectionsCheckingInterval: LATE_EVERY_MS,
+    headersTimeout: deps.handshakeMs,
+    connectionsCheckingInterval: Math.min(LATE_EVERY_MS, deps.handshakeMs),
     keepAliveTimeout: KEEP_ALIVE_MS,
     // A request may be an upload of hours.
     requestTimeout: 0,
@@ -46,7 +53,7 @@ export function httpProxy(deps: HttpProxyDeps, stopping: AbortSignal): Server {
   server.on('request', (asked, answer) => void forward(asked, answer, deps, stopping))
   server.on('upgrade', (asked, socket, head) => void upgrade(asked, socket, head, deps, stopping))
   server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
-    const status = error.code === 'HPE_HEADER_OVERFLOW' ? '431 Request Header Fields Too Large' : '400 Bad Request'
+    const status = CLIENT_ERRORS[error.code ?? ''] ?? '400 Bad Request'
     if (socket.writable) socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
     else socket.destroy()
   })

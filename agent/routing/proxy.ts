@@ -2,8 +2,8 @@
  * The proxy on loopback: SOCKS 5 and HTTP on one port, told apart by the first byte. It leads to services of this node's networks and
  * nowhere else: see destination.ts.
  */
-import type { Server as HttpServer } from 'node:http'
-import { createServer, type Server, type Socket } from 'node:net'
+import type { Server } from 'node:http'
+import type { Socket } from 'node:net'
 import type { HttpAddress } from '../config/values.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
@@ -19,7 +19,9 @@ const SOCKS_4 = 4
 /** SOCKS 4: rejected or failed. */
 const SOCKS_4_REJECTED = Uint8Array.of(0, 0x5b, 0, 0, 0, 0, 0, 0)
 
-type Init = { destinations: Destinations; dialer: TunnelDialer; log: Log }
+type Init = { destinations: Destinations; dialer: TunnelDialer; handshakeMs?: number; log: Log }
+/** Who takes over a connection once it is known what its client speaks. */
+type Speakers = { http: (socket: Socket) => void; socks: (socket: Socket) => void }
 
 export class ServiceProxy implements AsyncDisposable {
   /** `127.0.0.1:7479`. */
@@ -43,11 +45,24 @@ export class ServiceProxy implements AsyncDisposable {
   static async start({ host, port }: HttpAddress, init: Init): Promise<ServiceProxy> {
     const stop = new AbortController()
     const sockets = new Set<Socket>()
-    const http = httpProxy(init, stop.signal)
-    const server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
+    const { handshakeMs = HANDSHAKE_MS_MAX } = init
+    const server = httpProxy({ ...init, handshakeMs }, stop.signal)
+    const listeners = server.listeners('connection') as ((socket: Socket) => void)[]
+    server.removeAllListeners('connection')
+    const speakers: Speakers = {
+      http: (socket) => {
+        for (const listener of listeners) listener.call(server, socket)
+      },
+      socks: (socket) => {
+        const gone = new AbortController()
+        socket.once('close', () => gone.abort())
+        void serveSocks(socket, { ...init, handshakeMs }, AbortSignal.any([gone.signal, stop.signal]))
+      },
+    }
+    server.on('connection', (socket: Socket) => {
       sockets.add(socket)
       socket.once('close', () => sockets.delete(socket))
-      void serve(socket, http, init, stop.signal)
+      void serve(socket, speakers, handshakeMs)
     })
     server.maxConnections = CONNECTIONS_MAX
     try {
@@ -74,20 +89,16 @@ export class ServiceProxy implements AsyncDisposable {
 }
 
 /** Waits for the first byte, which says what the client speaks. */
-async function serve(socket: Socket, http: HttpServer, init: Init, stopping: AbortSignal): Promise<void> {
+async function serve(socket: Socket, speakers: Speakers, handshakeMs: number): Promise<void> {
   socket.on('error', () => undefined)
-  const late = setTimeout(() => socket.destroy(), HANDSHAKE_MS_MAX)
+  const late = setTimeout(() => socket.destroy(), handshakeMs)
   socket.once('close', () => clearTimeout(late))
   const first = await firstByte(socket)
   clearTimeout(late)
   if (first === undefined) return void socket.destroy()
-  if (first === SOCKS_VERSION) {
-    const gone = new AbortController()
-    socket.once('close', () => gone.abort())
-    return await serveSocks(socket, init, AbortSignal.any([gone.signal, stopping]))
-  }
   if (first === SOCKS_4) return void socket.end(SOCKS_4_REJECTED)
-  http.emit('connection', socket)
+  if (first === SOCKS_VERSION) speakers.socks(socket)
+  else speakers.http(socket)
 }
 
 /** It stays to be read. */

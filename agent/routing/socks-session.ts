@@ -35,6 +35,8 @@ export const DIAL_MS_MAX = 30_000
 export type SocksDeps = {
   destinations: Destinations
   dialer: TunnelDialer
+  /** For all that is said before a tunnel is opened. */
+  handshakeMs: number
   log: Log
 }
 
@@ -45,7 +47,7 @@ export type SocksDeps = {
 export async function serveSocks(socket: Socket, deps: SocksDeps, gone: AbortSignal): Promise<void> {
   let asked: SocksAddress | undefined
   try {
-    const limit = AbortSignal.any([gone, AbortSignal.timeout(HANDSHAKE_MS_MAX)])
+    const limit = AbortSignal.any([gone, AbortSignal.timeout(deps.handshakeMs)])
     const methods = await read(socket, readGreeting, limit)
     if (!methods.includes(NO_AUTHENTICATION)) return void socket.end(writeMethod(NO_METHOD))
     socket.write(writeMethod(NO_AUTHENTICATION))
