@@ -2,9 +2,11 @@
  * Discovery over plain HTTP, for any program of this machine: xDS v3 over REST as Envoy polls it, the older registration service that Envoy had
  * first, and lists of targets for Prometheus (http_sd).
  *
+ * To ask for endpoints is to have them listened on, so a web page elsewhere may not: browsers say when one asks (Sec-Fetch-Site).
+ *
  * Answers are 200 with what there is now, or 304 for xDS when the client has it; Envoy takes everything else for a failure of the connection.
  */
-import type { FastifyInstance, FastifyReply } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Directory, Endpoint, Service } from './directory.ts'
 import type { Json } from './protobuf.ts'
 import { snapshotOf } from './resources.ts'
@@ -19,21 +21,37 @@ const META = '__meta_undernet'
 
 export function registerDiscoveryRoutes(app: FastifyInstance, directory: Directory): void {
   for (const kind of RESOURCE_KINDS) {
-    app.post(`/v3/discovery::${kind}`, { bodyLimit: REQUEST_BYTES_MAX }, async ({ body }, reply) =>
-      answerXds(kind, body, reply, directory),
+    app.post(
+      `/v3/discovery::${kind}`,
+      { bodyLimit: REQUEST_BYTES_MAX, onRequest: refusePages },
+      async ({ body }, reply) => answerXds(kind, body, reply, directory),
     )
   }
-  app.get<{ Params: { service: string } }>('/v1/registration/:service', async ({ params: { service } }, reply) => {
-    const found = isName(service) ? directory.find(service) : undefined
-    return reply.send({ hosts: found === undefined ? [] : hostsOf(await directory.endpointsOf(found)) })
-  })
-  app.get<{ Querystring: { service?: unknown } }>('/v1/http_sd', async ({ query: { service } }, reply) => {
-    const named = isName(service) ? directory.find(service) : undefined
-    const wanted = service === undefined ? directory.list() : named === undefined ? [] : [named]
-    const targets: Json[] = []
-    for (const found of wanted) targets.push(...targetsOf(found, await directory.endpointsOf(found)))
-    return reply.send(targets)
-  })
+  app.get<{ Params: { service: string } }>(
+    '/v1/registration/:service',
+    { onRequest: refusePages },
+    async ({ params: { service } }, reply) => {
+      const found = isName(service) ? directory.find(service) : undefined
+      return reply.send({ hosts: found === undefined ? [] : hostsOf(await directory.endpointsOf(found)) })
+    },
+  )
+  app.get<{ Querystring: { service?: unknown } }>(
+    '/v1/http_sd',
+    { onRequest: refusePages },
+    async ({ query: { service } }, reply) => {
+      const named = isName(service) ? directory.find(service) : undefined
+      const wanted = service === undefined ? directory.list() : named === undefined ? [] : [named]
+      const targets: Json[] = []
+      for (const found of wanted) targets.push(...targetsOf(found, await directory.endpointsOf(found)))
+      return reply.send(targets)
+    },
+  )
+}
+
+async function refusePages({ headers }: FastifyRequest, reply: FastifyReply): Promise<void> {
+  const site = headers['sec-fetch-site']
+  if (site === undefined || site === 'none' || site === 'same-origin') return
+  await reply.code(403).type('text/plain').send('Services are not told to web pages.\n')
 }
 
 async function answerXds(

@@ -90,6 +90,14 @@ describe('xDS over REST', () => {
   })
 })
 
+it('is not for web pages of others', async () => {
+  for (const path of ['/v1/http_sd', '/v1/registration/web']) {
+    const status = async (site: string) =>
+      (await fetch(server.url + path, { headers: { 'sec-fetch-site': site } })).status
+    expect([await status('cross-site'), await status('same-site'), await status('none')]).toEqual([403, 403, 200])
+  }
+})
+
 describe('registration', () => {
   it('is as Envoy’s first discovery service had it', async () => {
     expect(await get('/v1/registration/web')).toEqual({
