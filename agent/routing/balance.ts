@@ -7,7 +7,7 @@ import type { Instance } from './services.ts'
 
 /** Round trips of one class: half as long again, and what a busy machine adds. */
 const NEAR_FACTOR = 1.5
-const NEAR_MS = 2
+const NEAR_MS = 5
 
 export type Choosing = {
   /** Zone of this node. */

@@ -19,9 +19,16 @@ const WRITE_AHEAD_BYTES = 256 * 1024
 const PAUSED_BYTES_MAX = 17 * 1024 * 1024
 /** A varint of a length below 2^14 or so never needs more: no frame here is longer. */
 const PREFIX_BYTES_MAX = 2
-/** Small writes that wait together go as one message of so much at most. */
-const GATHERED_BYTES_MAX = 64 * 1024
+/**
+ * With yamux's header of 12 this fills one Noise message of 65,519 exactly. A socket reads 65,536 at a time, and the 29 that are left would each time be
+ * a message of their own, which costs nearly as much: so they wait for what comes next, or for the end of the turn.
+ */
+const MESSAGE_BYTES = 65_507
 
+const NOTHING = new Uint8Array(0)
+
+/** What waits to become a message. */
+type Rest = { buffer: Uint8Array; usedBytes: number }
 type Head = { bytes: Uint8Array; wake: () => void; fail: (error: Error) => void }
 
 export class TunnelStream extends Duplex {
@@ -42,6 +49,8 @@ export class TunnelStream extends Duplex {
   /** This side's end is being said. */
   #isEnding = false
   #failure: Error | undefined
+  #rest: Rest | undefined
+  #flushing: NodeJS.Immediate | undefined
 
   constructor(stream: Stream) {
     super({ readableHighWaterMark: READ_AHEAD_BYTES, writableHighWaterMark: WRITE_AHEAD_BYTES })
@@ -124,25 +133,23 @@ export class TunnelStream extends Duplex {
   }
 
   override _write(chunk: Uint8Array, _encoding: string, done: (error?: Error | null) => void): void {
-    this.#send(chunk, done)
+    this.#send(this.#packed([chunk]), done)
   }
 
   override _writev(chunks: { chunk: Uint8Array }[], done: (error?: Error | null) => void): void {
-    const waiting = chunks.map(({ chunk }) => chunk)
-    const next = (error?: Error | null) => {
-      if (error || waiting.length === 0) return done(error)
-      this.#send(gather(waiting), next)
-    }
-    next()
+    this.#send(this.#packed(chunks.map(({ chunk }) => chunk)), done)
   }
 
   /** Ends this side; the peer reads what was sent, then an end. */
   override _final(done: (error?: Error | null) => void): void {
     this.#isEnding = true
+    this.#flush()
     void this.#end(done)
   }
 
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    clearImmediate(this.#flushing)
+    this.#rest = undefined
     this.#stream.abort(error ?? new Error('the tunnel is over'))
     done(error)
   }
@@ -158,12 +165,49 @@ export class TunnelStream extends Duplex {
     done(failure)
   }
 
-  #send(data: Uint8Array, done: (error?: Error | null) => void): void {
-    this.sentBytes += data.byteLength
+  /** Messages to send now, full ones as long as there is enough. */
+  #packed(chunks: readonly Uint8Array[]): Uint8Array[] {
+    clearImmediate(this.#flushing)
+    const messages: Uint8Array[] = []
+    let rest = this.#rest
+    this.#rest = undefined
+    for (const chunk of chunks) {
+      for (let at = 0; at < chunk.byteLength; ) {
+        const isWhole = rest === undefined && chunk.byteLength - at >= MESSAGE_BYTES
+        const length = Math.min(chunk.byteLength - at, MESSAGE_BYTES - (rest?.usedBytes ?? 0))
+        const part = chunk.subarray(at, at + length)
+        at += length
+        if (isWhole) messages.push(part)
+        else rest = joined(rest, part)
+        if (rest?.usedBytes !== MESSAGE_BYTES) continue
+        messages.push(rest.buffer)
+        rest = undefined
+      }
+    }
+    if (rest !== undefined && messages.length > 0) {
+      // A copy: whoever wrote it may use it again.
+      this.#rest = joined(rest, NOTHING)
+      this.#flushing = setImmediate(() => this.#flush())
+    } else if (rest !== undefined) messages.push(rest.buffer.subarray(0, rest.usedBytes))
+    return messages
+  }
+
+  /** Sends what waited for more. */
+  #flush(): void {
+    clearImmediate(this.#flushing)
+    const rest = this.#rest
+    this.#rest = undefined
+    if (rest !== undefined) this.#send([rest.buffer.subarray(0, rest.usedBytes)], () => undefined)
+  }
+
+  #send(messages: readonly Uint8Array[], done: (error?: Error | null) => void): void {
     this.activeMs = performance.now()
-    let isRoom: boolean
+    let isRoom = true
     try {
-      isRoom = this.#stream.send(data)
+      for (const message of messages) {
+        this.sentBytes += message.byteLength
+        isRoom = this.#stream.send(message)
+      }
     } catch (error) {
       done(this.#failure ?? resetError(error))
       return
@@ -242,17 +286,14 @@ function resetError(cause?: unknown): Error {
   return Object.assign(new Error('the connection was reset', { cause }), { code: 'ECONNRESET' })
 }
 
-/** Takes the first of what waits, with as many small ones behind it as go into one message. */
-function gather(waiting: Uint8Array[]): Uint8Array {
-  let count = 1
-  let bytes = waiting[0]?.byteLength ?? 0
-  for (const { byteLength } of waiting.slice(1)) {
-    if (bytes + byteLength > GATHERED_BYTES_MAX) break
-    bytes += byteLength
-    count++
-  }
-  const taken = waiting.splice(0, count)
-  return taken.length === 1 ? (taken[0] as Uint8Array) : Buffer.concat(taken, bytes)
+/** A part behind what waits; by itself it is not copied. */
+function joined(rest: Rest | undefined, part: Uint8Array): Rest {
+  if (rest === undefined) return { buffer: part, usedBytes: part.byteLength }
+  const isOwn = rest.buffer.byteLength === MESSAGE_BYTES
+  const buffer = isOwn ? rest.buffer : Buffer.allocUnsafeSlow(MESSAGE_BYTES)
+  if (!isOwn) buffer.set(rest.buffer.subarray(0, rest.usedBytes))
+  buffer.set(part, rest.usedBytes)
+  return { buffer, usedBytes: rest.usedBytes + part.byteLength }
 }
 
 /** The first frame; undefined while it is not whole. */
