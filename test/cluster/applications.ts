@@ -6,10 +6,15 @@ import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { createServer as createHttpServer, get } from 'node:http'
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
+import { setTimeout as delay } from 'node:timers/promises'
 import { expect } from 'vitest'
 
 /** Many are small, some need several windows of a stream. */
 const SIZES = [0, 1, 100, 4_096, 65_507, 65_536, 70_000, 300_000]
+/** Every so many, one that no buffer on the way holds, and that is read late: so its end is said long before it is read. */
+const LARGE_EVERY = 100
+const LARGE_BYTES = 12 * 1024 * 1024
+const READ_LATE_MS = 300
 const LOAD_AT_ONCE = 8
 
 export class Applications implements Disposable {
@@ -126,7 +131,8 @@ export class Applications implements Disposable {
 
 /** One transfer there and back, whose size and pace depend on its number. */
 export async function exchange(port: number, nth: number): Promise<void> {
-  const bytes = randomBytes((SIZES[nth % SIZES.length] ?? 0) + (nth % 7))
+  const isLarge = nth % LARGE_EVERY === LARGE_EVERY >> 1
+  const bytes = randomBytes(isLarge ? LARGE_BYTES : (SIZES[nth % SIZES.length] ?? 0) + (nth % 7))
   const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true })
   // Some say everything before they are connected, and some end later than they wrote.
   socket.write(bytes.subarray(0, bytes.byteLength >> 1))
@@ -134,6 +140,7 @@ export async function exchange(port: number, nth: number): Promise<void> {
   socket.end(bytes.subarray(bytes.byteLength >> 1))
   // Some read late, so that what comes has to wait on its way.
   if (nth % 5 === 0) await once(socket, 'readable')
+  if (isLarge) await delay(READ_LATE_MS)
   const answer = Buffer.concat((await socket.toArray()) as Buffer[])
   const digest = createHash('sha256').update(bytes).digest()
   expect([nth, answer.byteLength]).toEqual([nth, bytes.byteLength + digest.byteLength])
