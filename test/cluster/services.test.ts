@@ -9,7 +9,7 @@ import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vit
 import type { Status } from '../../agent/api/contract.ts'
 import type { AuditEntry } from '../../agent/api/membership-contract.ts'
 import type { ConnectionList, ForwardEvent, ServiceDetail, TraceResult } from '../../agent/api/service-contract.ts'
-import { type RealAgent, run, until } from '../agents.ts'
+import { freePort, type RealAgent, run, until } from '../agents.ts'
 import { Applications, exchange } from './applications.ts'
 import { allSee, invite, joinWith, Lab, refuses, SOON_MS_MAX, says } from './members.ts'
 
@@ -43,14 +43,19 @@ describe('a service of a network', () => {
   const apps = new Applications()
   /** Port of the application that the first offers as web. */
   let one: number
+  /** That the configuration of the client forwards. */
+  let forwarded: number
 
   beforeAll(async () => {
     lab = await Lab.open()
-    first = await lab.start({ name: 'first', flags: ['--no-open'] })
-    const bootstrap = [await first.address()]
     const flags = ['--no-open']
+    const declared = `declared=127.0.0.1:${await apps.http('declared')}?proto=http&label=by:configuration`
+    first = await lab.start({ name: 'first', flags: [...flags, '--services', declared] })
+    const bootstrap = [await first.address()]
+    forwarded = await freePort()
+    const forwards = ['--forwards', `declared.home=127.0.0.1:${forwarded}`]
     ;[client, second, guest] = await Promise.all([
-      lab.start({ name: 'client', bootstrap, flags }),
+      lab.start({ name: 'client', bootstrap, flags: [...flags, ...forwards] }),
       lab.start({ name: 'second', bootstrap, flags }),
       lab.start({ name: 'guest', bootstrap, flags }),
     ])
@@ -80,10 +85,19 @@ describe('a service of a network', () => {
     )
     expect(trace.steps[2]?.text).toContain('label:role=client')
     const { services, instances } = await client.client.get<Status>('status')
-    expect(services).toMatchObject([{ name: 'web', address: 'web.home.internal', instanceCount: 1, healthyCount: 1 }])
-    expect(instances).toMatchObject([{ service: 'web', node: 'first', labels: { tier: 'front' }, state: 'healthy' }])
+    expect(services).toMatchObject([
+      { name: 'declared' },
+      { name: 'web', address: 'web.home.internal', instanceCount: 1, healthyCount: 1 },
+    ])
+    expect(instances.find(({ service }) => service === 'web')).toMatchObject({
+      node: 'first',
+      labels: { tier: 'front' },
+      state: 'healthy',
+    })
     expect(await says(client, 'ping', 'web', '-c', '3')).toMatch(/first at .*, direct: [\s\S]*p99/)
-    const served = await audited(first, 'flow.served')
+    expect(await textAt(forwarded)).toBe('declared')
+    expect(await refuses(first, 'service', 'remove', 'declared')).toContain('by the configuration')
+    const served = await audited(first, 'flow.served', ({ service }) => service === 'web')
     expect(served).toMatchObject({
       name: 'client',
       service: 'web',
@@ -275,12 +289,16 @@ async function forward(agent: RealAgent, name: string, more: object = {}): Promi
 }
 
 /** The newest of an event. */
-async function audited(agent: RealAgent, event: string): Promise<AuditEntry> {
+async function audited(
+  agent: RealAgent,
+  event: string,
+  isMeant: (entry: AuditEntry) => boolean = () => true,
+): Promise<AuditEntry> {
   const find = async () => {
     const entries = await Array.fromAsync(
       agent.client.lines<AuditEntry>('audit', { limit: 1_000 }, AbortSignal.timeout(SOON_MS_MAX)),
     )
-    return entries.findLast((entry) => entry.event === event)
+    return entries.findLast((entry) => entry.event === event && isMeant(entry))
   }
   return await until(find, { what: () => `${agent.name} notes ${event}`, ms: SOON_MS_MAX })
 }
