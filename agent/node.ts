@@ -29,18 +29,23 @@ import type { Substituter } from './nix/substituter.ts'
 import type { TrustedKeys } from './nix/trust.ts'
 import type { Upstreams } from './nix/upstreams.ts'
 import { NodeApi } from './node/api.ts'
+import { NodeNamesApi } from './node/api-names.ts'
 import { ClosedNetworks } from './node/closed-networks.ts'
 import { type Content, closedNetworksOf, forgetContent, startContent } from './node/content.ts'
+import { NodeDiscovery } from './node/discovery.ts'
 import { Entrance, OPEN_NETWORK_NAME } from './node/entrance.ts'
 import { Joining } from './node/joining.ts'
 import { LIARS_SHOWN_MAX, lieWarnings } from './node/lie-warnings.ts'
+import { NodeNames } from './node/names.ts'
 import { networkWarnings } from './node/network-warnings.ts'
 import { startNix, startShared } from './node/nix.ts'
 import { OpenNetwork } from './node/open-network.ts'
 import { Places } from './node/places.ts'
 import { roomWarnings } from './node/room-warnings.ts'
+import { NodeRouting } from './node/routing.ts'
 import { filtersOf, Sharing } from './node/sharing.ts'
 import { PeerFaults, warningsOf } from './node/warnings.ts'
+import { startWaysIn } from './node/ways-in.ts'
 import { Notifier } from './service/notify.ts'
 import { type Database, dropHistory, openDatabase } from './state/database.ts'
 import { StateDirectory } from './state/directory.ts'
@@ -150,11 +155,15 @@ async function startNode(
   )
   const { blobs, published, passThrough } = content
   const shared = startShared({ content, self: host.peerId, mayFetch, log }, stack)
+  const routing = stack.use(new NodeRouting({ host, gate, audit: entrance.audit, config: values, log }))
   const { openNetwork, catalogs, closed } = await startNetworks(
-    { shared, db, key, host, streams, relays, entrance, content, later, presence: presenceBody(name), log },
+    { routing, shared, db, key, host, streams, relays, entrance, content, later, presence: presenceBody(name), log },
     stack,
   )
   later.closed = closed
+  await routing.configure(values)
+  const names = stack.use(new NodeNames({ db, routing, config: values, self: host.peerId, log }))
+  const discovery = new NodeDiscovery({ routing, names, log })
 
   const sources = (cid: CID, network: string, signal: AbortSignal) =>
     sourcesOf(cid, network, { catalogs, closed, providers: openNetwork?.providers, self: host.peerId }, signal)
@@ -176,10 +185,13 @@ async function startNode(
       sources,
       faults,
       isShared,
+      beside: discovery,
       log,
     },
     stack,
   )
+  stack.use(discovery)
+  const { dns } = await startWaysIn({ config: values, routing, names, log }, stack)
   const { trust, substituter, http } = nix
   later.substituter = substituter
 
@@ -220,6 +232,8 @@ async function startNode(
     ...lieWarnings(content.lies.liars(LIARS_SHOWN_MAX), about),
     ...nix.warnings(),
     ...sharing.warnings(),
+    ...routing.warnings(),
+    ...names.warnings(),
   ]
   const current = { config }
   const api = new NodeApi({
@@ -232,6 +246,8 @@ async function startNode(
     entrance,
     joining,
     places,
+    routing,
+    names: new NodeNamesApi({ names, dns, routing }),
     content,
     cacheKey,
     trust,
@@ -249,7 +265,7 @@ async function startNode(
   stack.use(await ApiServer.start({ socket: values.socket, mode, api, log, explain }))
 
   return {
-    reload: () => reload(current, { keeper, trust, upstreams: nix.upstreams, content, log }),
+    reload: () => reload(current, { keeper, trust, routing, upstreams: nix.upstreams, content, log }),
     summary: () => `${host.connected().length} peers, ${catalogs.count().known} artifacts known`,
   }
 }
@@ -261,6 +277,7 @@ const PROVIDERS_MS_MAX = 5_000
 type Later = { closed?: ClosedNetworks; keeper?: Keeper; substituter?: Substituter }
 
 type NetworksDeps = {
+  routing: NodeRouting
   shared: SharedFetches
   db: Database
   key: NodeKey
@@ -275,7 +292,7 @@ type NetworksDeps = {
 }
 
 async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
-  const { shared, db, key, host, streams, relays, entrance, content, later, presence, log } = deps
+  const { routing, shared, db, key, host, streams, relays, entrance, content, later, presence, log } = deps
   const { networks, gate, issuer, directory } = entrance
   const publishing = { pins: content.blobs, paths: content.published }
   const serve = (id: string, scope: PathsScope, records: Records) => content.sharing.serve(id, scope, records)
@@ -306,6 +323,7 @@ async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
           stack.use(await serve(id, scope, records))
           return stack
         },
+        route: (parts) => routing.route(parts),
         key,
         host,
         streams,
@@ -367,12 +385,16 @@ type Reloadable = {
   keeper: Keeper
   trust: TrustedKeys
   upstreams: Upstreams
+  routing: NodeRouting
   content: Pick<Content, 'blobs' | 'uploads' | 'sharing'>
   log: Logger
 }
 
 /** Takes over what a running agent can, says what it cannot, and keeps what it has when the new configuration is not sound. */
-function reload(current: { config: LoadedConfig }, { keeper, trust, upstreams, content, log }: Reloadable): void {
+function reload(
+  current: { config: LoadedConfig },
+  { keeper, trust, routing, upstreams, content, log }: Reloadable,
+): void {
   let next: LoadedConfig
   try {
     next = current.config.reload()
@@ -385,6 +407,7 @@ function reload(current: { config: LoadedConfig }, { keeper, trust, upstreams, c
   }
   if (String(next.values.upstreams) !== String(current.config.values.upstreams))
     upstreams.configure(next.values.upstreams)
+  void routing.configure(next.values)
   content.blobs.setQuota(next.values.quotaBytes)
   content.uploads.setRate(next.values.uploadRateBytes)
   if (String(next.values.privatePaths) !== String(current.config.values.privatePaths))

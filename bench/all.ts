@@ -15,6 +15,7 @@ const NAMES = [
   'store-filter',
   'memory',
   'transfer',
+  'forward',
   'swarm',
   'hello',
   'propagation',

@@ -1,6 +1,6 @@
 /**
  * The parsers that bytes of strangers reach, each with valid inputs to begin from: frames and CBOR, records and the comparing of records,
- * pieces, lanes, artifacts and their manifests, NARs; and those of closed networks, which have files of their own. Both sides of a protocol are
+ * pieces, lanes, artifacts and their manifests, NARs; and those of closed networks and services, which have files of their own. Both sides of a protocol are
  * here: an asker parses what a hostile answerer says.
  */
 import { createHash } from 'node:crypto'
@@ -37,6 +37,7 @@ import { helloParsers } from './soak-hello.ts'
 import { membershipParsers, signerOf } from './soak-membership.ts'
 import { pathsParsers } from './soak-paths.ts'
 import type { Parser } from './soak-run.ts'
+import { serviceParsers } from './soak-services.ts'
 import { askAll, cut, framed, incoming } from './soak-stream.ts'
 
 const NOW = Date.UTC(2026, 0, 1)
@@ -70,6 +71,7 @@ export function parsers(seed: number): Parser[] {
     ...membershipParsers(random),
     ...helloParsers(random),
     ...pathsParsers(random),
+    ...serviceParsers(random),
   ]
 }
 

@@ -1,6 +1,6 @@
 /**
  * `npm run soak`: a million hostile inputs over every parser that a stranger reaches. `npm run soak -- 100000 42` gives the number and the
- * seed; a failure prints both and the input.
+ * seed; a failure prints both and the input. `npm run soak -- tunnels` holds two thousand tunnels open instead (soak-tunnels.ts).
  */
 import { styleText } from 'node:util'
 import { median } from './harness.ts'
@@ -14,6 +14,10 @@ const MS_MAX = 10 * 60_000
 const SHOWN_LENGTH_MAX = 10_000
 const MB = 1024 * 1024
 
+if (process.argv[2] === 'tunnels') {
+  process.argv.splice(2, 1)
+  await import('./soak-tunnels.ts')
+}
 const [inputs = INPUTS, seed = SEED] = process.argv.slice(2).map(Number)
 if (!Number.isSafeInteger(inputs) || !Number.isSafeInteger(seed)) {
   process.stderr.write('usage: npm run soak -- [INPUTS] [SEED]\n')

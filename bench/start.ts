@@ -82,7 +82,18 @@ class Place implements Disposable {
   /** From the start of the process until `GET /v1/status` is answered. */
   async start(): Promise<{ ms: number; cpuMs: number }> {
     const socket = join(this.#directory, 'agent.sock')
-    const places = ['--state', this.#directory, '--socket', socket, '--http', '127.0.0.1:0']
+    const places = [
+      '--state',
+      this.#directory,
+      '--socket',
+      socket,
+      '--http',
+      '127.0.0.1:0',
+      '--proxy',
+      '127.0.0.1:0',
+      '--dns',
+      '127.0.0.1:0',
+    ]
     const args = [this.#entry, 'start', ...places, '--listen', '/ip4/127.0.0.1/tcp/0', '--no-mdns']
     const startedMs = performance.now()
     const child = spawn(process.execPath, args, { stdio: 'ignore', env: this.env })

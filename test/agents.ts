@@ -23,6 +23,8 @@ const DIES_WITH_US = existsSync(SETPRIV) ? [SETPRIV, '--pdeathsig', 'KILL'] : []
 /** Kept of each agent's log, for the message of a failure. */
 const LOG_LINES_MAX = 200
 const POLL_MS = 25
+/** Ports of its own; ways in to services only for tests of them. */
+const LOOPBACK = { http: '127.0.0.1:0', proxy: 'off', dns: 'off' }
 
 export type AgentOptions = {
   name: string
@@ -35,6 +37,8 @@ export type AgentOptions = {
   /** Network namespace that it runs in. */
   namespace?: string
   listen?: string | string[]
+  /** In place of LOOPBACK. */
+  loopback?: Partial<typeof LOOPBACK>
   flags?: string[]
   env?: Record<string, string>
   /** Kept of its log, the newest; LOG_LINES_MAX if not said. */
@@ -174,9 +178,13 @@ export class RealAgent implements AsyncDisposable {
     const args = [
       this.#entry,
       'start',
-      ...Object.entries({ name: options.name, state: this.state, socket: this.socket, http: '127.0.0.1:0' }).flatMap(
-        ([flag, value]) => [`--${flag}`, value],
-      ),
+      ...Object.entries({
+        name: options.name,
+        state: this.state,
+        socket: this.socket,
+        ...LOOPBACK,
+        ...options.loopback,
+      }).flatMap(([flag, value]) => [`--${flag}`, value]),
       ...[options.listen ?? '/ip4/127.0.0.1/tcp/0'].flat().flatMap((address) => ['--listen', address]),
       ...(options.mdns === true ? [] : ['--no-mdns']),
       ...(options.bootstrap ?? []).flatMap((address) => ['--bootstrap', address]),

@@ -27,6 +27,8 @@ const ARROWS: Record<string, readonly string[]> = {
   content: ['mesh', 'state'],
   artifacts: ['catalog', 'content'],
   nix: ['catalog', 'content', 'identity', 'state'],
+  discovery: [],
+  routing: ['catalog', 'identity', 'mesh', 'state'],
 }
 
 /** What makes a start slow (facts measured: 40 to 900 ms): the command line may load none of it. */

@@ -16,6 +16,10 @@ class End extends EventTarget {
   status: 'open' | 'closed' | 'aborted' | 'reset' = 'open'
   readableEnded = false
   maxReadBufferLength = 0
+  readonly direction = 'outbound'
+  readonly readBufferLength = 0
+  readonly writeBufferLength = 0
+  remoteWriteStatus: 'writable' | 'closed' = 'writable'
   readonly #arrived: (Uint8Array | 'end')[] = []
   #paused = false
   #isRead = false
@@ -28,6 +32,10 @@ class End extends EventTarget {
     if (args[0] !== 'message') return
     this.#isRead = true
     this.#flushSoon()
+  }
+
+  get writeStatus(): 'writable' | 'closed' {
+    return this.#isWritable && this.status === 'open' ? 'writable' : 'closed'
   }
 
   send(bytes: Uint8Array): boolean {
@@ -60,6 +68,10 @@ class End extends EventTarget {
 
   take(what: Uint8Array | 'end'): void {
     if (this.status !== 'open') return
+    if (what === 'end') {
+      this.remoteWriteStatus = 'closed'
+      this.dispatchEvent(new Event('remoteCloseWrite'))
+    }
     this.#arrived.push(what)
     this.#flushSoon()
   }

@@ -23,7 +23,9 @@ import type {
   UploadRequest,
 } from './contract.ts'
 import type { MembershipApi } from './membership-api.ts'
+import type { NamesApi } from './names-api.ts'
 import type { RoomApi } from './room-api.ts'
+import type { ServiceApi } from './service-api.ts'
 import type { ShareApi } from './share-contract.ts'
 
 type Awaitable<T> = T | Promise<T>
@@ -39,10 +41,12 @@ export interface AgentApi {
   readonly membership: MembershipApi
   readonly room: RoomApi
   readonly sharing: ShareApi
+  readonly names: NamesApi
+  readonly routing: ServiceApi
 
   status(): Awaitable<Status>
   peers(): Awaitable<PeerView[]>
-  /** `peer` is a peer id, a node's name or a multiaddr. */
+  /** `peer` is a peer id, a node's name, a multiaddr or the name of a service, whose nearest instance is meant. */
   ping(peer: string, signal: AbortSignal): Promise<PingResult>
 
   publishStorePath(request: PublishRequest, signal: AbortSignal): Promise<PublishResult>

@@ -7,6 +7,7 @@
  */
 
 import type { NetworkView } from './membership-contract.ts'
+import type { InstanceView, ServiceView } from './service-contract.ts'
 
 /** Every endpoint lives below this; a change that breaks a client gets a new one. */
 export const API_PREFIX = '/v1'
@@ -61,10 +62,6 @@ type ContentView = {
   lanes: { port: number | null; fetchedBytes: number; servedBytes: number }
 }
 
-/** Nothing makes these yet; the fields are in the contract. */
-type ServiceView = Record<string, unknown>
-type InstanceView = Record<string, unknown>
-
 export type Status = {
   version: string
   peerId: string
@@ -85,7 +82,14 @@ export type Status = {
   warnings: Warning[]
 }
 
-export type PingResult = { peerId: string; name: string | null; address: string; rttMs: number }
+export type PingResult = {
+  peerId: string
+  name: string | null
+  address: string
+  /** `direct`, `relay` or `hops`. */
+  path: string
+  rttMs: number
+}
 
 type ArtifactType = 'file' | 'folder' | 'nix'
 

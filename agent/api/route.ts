@@ -5,9 +5,10 @@ import type { z } from 'zod'
 import type { AgentApi, BlobReader } from './agent-api.ts'
 import { API_PREFIX, type FetchEvent } from './contract.ts'
 import type { PinEvent } from './room-contract.ts'
+import type { ForwardEvent } from './service-contract.ts'
 
 /** A line of an answer that tells of work. */
-export type WorkEvent = FetchEvent | PinEvent
+export type WorkEvent = FetchEvent | PinEvent | ForwardEvent
 
 /** One request, parsed. `signal` fires when the requester hangs up. */
 export type Call<Input> = {

@@ -5,9 +5,11 @@
 import { z } from 'zod'
 import { AgentError } from '../error.ts'
 import { membershipRoutes } from './membership-routes.ts'
+import { namesRoutes } from './names-routes.ts'
 import { roomRoutes } from './room-routes.ts'
 import { type Route, route } from './route.ts'
 import * as schemas from './schemas.ts'
+import { serviceRoutes } from './service-routes.ts'
 import { shareRoutes } from './share-routes.ts'
 
 const nothing = z.object({})
@@ -36,7 +38,7 @@ export const routes: readonly Route[] = [
   route({
     method: 'POST',
     path: 'ping',
-    summary: 'Measure the round trip to a peer (peer id, name or multiaddr)',
+    summary: 'Measure the round trip to a peer (peer id, name, multiaddr, or name of a service)',
     takes: 'json',
     input: schemas.pingRequest,
     answers: 'json',
@@ -181,5 +183,7 @@ export const routes: readonly Route[] = [
   }),
   ...roomRoutes,
   ...shareRoutes,
+  ...serviceRoutes,
+  ...namesRoutes,
   ...membershipRoutes,
 ]

@@ -23,6 +23,7 @@ import type {
   Warning,
 } from './contract.ts'
 import { networkView } from './membership-schemas.ts'
+import { instance, service } from './service-schemas.ts'
 
 /** As in protocols/artifact: what a record can hold. */
 const NAME_LENGTH_MAX = 128
@@ -108,12 +109,17 @@ export const status: z.ZodType<Status> = z.object({
     servedBytes: count,
     lanes: z.object({ port: count.nullable(), fetchedBytes: count, servedBytes: count }),
   }),
-  services: z.array(z.record(z.string(), z.unknown())),
-  instances: z.array(z.record(z.string(), z.unknown())),
+  services: z.array(service),
+  instances: z.array(instance),
   warnings: z.array(warning),
 })
 
-export const pingResult: z.ZodType<PingResult> = z.object({ ...node, address: z.string(), rttMs: z.number().min(0) })
+export const pingResult: z.ZodType<PingResult> = z.object({
+  ...node,
+  address: z.string(),
+  path: z.string(),
+  rttMs: z.number().min(0),
+})
 
 const artifactFields = {
   cid: z.string(),

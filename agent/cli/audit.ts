@@ -2,7 +2,7 @@
 import type { AuditEntry } from '../api/membership-contract.ts'
 import { printable, printableJson } from '../printable.ts'
 import type { CommandLine } from './command-line.ts'
-import { readCount } from './measures.ts'
+import { count as countText, readCount, showSize } from './measures.ts'
 import { nameText } from './member.ts'
 import type { Style, Terminal } from './terminal.ts'
 
@@ -57,9 +57,11 @@ function auditLine(entry: AuditEntry, terminal: Pick<Terminal, 'style'>): string
 }
 
 /** Why, how, and how often; texts of events that this version does not know are left to --json. */
-function reasonsOf({ why, rule, labels, version, by, address, count }: AuditEntry): string[] {
+function reasonsOf(entry: AuditEntry): string[] {
+  const { why, rule, labels, version, by, address, count } = entry
   const text = (value: unknown, before = '') => (typeof value === 'string' ? before + printable(value) : '')
   return [
+    ...flowText(entry),
     text(why),
     text(rule, 'rule '),
     text(labels),
@@ -68,6 +70,14 @@ function reasonsOf({ why, rule, labels, version, by, address, count }: AuditEntr
     text(address, 'from '),
     count === undefined || count < 2 ? '' : `${count} times`,
   ]
+}
+
+/** `web, 3 flows, sent 1.2 MB, received 30 kB, direct`. */
+function flowText({ service, flows, sentBytes, receivedBytes, path }: AuditEntry): string[] {
+  if (typeof service !== 'string' || typeof flows !== 'number') return []
+  const size = (value: unknown) => showSize(typeof value === 'number' ? value : 0)
+  const moved = `sent ${size(sentBytes)}, received ${size(receivedBytes)}`
+  return [printable(service), countText(flows, 'flow'), moved, typeof path === 'string' ? printable(path) : '']
 }
 
 function joined(parts: readonly string[], separator: string): string {

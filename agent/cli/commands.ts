@@ -4,7 +4,9 @@ import type { AddCommand } from './command-line.ts'
 import { addCompletion } from './completion.ts'
 import { addConfig } from './config.ts'
 import { addContent } from './content.ts'
+import { addDnsConf, addNames } from './dns-conf.ts'
 import { addDoctor } from './doctor.ts'
+import { addConnections, addForward, addTrace } from './forward.ts'
 import { addGc } from './gc.ts'
 import { addGet } from './get.ts'
 import { addInvite } from './invite.ts'
@@ -17,6 +19,7 @@ import { addPin, addPins, addUnpin } from './pin.ts'
 import { addPolicy } from './policy.ts'
 import { addPublish, addUnpublish } from './publish.ts'
 import { addSearch, addShow } from './search.ts'
+import { addService } from './service.ts'
 import { addStart } from './start.ts'
 import { addStatus } from './status.ts'
 import { addTrust } from './trust.ts'
@@ -37,6 +40,10 @@ export const commands: readonly AddCommand[] = [
   addPins,
   addContent,
   addGc,
+  addService,
+  addForward,
+  addConnections,
+  addTrace,
   addNetwork,
   addInvite,
   addJoin,
@@ -44,6 +51,8 @@ export const commands: readonly AddCommand[] = [
   addPolicy,
   addAudit,
   addTrust,
+  addNames,
+  addDnsConf,
   addNixConf,
   addConfig,
   addDoctor,

@@ -54,11 +54,13 @@ export function addPeers(line: CommandLine): void {
 export function addPing(line: CommandLine): void {
   const command = line
     .command({
-      usage: 'ping <peer>',
-      summary: 'measure the round trip to a node',
-      details: 'The peer is a name, a peer id or a multiaddr; it is dialled when it is not connected.',
+      usage: 'ping <target>',
+      summary: 'measure the round trip to a node, or to the nearest instance of a service',
+      details:
+        'The target is a name, a peer id, a multiaddr or the name of a service; its node is dialled when it is not connected.',
       examples: [
         ['ping apple', 'a node by its name'],
+        ['ping web.home -c 100', 'the node of a service, with percentiles'],
         ['ping -c 1 /ip4/192.0.2.7/tcp/7477', 'one that is not connected yet'],
       ],
     })
@@ -71,14 +73,15 @@ export function addPing(line: CommandLine): void {
       results.push(result)
       if (!isJson)
         terminal.print(
-          `${printable(result.name ?? result.peerId)} at ${shortAddress(result.address)}: ${showMs(result.rttMs)}`,
+          `${printable(result.name ?? result.peerId)} at ${shortAddress(result.address)}, ${result.path}: ${showMs(result.rttMs)}`,
         )
     }
-    if (isJson) return terminal.json({ pings: results })
     const times = results.map(({ rttMs }) => rttMs).sort((a, b) => a - b)
+    const at = (share: number) => times[Math.min(times.length - 1, Math.floor(times.length * share))] as number
+    if (isJson) return terminal.json({ pings: results, p50Ms: at(0.5), p90Ms: at(0.9), p99Ms: at(0.99), maxMs: at(1) })
     if (times.length > 1) {
       terminal.print(
-        `${count(times.length, 'ping')}: fastest ${showMs(times[0] as number)}, median ${showMs(times[times.length >> 1] as number)}, slowest ${showMs(times.at(-1) as number)}`,
+        `${count(times.length, 'ping')}: fastest ${showMs(at(0))}, median ${showMs(at(0.5))}, p90 ${showMs(at(0.9))}, p99 ${showMs(at(0.99))}, slowest ${showMs(at(1))}`,
       )
     }
   })

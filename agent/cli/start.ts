@@ -17,7 +17,7 @@ export function addStart(line: CommandLine): void {
     examples: [
       ['start', 'find peers on this network and share with them'],
       ['start --bootstrap /ip4/192.0.2.7/tcp/7477', 'join a node elsewhere'],
-      ['start --state /tmp/b --socket /tmp/b.sock --listen /ip4/127.0.0.1/tcp/0 --http off', 'a second agent here'],
+      ['start --state /tmp/b --listen /ip4/127.0.0.1/tcp/0 --http off --proxy off --dns off', 'a second agent here'],
     ],
   })
   command.option('--config <file>', 'configuration file')

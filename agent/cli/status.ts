@@ -45,6 +45,7 @@ export function statusScreen(
     ['Peers', peersText(status)],
     ['Listens', status.listen.length > 0 ? status.listen.map(shortAddress) : 'nowhere: this node only dials'],
     ['Shares', sharesText(status)],
+    ['Services', servicesText(status)],
     ['Content', contentText(status)],
     ['Nix cache', cacheText(status)],
   ]
@@ -129,6 +130,16 @@ function sharesText({ artifacts, content, networks }: Status): string {
   const own = shared === '' ? 'nothing yet: agent publish <path>' : `${shared}${paths}`
   const known = artifacts.known - artifacts.own
   return known > 0 ? `${own}; ${known} of others known: agent search` : own
+}
+
+/** Nothing where there are none: not everybody has services. */
+function servicesText({ services }: Status): string {
+  if (services.length === 0) return ''
+  const own = services.filter(({ offer }) => offer !== null)
+  const states = own.map(({ address, offer }) => `${printable(address)} ${offer?.state}`).join(', ')
+  const others = services.length - own.length
+  const more = others > 0 ? `${count(others, 'service')} of others: agent service list` : ''
+  return [states === '' ? '' : `offers ${states}`, more].filter((text) => text !== '').join('; ')
 }
 
 function contentText({ content }: Status): string {

@@ -7,9 +7,13 @@
 import { hostname } from 'node:os'
 import type { LogLevel } from '../log.ts'
 import { type Environment, socketPath, stateDirectory } from './paths.ts'
+import { forwardText, offerText } from './service-values.ts'
 import {
+  type AddressRange,
+  addressRange,
   boolean,
   dialAddress,
+  dns,
   type HttpAddress,
   http,
   integer,
@@ -21,6 +25,7 @@ import {
   optionalPath,
   optionalPort,
   path,
+  proxy,
   publicKey,
   rate,
   size,
@@ -46,6 +51,12 @@ export type Config = {
   joinFile: string | undefined
   /** undefined when off. */
   http: HttpAddress | undefined
+  /** SOCKS5 and HTTP; undefined when off. */
+  proxy: HttpAddress | undefined
+  /** undefined when off. */
+  dns: HttpAddress | undefined
+  /** Of loopback, for names of services; undefined when the agent chooses. */
+  addresses: AddressRange | undefined
   socket: string
   state: string
   maxPeers: number
@@ -60,6 +71,9 @@ export type Config = {
   upstreams: string[]
   /** Patterns of names of store paths that are never given out with the store. */
   privatePaths: string[]
+  /** Services that this node offers, and ports that lead to services: as service-values.ts reads them. */
+  services: string[]
+  forwards: string[]
   logLevel: LogLevel
 }
 
@@ -179,8 +193,29 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       kind: http,
       byDefault: () => '127.0.0.1:7478',
       reloads: false,
-      help: 'loopback address of the Nix binary cache, or off',
+      help: 'loopback address of the Nix binary cache and of discovery for Envoy and others, or off',
     } satisfies Key<'http'>,
+    proxy: {
+      field: 'proxy',
+      kind: proxy,
+      byDefault: () => '127.0.0.1:7479',
+      reloads: false,
+      help: 'loopback address of the SOCKS5 and HTTP proxy to services, or off',
+    } satisfies Key<'proxy'>,
+    dns: {
+      field: 'dns',
+      kind: dns,
+      byDefault: () => '127.0.0.1:7453',
+      reloads: false,
+      help: 'loopback address of the DNS server for names of services, or off',
+    } satisfies Key<'dns'>,
+    addresses: {
+      field: 'addresses',
+      kind: addressRange,
+      byDefault: () => 'auto',
+      reloads: false,
+      help: 'loopback addresses for names of services, like 127.77.0.0/16, or auto',
+    } satisfies Key<'addresses'>,
     socket: {
       field: 'socket',
       kind: path,
@@ -244,6 +279,20 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       reloads: true,
       help: 'name of store paths to keep private when the Nix store is shared, with * and ?; what refers to one is kept, too',
     } satisfies Key<'privatePaths'>,
+    services: {
+      field: 'services',
+      kind: list(offerText),
+      byDefault: () => [],
+      reloads: true,
+      help: 'service to offer to members: web=127.0.0.1:8080?check=http:/&network=NAME',
+    } satisfies Key<'services'>,
+    forwards: {
+      field: 'forwards',
+      kind: list(forwardText),
+      byDefault: () => [],
+      reloads: true,
+      help: 'port of this machine that leads to a service: web.NETWORK=127.0.0.1:8000',
+    } satisfies Key<'forwards'>,
     log_level: {
       field: 'logLevel',
       kind: oneOf(LOG_LEVELS),
@@ -254,7 +303,15 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
   }),
 )
 
-const LISTS: ReadonlySet<keyof Config> = new Set(['listen', 'bootstrap', 'trustedKeys', 'upstreams', 'privatePaths'])
+const LISTS = new Set<keyof Config>([
+  'listen',
+  'bootstrap',
+  'trustedKeys',
+  'upstreams',
+  'privatePaths',
+  'services',
+  'forwards',
+])
 
 /** What the command line needs to make a flag of each key. */
 export const configKeys = [...KEYS].map(([key, { kind, field, help, reloads }]) => ({

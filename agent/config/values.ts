@@ -14,6 +14,8 @@ export type Kind<T> = {
 }
 
 export type HttpAddress = { host: string; port: number }
+/** A part of 127.0.0.0/8: its first address as a number, and how many bits of it are the same in all. */
+export type AddressRange = { base: number; bits: 16 | 24 }
 
 const PORT_MAX = 65_535
 const UNITS = new Map([
@@ -137,21 +139,46 @@ export function rate(min: number): Kind<number | undefined> {
 }
 
 /** `127.0.0.1:7478`, or `off`. Loopback only: what answers there trusts whoever asks. */
-export const http: Kind<HttpAddress | undefined> = {
+export const http = loopback(7478)
+/** As `http`. */
+export const proxy = loopback(7479)
+/** As `http`; UDP and TCP. */
+export const dns = loopback(7453)
+
+function loopback(example: number): Kind<HttpAddress | undefined> {
+  return { read: (raw) => readLoopback(raw, example), show: (value) => (value ? showHttp(value) : 'off') }
+}
+
+/** `127.77.0.0/16`, or a /24; or `auto`. */
+export const addressRange: Kind<AddressRange | undefined> = {
   read(raw) {
-    if (raw === 'off' || raw === false) return undefined
-    const [, bracketed, plain, digits] = /^(?:\[([^\]]+)\]|([^:[\]]+)):(\d+)$/.exec(String(raw)) ?? []
-    const host = bracketed ?? plain
-    const port = Number(digits)
-    if (host === undefined || port > PORT_MAX)
-      throw new Error(`must be like 127.0.0.1:7478, or off, not ${quoted(raw)}`)
-    if (host !== 'localhost' && host !== '::1' && !/^127\.\d+\.\d+\.\d+$/.test(host))
-      throw new Error(
-        `must be a loopback address such as 127.0.0.1:${port}: it serves this machine only, not ${quoted(raw)}`,
-      )
-    return { host, port }
+    if (raw === 'auto') return undefined
+    const [, second, third, bits] = /^127\.(\d{1,3})\.(\d{1,3})\.0\/(16|24)$/.exec(String(raw)) ?? []
+    const [b, c] = [Number(second), Number(third)]
+    // 127.0.x.x is where everything else listens.
+    if (bits === undefined || b < 1 || b > 255 || c > 255 || (bits === '16' && c !== 0))
+      throw new Error(`must be auto, or a range like 127.77.0.0/16 or 127.77.5.0/24, not ${quoted(raw)}`)
+    return { base: 127 * 2 ** 24 + b * 2 ** 16 + c * 2 ** 8, bits: bits === '16' ? 16 : 24 }
   },
-  show: (value) => (value ? showHttp(value) : 'off'),
+  show: (value) => {
+    if (value === undefined) return 'auto'
+    const [b, c] = [16, 8].map((shift) => Math.floor(value.base / 2 ** shift) % 256)
+    return `127.${b}.${c}.0/${value.bits}`
+  },
+}
+
+function readLoopback(raw: unknown, example: number): HttpAddress | undefined {
+  if (raw === 'off' || raw === false) return undefined
+  const [, bracketed, plain, digits] = /^(?:\[([^\]]+)\]|([^:[\]]+)):(\d+)$/.exec(String(raw)) ?? []
+  const host = bracketed ?? plain
+  const port = Number(digits)
+  if (host === undefined || port > PORT_MAX)
+    throw new Error(`must be like 127.0.0.1:${example}, or off, not ${quoted(raw)}`)
+  if (host !== 'localhost' && host !== '::1' && !/^127\.\d+\.\d+\.\d+$/.test(host))
+    throw new Error(
+      `must be a loopback address such as 127.0.0.1:${port}: it serves this machine only, not ${quoted(raw)}`,
+    )
+  return { host, port }
 }
 
 function showHttp({ host, port }: HttpAddress): string {

@@ -1,9 +1,12 @@
 /**
- * The HTTP server on loopback, on which the front-ends put their routes (the Nix binary cache; more to come).
+ * The HTTP server on loopback, on which the front-ends put their routes (the Nix binary cache, discovery; more to come). Connections that begin
+ * as HTTP/2 are given to whoever speaks it (gRPC of discovery): browsers do not without TLS, so a web page cannot.
  *
  * Any program of this machine may ask it, browsers included, and a web page can point a name of its own at 127.0.0.1. So only
  * requests whose Host is a loopback address or `localhost` are answered.
  */
+import type { Server } from 'node:http'
+import type { Socket } from 'node:net'
 import fastify, { type FastifyInstance } from 'fastify'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
@@ -21,6 +24,8 @@ const LATE_EVERY_MS = 2_000
 const CONNECTIONS_MAX = 256
 /** Longer than Nix waits between the narinfos of a closure, so that it keeps its connections. */
 const KEEP_ALIVE_MS = 30_000
+/** How HTTP/2 begins (RFC 9113, section 3.4), and no request of HTTP/1 does. */
+const HTTP2_PREFACE = 'PRI'
 /** What is under way when the agent stops is cut after this: systemd waits 5 s for all of it. */
 const CLOSE_MS_MAX = 500
 
@@ -30,18 +35,26 @@ export class HttpServer implements AsyncDisposable {
   /** Where it answers, without a path: `http://127.0.0.1:7478`. */
   readonly url: string
   readonly #app: FastifyInstance
+  /** Connections on which nothing was said so far. */
+  readonly #undecided: ReadonlySet<Socket>
 
-  private constructor(app: FastifyInstance, url: string) {
+  private constructor(app: FastifyInstance, url: string, undecided: ReadonlySet<Socket>) {
     this.#app = app
+    this.#undecided = undecided
     this.url = url
   }
 
   /**
-   * Listens until disposed. `register` puts the routes on.
+   * Listens until disposed. `register` puts the routes on; `http2` takes connections over, and has to close them before this is disposed.
    *
    * @throws {AgentError} `taken` when the port is in use.
    */
-  static async start(place: HttpPlace, register: (app: FastifyInstance) => void, log: Log): Promise<HttpServer> {
+  static async start(
+    place: HttpPlace,
+    register: (app: FastifyInstance) => void,
+    log: Log,
+    http2?: (socket: Socket) => void,
+  ): Promise<HttpServer> {
     const app = fastify({
       ...SCHEMALESS,
       bodyLimit: BODY_BYTES_MAX,
@@ -64,6 +77,7 @@ export class HttpServer implements AsyncDisposable {
         .send(`${reasonOf(error)}\n`)
     })
     register(app)
+    const undecided = http2 === undefined ? new Set<Socket>() : tellApart(app.server, http2)
     try {
       await app.listen({ host: place.host, port: place.port })
     } catch (cause) {
@@ -73,15 +87,54 @@ export class HttpServer implements AsyncDisposable {
     const address = app.server.address()
     const port = typeof address === 'object' && address !== null ? address.port : place.port
     const host = place.host.includes(':') ? `[${place.host}]` : place.host
-    return new HttpServer(app, `http://${host}:${port}`)
+    return new HttpServer(app, `http://${host}:${port}`, undecided)
   }
 
   /** Takes no more requests; answers under way have CLOSE_MS_MAX to end. */
   async [Symbol.asyncDispose](): Promise<void> {
     const late = setTimeout(() => this.#app.server.closeAllConnections(), CLOSE_MS_MAX)
+    for (const socket of this.#undecided) socket.destroy()
     await this.#app.close()
     clearTimeout(late)
   }
+}
+
+/** Looks at the first bytes of each connection, and puts them back. Returns those on which there were none yet. */
+function tellApart(server: Server, http2: (socket: Socket) => void): ReadonlySet<Socket> {
+  const undecided = new Set<Socket>()
+  const listeners = server.listeners('connection') as ((socket: Socket) => void)[]
+  server.removeAllListeners('connection')
+  server.on('connection', (socket: Socket) => {
+    undecided.add(socket)
+    let bytes = Buffer.alloc(0)
+    const late = setTimeout(() => socket.destroy(), HEADERS_MS_MAX)
+    const failed = () => socket.destroy()
+    const over = () => {
+      undecided.delete(socket)
+      clearTimeout(late)
+      socket.off('readable', look)
+      socket.off('end', failed)
+      socket.off('error', failed)
+      socket.off('close', over)
+    }
+    const look = () => {
+      const more = socket.read() as Buffer | null
+      if (more === null) return
+      bytes = Buffer.concat([bytes, more])
+      const start = bytes.toString('latin1', 0, HTTP2_PREFACE.length)
+      // What is put back is readable at once: not before it is known whom it is for.
+      if (start.length < HTTP2_PREFACE.length && HTTP2_PREFACE.startsWith(start)) return
+      over()
+      socket.unshift(bytes)
+      if (start === HTTP2_PREFACE) http2(socket)
+      else for (const listener of listeners) listener.call(server, socket)
+    }
+    socket.on('readable', look)
+    socket.once('end', failed)
+    socket.once('error', failed)
+    socket.once('close', over)
+  })
+  return undecided
 }
 
 /** Of a Host header, with or without a port. */

@@ -53,6 +53,8 @@ export type AuditEvent =
   | 'root.imported'
   | 'root.removed'
   | 'certificate.renewed'
+  | 'flow.used'
+  | 'flow.served'
 
 const text = z.string()
 const entryFields = z.looseObject({
@@ -68,6 +70,11 @@ const entryFields = z.looseObject({
   labels: text.optional(),
   invitation: text.optional(),
   version: z.int().optional(),
+  service: text.optional(),
+  path: text.optional(),
+  flows: z.int().optional(),
+  sentBytes: z.int().optional(),
+  receivedBytes: z.int().optional(),
   count: z.int().positive().optional(),
 })
 
@@ -94,6 +101,12 @@ export type AuditFields = {
   readonly invitation?: string | undefined
   /** Of a policy. */
   readonly version?: number | undefined
+  /** Of tunnels: to what, how, how many, how much. */
+  readonly service?: string | undefined
+  readonly path?: string | undefined
+  readonly flows?: number
+  readonly sentBytes?: number
+  readonly receivedBytes?: number
 }
 
 export type AuditOptions = {

@@ -31,6 +31,7 @@ import type { Gate } from './gate.ts'
 import { makeGossip } from './gossip.ts'
 import { noiseCrypto } from './noise-cipher.ts'
 import type { RelayTransport } from './relay-transport.ts'
+import { roomed, STREAMS_MAX } from './stream-room.ts'
 
 const KAD_PROTOCOL = '/undernet/kad/1'
 
@@ -54,8 +55,6 @@ const DIALS_MAX = 16
 const DIALS_WAITING_MAX = 200
 /** A peer on several networks has a handful of addresses; one that claims hundreds is not worth the time. */
 const ADDRESSES_PER_PEER_MAX = 16
-/** Per connection, over all protocols. Each may hold what a handler has not read yet. */
-const STREAMS_MAX = 256
 /** At 100 ms that is 80 MB/s; yamux's own 16 MiB is also what a peer can make us hold per stream. */
 const STREAM_WINDOW_BYTES_MAX = 8 * 1024 * 1024
 /** Nothing heard on the socket for this long: liveness is off or broken, and the connection dead. */
@@ -120,12 +119,14 @@ export async function makeStack(options: StackOptions): Promise<Libp2p<Services>
     connectionProtector,
     connectionEncrypters: [options.gate.secure(connectionEncrypter)],
     streamMuxers: [
-      yamux({
-        enableKeepAlive: false,
-        maxInboundStreams: STREAMS_MAX,
-        maxOutboundStreams: STREAMS_MAX,
-        streamOptions: { maxStreamWindowSize: STREAM_WINDOW_BYTES_MAX },
-      }),
+      roomed(
+        yamux({
+          enableKeepAlive: false,
+          maxInboundStreams: STREAMS_MAX,
+          maxOutboundStreams: STREAMS_MAX,
+          streamOptions: { maxStreamWindowSize: STREAM_WINDOW_BYTES_MAX },
+        }),
+      ),
     ],
     connectionGater: {
       ...options.gater,

@@ -23,6 +23,7 @@ import type {
   Warning,
 } from '../api/contract.ts'
 import type { NetworkView } from '../api/membership-contract.ts'
+import type { NamesApi } from '../api/names-api.ts'
 import type { BringDeps } from '../artifacts/bring.ts'
 import type { Publications } from '../artifacts/publications.ts'
 import { storeUpload } from '../artifacts/upload.ts'
@@ -43,6 +44,7 @@ import type { Upstreams } from '../nix/upstreams.ts'
 import { VERSION } from '../version.ts'
 import { NodeMembership } from './api-membership.ts'
 import { NodeRoom } from './api-room.ts'
+import { NodeServices } from './api-routing.ts'
 import { bring } from './bringing.ts'
 import type { ClosedNetworks } from './closed-networks.ts'
 import type { Content } from './content.ts'
@@ -50,6 +52,7 @@ import { type Entrance, OPEN_NETWORK_NAME } from './entrance.ts'
 import type { Joining } from './joining.ts'
 import type { OpenNetwork } from './open-network.ts'
 import type { Places } from './places.ts'
+import type { NodeRouting } from './routing.ts'
 import { NodeShare } from './sharing.ts'
 
 const PING_MS_MAX = 10_000
@@ -68,6 +71,8 @@ export type Parts = {
   entrance: Entrance
   joining: Joining
   places: Places
+  routing: NodeRouting
+  names: NamesApi
   content: Content
   cacheKey: CacheKey
   trust: TrustedKeys
@@ -88,18 +93,27 @@ export class NodeApi implements AgentApi {
   readonly membership: NodeMembership
   readonly room: NodeRoom
   readonly sharing: NodeShare
+  readonly routing: NodeServices
+  readonly names: NamesApi
   readonly #parts: Parts
   readonly #places: Places
 
   constructor(parts: Parts) {
     this.#parts = parts
     this.#places = parts.places
+    this.names = parts.names
     this.room = new NodeRoom({
       ...parts,
       networks: parts.entrance.networks,
       idOf: (network) => this.#places.idOf(network),
     })
     this.sharing = new NodeShare(parts.content.sharing, parts.places, parts.log)
+    this.routing = new NodeServices({
+      ...parts,
+      self: parts.host.peerId,
+      nameOf: (network) => network && parts.entrance.networks.find(network).name,
+      ping: (peerId, signal) => parts.host.ping(peerId, signal),
+    })
     const { networks, issuer, invitations, audit, gate } = parts.entrance
     const { closed, joining, host, current } = parts
     const open = () => this.#openView()
@@ -147,8 +161,8 @@ export class NodeApi implements AgentApi {
           servedBytes: laneServer?.sentBytes ?? 0,
         },
       },
-      services: [],
-      instances: [],
+      services: this.routing.services().services,
+      instances: this.routing.instances(),
       warnings: this.#parts.warnings(),
     }
   }
@@ -170,11 +184,12 @@ export class NodeApi implements AgentApi {
 
   async ping(peer: string, signal: AbortSignal): Promise<PingResult> {
     const { host } = this.#parts
-    const target = peer.startsWith('/') ? peer : this.#peerNamed(peer)
+    const target = peer.startsWith('/') ? peer : (this.#nearestOf(peer) ?? this.#peerNamed(peer))
     const limited = AbortSignal.any([signal, AbortSignal.timeout(PING_MS_MAX)])
     try {
       const { peerId, rttMs, address } = await host.ping(target, limited)
-      return { peerId, name: this.#nameOf(peerId), address, rttMs }
+      const { path } = this.#parts.routing.linkOf(peerId)
+      return { peerId, name: this.#nameOf(peerId), address, path, rttMs }
     } catch (cause) {
       signal.throwIfAborted()
       if (cause instanceof AgentError) throw cause
@@ -379,6 +394,19 @@ export class NodeApi implements AgentApi {
       .map(({ members }) => members.get(peerId)?.name)
       .find((name) => name !== undefined)
     return member ?? openNetwork?.nodes.get(peerId)?.name ?? null
+  }
+
+  /** The node of a service's nearest instance, if it is the name of one and of no node. */
+  #nearestOf(name: string): string | undefined {
+    const { closed, routing, host } = this.#parts
+    if (closed.list().some(({ members }) => members.byName(name).length > 0)) return undefined
+    const found = routing.services.resolve(name)
+    if (found === undefined) return undefined
+    const { network, service, node } = found
+    const others = routing.dialer.candidates({ network, service, ...(node !== undefined && { node }) })
+    const [nearest] = others.filter(({ peerId }) => peerId !== host.peerId)
+    if (nearest !== undefined) return nearest.peerId
+    throw new AgentError('usage', `${name} is on this node only`)
   }
 
   /** @throws {AgentError} `not-found`, or `usage` when several nodes have the name. */

@@ -36,7 +36,7 @@ import { NetworkGossip } from '../mesh/network-gossip.ts'
 import type { NetworkScope, NetworkStreams } from '../mesh/network-streams.ts'
 import type { Relays } from '../mesh/relays.ts'
 import { FILTER_LEASE_MS } from '../nix/store-filter.ts'
-import { openDatabase } from '../state/database.ts'
+import { type Database, openDatabase } from '../state/database.ts'
 
 /** A certificate, to a member that has just connected. */
 const HAND_OVER_MS_MAX = 10_000
@@ -67,10 +67,14 @@ export type ClosedNetworkDeps = {
   presence: PresenceOptions['body']
   /** What else runs among the members of a network, by its id, until it is disposed. */
   serve: (network: string, scope: NetworkScope, records: Records) => Promise<AsyncDisposable>
+  /** The services of a network, until it is disposed. */
+  route: (parts: Pick<Parts, 'scope' | 'records' | 'members'> & RoutedParts) => Promise<AsyncDisposable>
   /** Told of who may be a member, and of where it says that it can be reached. */
   hear: (peerId: string, addresses: readonly string[]) => void
   log: Logger
 }
+
+type RoutedParts = { membership: Membership; db: Database; log: Log }
 
 type Parts = {
   scope: NetworkScope
@@ -214,6 +218,7 @@ async function startParts(
   const topic = stack.use(Topic.join(gossip.pubsub, TOPIC, log))
   const replicator = stack.use(await Replicator.start({ records, gossip: topic, peers, members, log }))
   stack.use(await deps.serve(id, scope, records))
+  stack.use(await deps.route({ membership, scope, db, records, members, log }))
   const renewal = await startRenewal(membership, { scope, members }, deps, stack, log)
   stack.use(Renewer.start({ records, leases: RENEWED, log }))
   const relays = () => relaysOf(host, scope)

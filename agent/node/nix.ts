@@ -2,6 +2,8 @@
  * The Nix front-end of a node, put together: what is believed, what the local Nix is answered, what is pushed here, and the loopback
  * server on which all of it is asked.
  */
+import type { Socket } from 'node:net'
+import type { FastifyInstance } from 'fastify'
 import type { CID } from 'multiformats/cid'
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import type { Warning } from '../api/contract.ts'
@@ -36,6 +38,8 @@ import { Misses, type PeerFaults } from './warnings.ts'
 const LOG_DIRECTORY = '/nix/var/log/nix'
 
 type NixDeps = {
+  /** What else answers on the loopback server: routes, and who speaks HTTP/2. */
+  beside: { register: (app: FastifyInstance) => void; accept: (socket: Socket) => void }
   config: Pick<Config, 'http' | 'trustedKeys' | 'requireSignatures' | 'upstreams'>
   db: Database
   cacheKey: CacheKey
@@ -155,7 +159,7 @@ function startPushes(
 
 async function startHttp(
   place: NonNullable<Config['http']>,
-  { db, content, isShared, log }: NixDeps,
+  { db, content, isShared, beside, log }: NixDeps,
   { substituter, pushes }: { substituter: Substituter; pushes: Pushes },
 ): Promise<HttpServer> {
   const { blobs, holdings, store } = content
@@ -178,8 +182,9 @@ async function startHttp(
       storeDirectory: store.directory,
       log,
     })
+    beside.register(app)
   }
-  return await HttpServer.start(place, register, log)
+  return await HttpServer.start(place, register, log, (socket) => beside.accept(socket))
 }
 
 function pushPlaceIn(places: Places, network: string | undefined): PushPlace {

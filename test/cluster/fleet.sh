@@ -14,7 +14,7 @@ trap 'exit 0' TERM INT HUP
 for n in $(seq "$count"); do
   mkdir -p "$directory/node$n"
   $AGENT start --name "node$n" --state "$directory/node$n" --socket "$directory/node$n/agent.sock" \
-    --listen /ip4/127.0.0.1/tcp/0 --http off --no-mdns 2>"$directory/node$n/log" &
+    --listen /ip4/127.0.0.1/tcp/0 --http off --proxy off --dns off --no-mdns 2>"$directory/node$n/log" &
   pids="$pids $!"
 done
 

@@ -169,7 +169,7 @@ describe('a key that cannot be used', () => {
       '--listen',
       '/ip4/127.0.0.1/tcp/0',
     ]
-    const command = [process.execPath, bundle.entry, ...flags, '--http', 'off']
+    const command = [process.execPath, bundle.entry, ...flags, '--http', 'off', '--proxy', 'off', '--dns', 'off']
     let outcome: Awaited<ReturnType<typeof run>>
     if (isRoot) {
       // All is nobody's but the key.

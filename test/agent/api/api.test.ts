@@ -56,6 +56,10 @@ describe('the API', () => {
       'POST /v1/join': { token: 'un1token' },
       'POST /v1/members/:member/revoke': { reason: 'stolen', issuer: true, issuedAfter: '2026-01-01T00:00:00Z' },
       'POST /v1/members/:member/labels': { labels: { zone: 'a', old: null } },
+      'POST /v1/services': { name: 'web', port: 8080 },
+      'POST /v1/services/drain': { name: 'web' },
+      'POST /v1/trace': { name: 'web' },
+      'POST /v1/forward': { name: 'web' },
       'PUT /v1/policy': { text: '', replaces: 1 },
       'POST /v1/policy/check': { text: '' },
       'POST /v1/policy/explain': { from: 'pear', to: 'apple', verb: 'content:fetch' },
@@ -65,7 +69,7 @@ describe('the API', () => {
       'DELETE /v1/trust': '?key=a',
       'DELETE /v1/networks/:network': '?force=true',
     }
-    const values: Record<string, string> = { digest: digestOf(bytes), id: '0123abcd' }
+    const values: Record<string, string> = { digest: digestOf(bytes), id: '0123abcd', name: 'web' }
     for (const route of routes) {
       const noun = `${route.method} ${route.path}`
       const path = route.path.replace(/:([a-z]+)/, (_, name: string) => values[name] ?? 'hello') + (queries[noun] ?? '')

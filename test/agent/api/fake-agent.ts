@@ -9,7 +9,9 @@ import type { ArtifactDetail, ArtifactView, PeerView, Status } from '../../../ag
 import { ApiServer } from '../../../agent/api/server.ts'
 import { AgentError } from '../../../agent/error.ts'
 import { fakeMembership } from './fake-membership.ts'
+import { fakeNames } from './fake-names.ts'
 import { fakeRoom } from './fake-room.ts'
+import { fakeServices } from './fake-services.ts'
 import { fakeShare } from './fake-share.ts'
 
 const PEER_ID = '12D3KooWEZXjE41uU4EL2gpkAQeDXYok6wghN7wwNVPF5bwkaNfS'
@@ -85,9 +87,11 @@ export function fakeAgent(replaced: Partial<AgentApi> = {}): AgentApi {
     membership: fakeMembership(),
     room: fakeRoom(),
     sharing: fakeShare(),
+    routing: fakeServices(),
+    names: fakeNames,
     status: () => status,
     peers: () => [peer],
-    ping: async () => ({ peerId: OTHER_PEER_ID, name: 'pear', address: peer.address, rttMs: 0.4 }),
+    ping: async () => ({ peerId: OTHER_PEER_ID, name: 'pear', address: peer.address, path: 'direct', rttMs: 0.4 }),
     publishStorePath: async ({ storePath }) => ({
       artifact: { ...artifact, type: 'nix', root: storePath, pathCount: 51, own: true },
       announcedTo: 1,

@@ -1,5 +1,7 @@
 /** The loopback HTTP server: who is answered, and what happens to a taken port. */
+import { once } from 'node:events'
 import { request } from 'node:http'
+import { connect, type Socket } from 'node:net'
 import { pino } from 'pino'
 import { afterEach, describe, expect, it } from 'vitest'
 import { HttpServer } from '../../../agent/http/server.ts'
@@ -46,6 +48,37 @@ describe('loopback HTTP', () => {
       message: `the HTTP port 127.0.0.1:${port} is in use`,
       next: expect.stringContaining('--http'),
     })
+  })
+
+  it('gives connections that begin as HTTP/2 away, however they come, and stops while one says nothing', async () => {
+    const given: Buffer[] = []
+    const take = (socket: Socket) => {
+      given.push(socket.read() as Buffer)
+      socket.destroy()
+    }
+    server = await HttpServer.start(place, (app) => app.get('/hello', () => 'hello'), log, take)
+    const port = Number(new URL(server.url).port)
+    const say = async (...parts: string[]) => {
+      const socket = connect({ port, host: '127.0.0.1', noDelay: true })
+      const closed = once(socket, 'close')
+      let heard = ''
+      socket.on('data', (chunk: Buffer) => (heard += chunk.toString()))
+      for (const part of parts) await new Promise<void>((sent) => socket.write(part, () => setImmediate(sent)))
+      await closed
+      return heard
+    }
+    const rest = ' HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
+    expect(await say('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n')).toBe('')
+    expect(await say('P', 'R', 'I * HTTP/2.0\r\n\r\n')).toBe('')
+    expect(given.map((bytes) => bytes.toString('latin1', 0, 3))).toEqual(['PRI', 'PRI'])
+    expect(await say('G', 'ET /hello', rest)).toMatch(/^HTTP\/1.1 200 .*hello$/s)
+    expect(await say('PR', 'OPFIND /hello', rest)).toMatch(/^HTTP\/1.1 40\d /)
+    const silent = connect(port, '127.0.0.1')
+    await once(silent, 'connect')
+    expect(await (await fetch(`${server.url}/hello`)).text()).toBe('hello')
+    const closed = once(silent, 'close')
+    await server[Symbol.asyncDispose]()
+    await closed
   })
 
   it('stops while an answer hangs', async () => {

@@ -41,6 +41,7 @@ async function makeNode() {
     providers: undefined,
     presence,
     serve: async () => new AsyncDisposableStack(),
+    route: async () => new AsyncDisposableStack(),
     hear() {},
     log: quiet,
   }

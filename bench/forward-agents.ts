@@ -1,0 +1,50 @@
+/**
+ * Two agents of a closed network, of which one offers the ports of an application and the other forwards to them: for what measures forwards.
+ */
+import { writeFileSync } from 'node:fs'
+import type { ForwardEvent } from '../agent/api/service-contract.ts'
+import { Bundle, freePort, RealAgent, until } from '../test/agents.ts'
+
+const READY_MS_MAX = 60_000
+const POLICY = '[[grants]]\nfrom = "*"\nto = "*"\nallow = ["service:offer *", "service:connect *"]\n'
+
+/** Two agents of a closed network; the one offers both ports, the other forwards to them. */
+export async function startForwarding(
+  far: { bulk: number; echo: number },
+  signal: AbortSignal,
+  stack: AsyncDisposableStack,
+): Promise<{ offering: RealAgent; using: RealAgent; ports: { bulk: number; echo: number } }> {
+  const bundle = stack.use(await Bundle.build())
+  const start = async (name: string, more: object = {}) => {
+    const listen = `/ip4/127.0.0.1/tcp/${await freePort()}`
+    const flags = ['--no-open', '--log-level', 'warn']
+    const options = { name, entry: bundle.entry, env: bundle.env, listen, flags, ...more }
+    return stack.use(await RealAgent.start(options))
+  }
+  const offering = await start('offering')
+  const using = await start('using', { bootstrap: [await offering.address()] })
+  await offering.json('network', 'create', 'home', '--as', 'offering')
+  const { stdout: token } = await offering.run('invite')
+  const input = `${using.state}/token`
+  writeFileSync(input, token, { mode: 0o600 })
+  await using.json('join', '--file', input, '--as', 'using')
+  const policy = `${offering.state}/policy.toml`
+  writeFileSync(policy, POLICY)
+  await offering.json('policy', 'set', policy, '--yes')
+  await offering.json('service', 'add', 'bulk', String(far.bulk), '--check', 'none')
+  await offering.json('service', 'add', 'echo', String(far.echo), '--check', 'none')
+  const isThere = async () => (await using.status()).services.length === 2 || undefined
+  await until(isThere, { what: 'the services are known', ms: READY_MS_MAX })
+  const forwarded = await Promise.all(['bulk', 'echo'].map((name) => forward(using, name, signal)))
+  return { offering, using, ports: { bulk: forwarded[0] ?? 0, echo: forwarded[1] ?? 0 } }
+}
+
+function forward(agent: RealAgent, name: string, signal: AbortSignal): Promise<number> {
+  const { promise, resolve, reject } = Promise.withResolvers<number>()
+  const watch = async () => {
+    for await (const event of agent.client.events<ForwardEvent>('forward', { name, port: 0 }, signal))
+      if (event.type === 'listening') resolve(event.port)
+  }
+  watch().catch(reject)
+  return promise
+}

@@ -1,0 +1,130 @@
+/**
+ * `ssh -L` on this machine: a server and a client of OpenSSH with keys of their own, for as long as it is in use. The server runs as nobody
+ * where the benchmark runs as root, since it would want a user of its own otherwise. Undefined where OpenSSH is not installed.
+ */
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { chmodSync, chownSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { connect } from 'node:net'
+import { tmpdir, userInfo } from 'node:os'
+import { join } from 'node:path'
+import { freePort, until } from '../test/agents.ts'
+
+const SSHD = process.env.SSHD ?? '/usr/sbin/sshd'
+const SSH = '/usr/bin/ssh'
+const NOBODY = 65_534
+const START_MS_MAX = 10_000
+
+export class SshForward implements Disposable {
+  /** Local ports, in the order of the far ones. */
+  readonly ports: readonly number[]
+  readonly #processes: ChildProcess[]
+  readonly #directory: string
+
+  private constructor(ports: readonly number[], processes: ChildProcess[], directory: string) {
+    this.ports = ports
+    this.#processes = processes
+    this.#directory = directory
+  }
+
+  static async start(farPorts: readonly number[]): Promise<SshForward | undefined> {
+    if (!existsSync(SSHD) || !existsSync(SSH)) return undefined
+    const directory = mkdtempSync(join(tmpdir(), 'undernet-ssh-'))
+    const file = (name: string) => join(directory, name)
+    for (const key of ['host', 'user']) execFileSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', file(key)])
+    writeFileSync(file('authorized'), readFileSync(file('user.pub')))
+    const isRoot = userInfo().uid === 0
+    if (isRoot) {
+      chmodSync(directory, 0o755)
+      for (const name of ['host', 'authorized']) chownSync(file(name), NOBODY, NOBODY)
+    }
+    const port = await freePort()
+    const config = [
+      `Port ${port}`,
+      'ListenAddress 127.0.0.1',
+      `HostKey ${file('host')}`,
+      `AuthorizedKeysFile ${file('authorized')}`,
+      'StrictModes no',
+      // Without it an account that has no password counts as locked.
+      'UsePAM yes',
+      'PidFile none',
+    ]
+    writeFileSync(file('config'), `${config.join('\n')}\n`)
+    const as = isRoot ? ['setpriv', `--reuid=${NOBODY}`, `--regid=${NOBODY}`, '--clear-groups'] : []
+    const [program, ...args] = [...as, SSHD, '-D', '-f', file('config')]
+    const server = spawn(program, args, { stdio: 'ignore' })
+    await until(() => answers(port), { what: 'sshd listens', ms: START_MS_MAX })
+    const ports = await Promise.all(farPorts.map(() => freePort()))
+    const client = spawn(
+      SSH,
+      [
+        '-N',
+        '-F',
+        'none',
+        '-i',
+        file('user'),
+        '-p',
+        String(port),
+        '-l',
+        isRoot ? 'nobody' : userInfo().username,
+        '-o',
+        'StrictHostKeyChecking=no',
+        '-o',
+        `UserKnownHostsFile=${file('known')}`,
+        '-o',
+        'LogLevel=ERROR',
+        ...ports.flatMap((local, at) => ['-L', `127.0.0.1:${local}:127.0.0.1:${farPorts[at]}`]),
+        '127.0.0.1',
+      ],
+      { stdio: ['ignore', 'ignore', 'inherit'] },
+    )
+    const forward = new SshForward(ports, [client, server], directory)
+    await until(() => answers(ports[0] ?? 0), { what: 'ssh forwards', ms: START_MS_MAX })
+    return forward
+  }
+
+  /** User and system time of both sides so far. */
+  get cpuSeconds(): number {
+    const roots = this.#processes.map(({ pid }) => pid ?? 0)
+    return [...roots, ...roots.flatMap(childrenOf)].reduce((sum, pid) => sum + cpuOf(pid), 0)
+  }
+
+  [Symbol.dispose](): void {
+    for (const child of this.#processes) child.kill()
+    rmSync(this.#directory, { recursive: true, force: true })
+  }
+}
+
+function answers(port: number): Promise<true | undefined> {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1')
+    const settle = (value: true | undefined) => {
+      socket.destroy()
+      resolve(value)
+    }
+    socket.once('connect', () => settle(true))
+    socket.once('error', () => settle(undefined))
+  })
+}
+
+/** And theirs: a server forks for each connection, and again for the user. */
+function childrenOf(pid: number): number[] {
+  try {
+    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8')
+      .trim()
+      .split(/\s+/)
+      .filter(Boolean)
+      .map(Number)
+    return [...children, ...children.flatMap(childrenOf)]
+  } catch {
+    return []
+  }
+}
+
+function cpuOf(pid: number): number {
+  try {
+    const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1)?.split(' ') ?? []
+    return (Number(fields[11]) + Number(fields[12])) / 100
+  } catch {
+    return 0
+  }
+}
