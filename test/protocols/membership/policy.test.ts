@@ -74,8 +74,30 @@ describe('decisions', () => {
       'api:admin',
       'service:connect x',
       'service:offer x',
+      'image:pull team/app',
+      'image:push app',
+      'image:private docker.io/library/app',
     ].filter((verb) => decide({ grants: [...DEFAULT_GRANTS] }, web, db, verb).allowed)
-    expect(allowed).toEqual(['content:fetch', 'content:publish'])
+    expect(allowed).toEqual(['content:fetch', 'content:publish', 'image:pull team/app', 'image:push app'])
+  })
+
+  it.each([
+    ['image:push team/*', 'image:push team/app', true],
+    ['image:push team/*', 'image:push team/app/deep', true],
+    ['image:push team/*', 'image:push team', false],
+    ['image:push team/*', 'image:push teams/app', false],
+    ['image:push team/*', 'image:pull team/app', false],
+    ['image:push team/app', 'image:push team/app', true],
+    ['image:push team/app', 'image:push team/app2', false],
+    ['image:push *', 'image:push docker.io/library/app', true],
+    ['image:push *', 'image:push team/*', false],
+    ['image:push *', 'image:push Team/app', false],
+    ['image:push *', `image:push ${'a/'.repeat(119)}a`, true],
+    ['image:push *', `image:push ${'a/'.repeat(120)}a`, false],
+    ['service:connect web*', 'service:connect web1', false],
+  ])('by %s: %s is %s', (granted, asked, isAllowed) => {
+    const all = [{ from: '*', to: '*', allow: [granted] }]
+    expect(decide({ grants: all }, web, db, asked).allowed).toBe(isAllowed)
   })
 
   it('do not take inherited fields for labels', () => {
