@@ -153,10 +153,10 @@ export class Blobs implements BlobStore {
     let file: FileHandle | undefined
     try {
       file = await open(path, 'wx', 0o600)
+      options.onFile?.(path)
       for await (const chunk of chunks) {
         signal.throwIfAborted()
-        this.makeRoom(chunk.byteLength, hasher.sizeBytes + chunk.byteLength)
-        this.#writingBytes += chunk.byteLength
+        this.takeRoom(chunk.byteLength, hasher.sizeBytes + chunk.byteLength)
         hasher.update(chunk)
         await writeAll(file, chunk)
       }
@@ -172,7 +172,7 @@ export class Blobs implements BlobStore {
       rmSync(path, { force: true })
       throw diskError(cause, this.#directory)
     } finally {
-      this.#writingBytes -= hasher.sizeBytes
+      this.giveRoom(hasher.sizeBytes)
       await file?.close()
     }
   }
@@ -273,6 +273,21 @@ export class Blobs implements BlobStore {
     const leaving = this.#toFree(excess)
     if (leaving === undefined) throw this.#noRoom(blobBytes)
     for (const one of leaving) this.evict(one)
+  }
+
+  /**
+   * Takes room for bytes that become a blob, or a part of one, once they are all here; until `giveRoom`.
+   *
+   * @throws {AgentError} `limit` as makeRoom
+   */
+  takeRoom(bytes: number, blobBytes: number): void {
+    this.makeRoom(bytes, blobBytes)
+    this.#writingBytes += bytes
+  }
+
+  /** They are a blob now, or gone. Less than nothing counts what an earlier process took room for. */
+  giveRoom(bytes: number): void {
+    this.#writingBytes -= bytes
   }
 
   /**

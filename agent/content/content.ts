@@ -49,6 +49,8 @@ export type WriteOptions = {
   pin?: string
   /** The network, by its id in hex, in which it may be given out: all of it came from its peers, or a member pushed it for them. */
   network?: string
+  /** Told the file that the chunks are written to, once it is there: who opens it now can read what was written, also when it is moved. */
+  onFile?: (path: string) => void
 }
 
 /** The blob directory. */

@@ -39,6 +39,8 @@ export type Descriptor = {
   readonly annotations?: Readonly<Record<string, string>>
 }
 
+export type ReferrerPage = { readonly descriptors: readonly Descriptor[]; readonly hasMore: boolean }
+
 /** What a PUT of a manifest was. */
 export type ManifestPush = {
   /** Of the bytes, in the algorithm of the reference where that is a digest; verified by the repository. */
@@ -63,13 +65,13 @@ export type Repositories = {
     page: { n: number; last: string | undefined },
     signal: AbortSignal,
   ): Promise<TagPage | undefined>
-  /** Manifests whose subject this is, by digest order; an empty list is no error. */
+  /** Manifests whose subject this is, ordered by digest; an empty page is no error. `last`: from after that digest on. */
   referrers(
     name: RepositoryName,
     digest: OciDigest,
-    artifactType: string | undefined,
+    query: { artifactType: string | undefined; last: string | undefined },
     signal: AbortSignal,
-  ): Promise<Descriptor[]>
+  ): Promise<ReferrerPage>
   /** On disk for good, and pinned when it is tagged, before it resolves. */
   putManifest(name: RepositoryName, push: ManifestPush, signal: AbortSignal): Promise<PushedManifest>
   /** False when there was none, as below. */
