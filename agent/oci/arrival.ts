@@ -1,0 +1,151 @@
+/**
+ * One blob that arrives in order, as far as it is here: what writes it says how far it is, and readers wait for what they want. The last byte is
+ * read only after the whole was verified. It ends a while after nobody reads it any more.
+ */
+import { closeSync, openSync, read } from 'node:fs'
+import { promisify } from 'node:util'
+import type { Digest } from '../../protocols/artifact/artifact.ts'
+import type { BlobSource } from '../content/content.ts'
+import { AgentError } from '../error.ts'
+
+/** A client that was cut off comes back, and goes on reading what arrived meanwhile. */
+const UNREAD_MS_MAX = 30_000
+const CHUNK_BYTES = 256 * 1024
+const readAt = promisify(read)
+
+export type ArrivalInit = { digest: Digest; sizeBytes: number; stopping: AbortSignal; unreadMs?: number }
+
+export class Arrival {
+  readonly digest: Digest
+  readonly sizeBytes: number
+  /** Fires when it is to end: nobody wants it, or the agent stops. */
+  readonly signal: AbortSignal
+  /** Resolves when it is over, however. */
+  readonly ended: Promise<void>
+  /** Members who are given it from here. */
+  readonly followers = new Set<string>()
+  /** Whether it comes from a member, and not from outside. */
+  isFollowing = false
+  readonly #stop = new AbortController()
+  readonly #end: () => void
+  readonly #begun = Promise.withResolvers<string | undefined>()
+  readonly #unreadMs: number
+  readonly #waiting = new Set<() => void>()
+  #file: number | undefined
+  #writtenBytes = 0
+  #isWhole = false
+  #failure: Error | undefined
+  #readers = 0
+  #timer: NodeJS.Timeout | undefined
+
+  constructor({ digest, sizeBytes, stopping, unreadMs = UNREAD_MS_MAX }: ArrivalInit) {
+    this.digest = digest
+    this.sizeBytes = sizeBytes
+    this.#unreadMs = unreadMs
+    this.signal = AbortSignal.any([stopping, this.#stop.signal])
+    const { promise, resolve } = Promise.withResolvers<void>()
+    this.ended = promise
+    this.#end = resolve
+    this.#begun.promise.catch(() => undefined)
+  }
+
+  /** Does the work that brings it; that says who has it when it is not to come here. Never rejects. */
+  async run(work: () => Promise<string | undefined>): Promise<void> {
+    try {
+      const holder = await work()
+      if (holder === undefined) this.#isWhole = true
+      else this.#failure = new AgentError('not-found', 'it comes in another way')
+      this.#begun.resolve(holder)
+    } catch (error) {
+      this.#failure = error as Error
+      this.#begun.reject(error)
+    }
+    clearTimeout(this.#timer)
+    this.#tell()
+    this.#close()
+    this.#end()
+  }
+
+  /** The file that it is written to, whose bytes are read from now on. */
+  opens(path: string): void {
+    this.#file = openSync(path, 'r')
+    this.#begun.resolve(undefined)
+  }
+
+  /** So many bytes are in the file. */
+  wrote(bytes: number): void {
+    this.#writtenBytes = bytes
+    this.#tell()
+  }
+
+  /** Resolves when it can be read, or with who has all of it. Rejects when it cannot be had. */
+  async begun(signal: AbortSignal): Promise<string | undefined> {
+    const { promise: gone, reject } = Promise.withResolvers<never>()
+    const leave = () => reject(signal.reason as Error)
+    signal.addEventListener('abort', leave, { once: true })
+    try {
+      signal.throwIfAborted()
+      return await Promise.race([this.#begun.promise, gone])
+    } finally {
+      signal.removeEventListener('abort', leave)
+    }
+  }
+
+  /** As long as one of these is open it goes on. */
+  reader(): BlobSource & { close(): Promise<void> } {
+    this.#readers++
+    clearTimeout(this.#timer)
+    let isOpen = true
+    const close = async () => {
+      if (!isOpen) return
+      isOpen = false
+      if (--this.#readers > 0) return
+      this.#close()
+      const stop = () => this.#stop.abort(new AgentError('cancelled', 'nobody waits for it any more'))
+      this.#timer = setTimeout(stop, this.#unreadMs).unref()
+    }
+    return { sizeBytes: this.sizeBytes, read: (offset, length, signal) => this.#read(offset, length, signal), close }
+  }
+
+  async *#read(offset: number, length: number, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+    const end = offset + length
+    if (end > this.sizeBytes) throw new RangeError('a read beyond the end of the blob')
+    for (let at = offset; at < end; ) {
+      const until = Math.min(await this.#readable(at, signal), end)
+      const chunk = Buffer.allocUnsafeSlow(Math.min(CHUNK_BYTES, until - at))
+      if (this.#file === undefined) throw this.#failure ?? new AgentError('failed', 'it is not there any more')
+      const { bytesRead } = await readAt(this.#file, chunk, 0, chunk.byteLength, at)
+      if (bytesRead === 0) throw new AgentError('corrupt', 'a blob that arrives is shorter on disk than it was')
+      at += bytesRead
+      yield bytesRead === chunk.byteLength ? chunk : chunk.subarray(0, bytesRead)
+    }
+  }
+
+  /** How far it can be read, once that is beyond `at`. */
+  async #readable(at: number, signal: AbortSignal): Promise<number> {
+    for (;;) {
+      signal.throwIfAborted()
+      if (this.#failure) throw this.#failure
+      const bytes = this.#isWhole ? this.sizeBytes : Math.min(this.#writtenBytes, this.sizeBytes - 1)
+      if (bytes > at) return bytes
+      const { promise, resolve } = Promise.withResolvers<void>()
+      this.#waiting.add(resolve)
+      signal.addEventListener('abort', () => resolve(), { once: true })
+      await promise
+      this.#waiting.delete(resolve)
+    }
+  }
+
+  #tell(): void {
+    for (const wake of this.#waiting) wake()
+    this.#waiting.clear()
+  }
+
+  /** When it has ended and nobody reads: the file has been moved, or removed. */
+  #close(): void {
+    const isOver = this.#isWhole || this.#failure !== undefined
+    if (!isOver || this.#readers > 0 || this.#file === undefined) return
+    closeSync(this.#file)
+    this.#file = undefined
+  }
+}
