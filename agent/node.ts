@@ -31,6 +31,7 @@ import { Entrance, OPEN_NETWORK_NAME } from './node/entrance.ts'
 import { Joining } from './node/joining.ts'
 import { networkWarnings } from './node/network-warnings.ts'
 import { startNix, startShared } from './node/nix.ts'
+import { type Images, registryOf, startImages } from './node/oci.ts'
 import { OpenNetwork } from './node/open-network.ts'
 import { Places } from './node/places.ts'
 import { roomWarnings } from './node/room-warnings.ts'
@@ -139,9 +140,10 @@ async function startNode(
     stack,
   )
   const { blobs, published, passThrough } = content
+  const images = startImages({ state, db, content, log }, stack)
   const shared = startShared({ content, self: host.peerId, mayFetch, log }, stack)
   const { openNetwork, catalogs, closed } = await startNetworks(
-    { shared, db, key, host, streams, entrance, content, later, presence: presenceBody(name), log },
+    { shared, db, key, host, streams, entrance, content, images, later, presence: presenceBody(name), log },
     stack,
   )
   later.closed = closed
@@ -164,6 +166,7 @@ async function startNode(
       sources,
       faults,
       isShared,
+      register: registryOf({ images, places, isShared, log }),
       log,
     },
     stack,
@@ -254,13 +257,14 @@ type NetworksDeps = {
   streams: NetworkStreams
   entrance: Entrance
   content: Content
+  images: Images
   later: Later
   presence: ReturnType<typeof presenceBody>
   log: Logger
 }
 
 async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
-  const { shared, db, key, host, streams, entrance, content, later, presence, log } = deps
+  const { shared, db, key, host, streams, entrance, content, images, later, presence, log } = deps
   const { networks, gate, issuer, directory } = entrance
   const publishing = { pins: content.blobs, paths: content.published }
   const catalogs = new Catalogs()
@@ -279,6 +283,7 @@ async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
       networks,
       catalogs,
       forget: async (id) => {
+        images.forget(id)
         await forgetContent(id, content)
         dropHistory(db)
       },

@@ -26,7 +26,8 @@ const ARROWS: Record<string, readonly string[]> = {
   membership: ['catalog', 'identity', 'mesh', 'state'],
   content: ['mesh', 'state'],
   artifacts: ['catalog', 'content'],
-  nix: ['catalog', 'content', 'identity', 'state'],
+  nix: ['catalog', 'content', 'http', 'identity', 'state'],
+  oci: ['catalog', 'content', 'http', 'identity', 'state'],
 }
 
 /** What makes a start slow (facts measured: 40 to 900 ms): the command line may load none of it. */

@@ -2,6 +2,7 @@
  * The Nix front-end of a node, put together: what is believed, what the local Nix is answered, what is pushed here, and the loopback
  * server on which all of it is asked.
  */
+import type { FastifyInstance } from 'fastify'
 import type { CID } from 'multiformats/cid'
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import type { Warning } from '../api/contract.ts'
@@ -49,6 +50,8 @@ type NixDeps = {
   faults: PeerFaults
   /** Whether the agent is its group's, not its owner's alone. */
   isShared: boolean
+  /** Puts the routes of other front-ends on the loopback server. */
+  register: (app: FastifyInstance) => void
   log: Log
 }
 
@@ -149,13 +152,14 @@ function startPushes(
 
 async function startHttp(
   place: NonNullable<Config['http']>,
-  { db, content, isShared, log }: NixDeps,
+  { db, content, isShared, register: registerOthers, log }: NixDeps,
   { substituter, pushes }: { substituter: Substituter; pushes: Pushes },
 ): Promise<HttpServer> {
   const { blobs, holdings, store } = content
   const rules = ownRules(isShared)
   const sideFiles = new SideFiles({ db, blobs, logDirectory: process.env.NIX_LOG_DIR ?? LOG_DIRECTORY })
-  const register = (app: Parameters<typeof registerNixRoutes>[0]) => {
+  const register = (app: FastifyInstance) => {
+    registerOthers(app)
     registerNixRoutes(app, { substituter, sideFiles, storeDirectory: store.directory, log })
     registerPushRoutes(app, {
       pushes,

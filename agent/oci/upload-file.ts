@@ -1,0 +1,155 @@
+/**
+ * The file of one upload, hashed as it grows. What it holds survives a restart; the state of the hash does not, and is made again by
+ * reading the file when the upload goes on.
+ *
+ * Bytes are written in large steps, one of them under way while the next is received, and given to the disk as they come, so that the
+ * sync at the end finds little to do.
+ */
+import { createHash, type Hash } from 'node:crypto'
+import { type FileHandle, open } from 'node:fs/promises'
+
+/** Written at once: large enough that the cost of a call is nothing. */
+const STEP_BYTES = 1024 * 1024
+/** The disk is told to begin this often. */
+const SYNC_BYTES = 32 * 1024 * 1024
+
+export type Hashes = { readonly sha256: Hash; readonly sha512: Hash | undefined }
+
+export class UploadFile {
+  readonly path: string
+  readonly #file: FileHandle
+  readonly #hashes: Hashes
+  #sizeBytes: number
+  #hashedBytes: number
+  #unsyncedBytes = 0
+  #syncing: Promise<void> | undefined
+
+  private constructor(path: string, file: FileHandle, hashes: Hashes, sizeBytes: number) {
+    this.path = path
+    this.#file = file
+    this.#hashes = hashes
+    this.#sizeBytes = sizeBytes
+    this.#hashedBytes = sizeBytes
+  }
+
+  /** Goes on where the file ends. `hashes` of all that is in it, when they are known. */
+  static async open(
+    path: string,
+    hashes: Hashes | undefined,
+    withSha512: boolean,
+    signal: AbortSignal,
+  ): Promise<UploadFile> {
+    const file = await open(path, hashes === undefined ? 'a+' : 'r+', 0o600)
+    try {
+      const { size } = await file.stat()
+      if (hashes !== undefined) return new UploadFile(path, file, hashes, size)
+      const fresh = { sha256: createHash('sha256'), sha512: withSha512 ? createHash('sha512') : undefined }
+      for await (const chunk of chunksOf(file, signal)) update(fresh, chunk)
+      return new UploadFile(path, file, fresh, size)
+    } catch (error) {
+      await file.close()
+      throw error
+    }
+  }
+
+  /** On the disk's side of the write call; what was received and not written is not in it. */
+  get sizeBytes(): number {
+    return this.#sizeBytes
+  }
+
+  /** Of all that is in the file; undefined after a write that failed: what it left is right as far as it goes, and has to be read again. */
+  get hashes(): Hashes | undefined {
+    return this.#hashedBytes === this.#sizeBytes ? this.#hashes : undefined
+  }
+
+  get sha256(): string {
+    return this.#hashes.sha256.copy().digest('hex')
+  }
+
+  /**
+   * Appends what comes, until its end or a failure; what came before a failure of the sender stays. `onBytes` hears of each chunk before it
+   * is taken, and may refuse it.
+   *
+   * @throws what the sender, the disk or `onBytes` throw
+   */
+  async append(chunks: AsyncIterable<Uint8Array>, onBytes: (bytes: number) => void): Promise<void> {
+    let step: Uint8Array[] = []
+    let stepBytes = 0
+    let writing: Promise<void> = Promise.resolve()
+    const flush = async () => {
+      await writing
+      if (stepBytes === 0) return
+      writing = this.#write(step, stepBytes)
+      // Heard below, and in the meantime no stray rejection.
+      writing.catch(() => {})
+      step = []
+      stepBytes = 0
+    }
+    try {
+      for await (const chunk of chunks) {
+        onBytes(chunk.byteLength)
+        update(this.#hashes, chunk)
+        this.#hashedBytes += chunk.byteLength
+        step.push(chunk)
+        stepBytes += chunk.byteLength
+        if (stepBytes >= STEP_BYTES) await flush()
+      }
+    } finally {
+      await flush()
+      await writing
+    }
+  }
+
+  /** On disk for good when it resolves. */
+  async sync(): Promise<void> {
+    await this.#syncing
+    await this.#file.datasync()
+  }
+
+  async close(): Promise<void> {
+    await this.#syncing?.catch(() => {})
+    await this.#file.close()
+  }
+
+  /** The SHA-512 of what is in it, read once more where it was not made on the way. */
+  async sha512(signal: AbortSignal): Promise<string> {
+    if (this.#hashes.sha512 !== undefined) return this.#hashes.sha512.copy().digest('hex')
+    const hash = createHash('sha512')
+    for await (const chunk of chunksOf(this.#file, signal)) hash.update(chunk)
+    return hash.digest('hex')
+  }
+
+  async #write(step: Uint8Array[], bytes: number): Promise<void> {
+    const { bytesWritten } = await this.#file.writev(step, this.#sizeBytes)
+    if (bytesWritten < bytes) {
+      const rest = Buffer.concat(step).subarray(bytesWritten)
+      for (let at = 0; at < rest.byteLength; ) {
+        at += (await this.#file.write(rest, at, rest.byteLength - at, this.#sizeBytes + bytesWritten + at)).bytesWritten
+      }
+    }
+    this.#sizeBytes += bytes
+    this.#unsyncedBytes += bytes
+    if (this.#unsyncedBytes < SYNC_BYTES || this.#syncing !== undefined) return
+    this.#unsyncedBytes = 0
+    this.#syncing = this.#file.datasync().finally(() => {
+      this.#syncing = undefined
+    })
+    this.#syncing.catch(() => {})
+  }
+}
+
+function update({ sha256, sha512 }: Hashes, chunk: Uint8Array): void {
+  sha256.update(chunk)
+  sha512?.update(chunk)
+}
+
+async function* chunksOf(file: FileHandle, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  const buffer = Buffer.allocUnsafeSlow(STEP_BYTES)
+  for (let at = 0; ; ) {
+    signal.throwIfAborted()
+    const { bytesRead } = await file.read(buffer, 0, buffer.byteLength, at)
+    if (bytesRead === 0) return
+    at += bytesRead
+    yield buffer.subarray(0, bytesRead)
+  }
+}
