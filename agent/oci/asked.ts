@@ -24,3 +24,8 @@ export function digestOf(text: string): OciDigest {
 export function locationOf({ text }: RepositoryName, kind: 'blobs' | 'manifests', reference: string): string {
   return `/v2/${text}/${kind}/${reference}`
 }
+
+/** Bytes, not text: of text the media type would get a charset, and clients compare it whole. */
+export async function sendJson(reply: FastifyReply, mediaType: string, value: unknown): Promise<FastifyReply> {
+  return await reply.type(mediaType).send(Buffer.from(JSON.stringify(value)))
+}

@@ -49,11 +49,13 @@ const common = {
   subject: descriptor.nullish(),
   annotations: annotations.nullish(),
 }
+/** What makes a manifest one of another kind: clients that read it so would run something else. */
+const absent = z.undefined().optional()
 const versioned = { ...common, schemaVersion: z.literal(2) }
-const image = z.object({ ...versioned, config: descriptor, layers: descriptors, manifests: z.undefined() })
-const index = z.object({ ...versioned, manifests: descriptors, config: z.undefined(), layers: z.undefined() })
+const image = z.object({ ...versioned, config: descriptor, layers: descriptors, manifests: absent })
+const index = z.object({ ...versioned, manifests: descriptors, config: absent, layers: absent })
 /** Of release candidates of the image specification 1.1; some clients still send it. */
-const artifact = z.object({ ...common, blobs: descriptors.nullish(), manifests: z.undefined(), layers: z.undefined() })
+const artifact = z.object({ ...common, blobs: descriptors.nullish(), manifests: absent, layers: absent })
 
 type Named = z.infer<typeof descriptor>
 

@@ -5,7 +5,7 @@ import { PIECE_BYTES } from '../../protocols/pieces/tree.ts'
 import type { BlobSource } from '../content/content.ts'
 import { rangeOf } from '../http/ranges.ts'
 import { printable } from '../printable.ts'
-import type { Asked } from './asked.ts'
+import { type Asked, sendJson } from './asked.ts'
 import { OciError } from './errors.ts'
 import { OCI_INDEX } from './manifests.ts'
 import { type OciDigest, parseDigest, parseTag, type Reference } from './names.ts'
@@ -66,7 +66,7 @@ export async function answerTags(
   if (page === undefined) throw new OciError('NAME_UNKNOWN', `there is no repository ${name.text}`)
   const next = page.tags.at(-1)
   if (page.hasMore && next !== undefined) link(reply, name, `tags/list?n=${n}&last=${encodeURIComponent(next)}`)
-  return await reply.type('application/json').send(JSON.stringify({ name: name.text, tags: page.tags }))
+  return await sendJson(reply, 'application/json', { name: name.text, tags: page.tags })
 }
 
 export async function answerReferrers(
@@ -75,7 +75,7 @@ export async function answerReferrers(
   repositories: Repositories,
 ): Promise<FastifyReply> {
   // Media types have a plus, which many forget to encode, and no space.
-  const artifactType = query.get('artifactType')?.replaceAll(' ', '+') || undefined
+  const artifactType = query.get('artifactType')?.replaceAll(' ', '+')
   const last = parseDigest(query.get('last') ?? '')
   const page = await repositories.referrers(name, digest, { artifactType, last }, hangUp)
   const next = page.descriptors.at(-1)
@@ -85,7 +85,7 @@ export async function answerReferrers(
     link(reply, name, `referrers/${digest}?${filter}last=${encodeURIComponent(next.digest)}`)
   }
   const index = { schemaVersion: 2, mediaType: OCI_INDEX, manifests: page.descriptors }
-  return await reply.type(OCI_INDEX).send(JSON.stringify(index))
+  return await sendJson(reply, OCI_INDEX, index)
 }
 
 export async function unknownManifest(

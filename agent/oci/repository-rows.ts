@@ -134,7 +134,7 @@ export class RepositoryRows {
       tagsOf: db.prepare('SELECT tag FROM oci_tags WHERE repository = ? AND blob = ? ORDER BY tag'),
       referrers: db.prepare(`SELECT ${MANIFEST} FROM oci_manifests AS m WHERE m.repository = :repository
         AND m.subject IN (:digest, :sha256, :sha512) AND m.digest > :last
-        AND (:artifactType IS NULL OR m.artifact_type = :artifactType) ORDER BY m.digest`),
+        AND (:artifactType IS NULL OR coalesce(m.artifact_type, '') = :artifactType) ORDER BY m.digest`),
     }
   }
 

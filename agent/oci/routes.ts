@@ -9,7 +9,7 @@ import type { Socket } from 'node:net'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
-import type { Asked } from './asked.ts'
+import { type Asked, sendJson } from './asked.ts'
 import { type Endpoint, parseEndpoint } from './endpoints.ts'
 import { answerOf, OciError } from './errors.ts'
 import type { RepositoryPath } from './names.ts'
@@ -61,7 +61,7 @@ async function answer(request: FastifyRequest, reply: FastifyReply, deps: OciDep
     const endpoint = parseEndpoint(path)
     const query = new URLSearchParams(search)
     const isRead = request.method === 'GET' || request.method === 'HEAD'
-    if (endpoint.kind === 'version' && isRead) return await reply.type('application/json').send('{}')
+    if (endpoint.kind === 'version' && isRead) return await sendJson(reply, 'application/json', {})
     const act = endpoint.kind === 'version' ? undefined : actsOf(endpoint, deps)[isRead ? 'GET' : request.method]
     if (endpoint.kind === 'version' || act === undefined)
       throw new OciError('UNSUPPORTED', `${request.method} is nothing that can be done there`)
@@ -141,12 +141,8 @@ async function refuse(request: FastifyRequest, reply: FastifyReply, error: unkno
   if (status >= 500 && !isGone && !raw.destroyed)
     log.warn({ method, url: (raw.url ?? '').slice(0, 200), status, reason: reasonOf(error) }, 'oci.failed')
   if (!raw.complete) linger(request, reply)
-  return await reply
-    .code(status)
-    .removeHeader('content-length')
-    .removeHeader('etag')
-    .type('application/json')
-    .send(JSON.stringify(body))
+  reply.code(status).removeHeader('content-length').removeHeader('etag')
+  return await sendJson(reply, 'application/json', body)
 }
 
 /** A body that nobody wants is read to its end, or for a while: whoever sends it would not see the answer otherwise. */
