@@ -30,6 +30,8 @@ export const OCI_TAG_LEASE_MS = 30 * 24 * 3_600_000
 const SEARCH_ROWS = 200
 const SEARCH_ROWS_MAX = 10_000
 const LIBP2P_KEY = 0x72
+/** See ownerName. */
+const OWNER_PATTERN = /^k51[0-9a-z]{59}\//
 
 /** A statement that counts, or one of those that did. */
 export type ImageTag = {
@@ -105,6 +107,12 @@ export class ImageTags implements Disposable {
     const own = `${ownerName(this.#records.publisher)}/`
     const said = repository.startsWith(own) ? repository.slice(own.length) : repository
     return { named: own + said, said }
+  }
+
+  /** What a client means by a repository: in the open network this node's own, unless it names another publisher. */
+  callOf(repository: string): string {
+    const isAnothers = this.#mayPush === undefined && OWNER_PATTERN.test(repository)
+    return isAnothers ? repository : this.placeOfOwn(repository).named
   }
 
   /** What a tag means; undefined when there is none. */

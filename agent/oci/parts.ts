@@ -43,6 +43,7 @@ export class Parts {
       ),
       hide: db.prepare('INSERT OR IGNORE INTO oci_private VALUES (?, ?, ?)'),
       show: db.prepare('DELETE FROM oci_private WHERE space = ? AND path = ? AND blob = ?'),
+      isPrivate: db.prepare('SELECT 1 FROM oci_private WHERE space = ? AND path = ? LIMIT 1'),
       forget: db.prepare('DELETE FROM oci_parts WHERE space = ?'),
       places: db.prepare(`
         SELECT r.space, r.path, p.blob IS NOT NULL AS isPrivate FROM (
@@ -68,6 +69,11 @@ export class Parts {
   setPrivate({ space, path }: Place, blob: Digest, isPrivate: boolean): void {
     const change = isPrivate ? this.#sql.hide : this.#sql.show
     change.run(space, path, blob)
+  }
+
+  /** Whether anything of a repository was given for credentials only. */
+  hasPrivate({ space, path }: Place): boolean {
+    return this.#sql.isPrivate.get(space, path) !== undefined
   }
 
   /** The repositories that a blob is in on this node. */

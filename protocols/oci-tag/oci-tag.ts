@@ -78,6 +78,8 @@ const present = z.object({
     .optional(),
   /** What a registry outside answered at `moved`, and not what a member pushed. */
   upstream: z.literal(true).optional(),
+  /** It was fetched with credentials, and is given by `image:private` only. */
+  private: z.literal(true).optional(),
 })
 /** The tag is no more, whoever put it there before. */
 const absent = z.object({ ...place, tag: z.string().regex(TAG_PATTERN, 'not a tag'), gone: z.literal(true) })
