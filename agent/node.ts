@@ -6,6 +6,7 @@ import { arch, cpus, platform, totalmem } from 'node:os'
 import { multiaddr } from '@multiformats/multiaddr'
 import type { CID } from 'multiformats/cid'
 import type { Logger } from 'pino'
+import type { Digest } from '../protocols/artifact/artifact.ts'
 import { ApiServer } from './api/server.ts'
 import { Catalogs } from './catalog/catalogs.ts'
 import { changedKeys, type LoadedConfig } from './config/config.ts'
@@ -31,7 +32,7 @@ import { Entrance, OPEN_NETWORK_NAME } from './node/entrance.ts'
 import { Joining } from './node/joining.ts'
 import { networkWarnings } from './node/network-warnings.ts'
 import { startNix, startShared } from './node/nix.ts'
-import { type Images, registryOf, startImages } from './node/oci.ts'
+import { NodeOci } from './node/oci.ts'
 import { OpenNetwork } from './node/open-network.ts'
 import { Places } from './node/places.ts'
 import { roomWarnings } from './node/room-warnings.ts'
@@ -129,7 +130,8 @@ async function startNode(
   const streams = stack.use(await NetworkStreams.start({ host, gate, log }))
 
   const faults = new PeerFaults()
-  const mayFetch = (peerId: string, network: string) => entrance.mayFetch(peerId, network)
+  const mayFetch = (peerId: string, network: string, digest: Digest) =>
+    later.oci?.mayGive(peerId, network, digest) ?? entrance.mayFetch(peerId, network)
   const mayAsk = (peerId: string, network: string) => entrance.mayAsk(peerId, network)
   const onFault = ({ peerId, digest, reason }: Fault) =>
     faults.add({ peerId, about: later.substituter?.pathOf(digest) ?? `blob ${digest}`, reason })
@@ -140,13 +142,29 @@ async function startNode(
     stack,
   )
   const { blobs, published, passThrough } = content
-  const images = startImages({ state, db, content, log }, stack)
+  const current = { config }
   const shared = startShared({ content, self: host.peerId, mayFetch, log }, stack)
+  const oci = NodeOci.start(
+    {
+      values: () => current.config.values,
+      state,
+      db,
+      content,
+      shared,
+      entrance,
+      self: host.peerId,
+      connected: () => host.connected(),
+      log,
+    },
+    stack,
+  )
+  later.oci = oci
   const { openNetwork, catalogs, closed } = await startNetworks(
-    { shared, db, key, host, streams, entrance, content, images, later, presence: presenceBody(name), log },
+    { shared, db, key, host, streams, entrance, content, oci, later, presence: presenceBody(name), log },
     stack,
   )
   later.closed = closed
+  oci.connect({ openNetwork, closed })
 
   const sources = (cid: CID, network: string, signal: AbortSignal) =>
     sourcesOf(cid, network, { catalogs, closed, providers: openNetwork?.providers, self: host.peerId }, signal)
@@ -166,7 +184,7 @@ async function startNode(
       sources,
       faults,
       isShared,
-      register: registryOf({ images, places, isShared, log }),
+      register: (app) => oci.register(app, isShared),
       log,
     },
     stack,
@@ -210,7 +228,6 @@ async function startNode(
     ...faults.warnings(),
     ...nix.warnings(),
   ]
-  const current = { config }
   const api = new NodeApi({
     current,
     host,
@@ -238,7 +255,7 @@ async function startNode(
   stack.use(await ApiServer.start({ socket: values.socket, mode, api, log, explain }))
 
   return {
-    reload: () => reload(current, { keeper, trust, upstreams: nix.upstreams, content, log }),
+    reload: () => reload(current, { keeper, trust, upstreams: nix.upstreams, oci, content, log }),
     summary: () => `${host.connected().length} peers, ${catalogs.count().known} artifacts known`,
   }
 }
@@ -247,7 +264,7 @@ async function startNode(
 const PROVIDERS_MS_MAX = 5_000
 
 /** Parts that are made after those that ask for them. */
-type Later = { closed?: ClosedNetworks; keeper?: Keeper; substituter?: Substituter }
+type Later = { closed?: ClosedNetworks; keeper?: Keeper; substituter?: Substituter; oci?: NodeOci }
 
 type NetworksDeps = {
   shared: SharedFetches
@@ -257,14 +274,14 @@ type NetworksDeps = {
   streams: NetworkStreams
   entrance: Entrance
   content: Content
-  images: Images
+  oci: NodeOci
   later: Later
   presence: ReturnType<typeof presenceBody>
   log: Logger
 }
 
 async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
-  const { shared, db, key, host, streams, entrance, content, images, later, presence, log } = deps
+  const { shared, db, key, host, streams, entrance, content, oci, later, presence, log } = deps
   const { networks, gate, issuer, directory } = entrance
   const publishing = { pins: content.blobs, paths: content.published }
   const catalogs = new Catalogs()
@@ -283,13 +300,18 @@ async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
       networks,
       catalogs,
       forget: async (id) => {
-        images.forget(id)
+        oci.forgetNetwork(id)
         await forgetContent(id, content)
         dropHistory(db)
       },
       contentOf: closedNetworksOf(content),
       deps: {
-        serve: (id, scope) => shared.serve(id, scope),
+        serve: async (id, scope) => {
+          await using stack = new AsyncDisposableStack()
+          stack.use(await shared.serve(id, scope))
+          stack.use(await oci.serve(id, scope))
+          return stack.move()
+        },
         key,
         host,
         streams,
@@ -350,12 +372,13 @@ type Reloadable = {
   keeper: Keeper
   trust: TrustedKeys
   upstreams: Upstreams
+  oci: NodeOci
   content: Pick<Content, 'blobs' | 'uploads'>
   log: Logger
 }
 
 /** Takes over what a running agent can, says what it cannot, and keeps what it has when the new configuration is not sound. */
-function reload(current: { config: LoadedConfig }, { keeper, trust, upstreams, content, log }: Reloadable): void {
+function reload(current: { config: LoadedConfig }, { keeper, trust, upstreams, oci, content, log }: Reloadable): void {
   let next: LoadedConfig
   try {
     next = current.config.reload()
@@ -372,6 +395,8 @@ function reload(current: { config: LoadedConfig }, { keeper, trust, upstreams, c
   content.uploads.setRate(next.values.uploadRateBytes)
   log.level = next.values.logLevel
   const { reloaded, restart } = changedKeys(current.config, next)
+  const areOthers = String(next.values.registries) !== String(current.config.values.registries)
   current.config = next
+  if (areOthers) oci.configure()
   log.info({ changed: [...reloaded, ...restart], needRestart: restart }, 'config.reloaded')
 }

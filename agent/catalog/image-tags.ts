@@ -213,6 +213,19 @@ export class ImageTags implements Disposable {
     return true
   }
 
+  /** Takes back what this node said, so many at most; gives back how many. */
+  takeBack(limit: number): number {
+    const rows = this.#index.ofPublisher(this.#records.publisher, this.#records.now()).slice(0, limit)
+    for (const { name } of rows) this.#records.remove(OCI_TAG_KIND, name)
+    return rows.length
+  }
+
+  /** What this node says it has. */
+  own(): ImageTag[] {
+    const rows = this.#index.ofPublisher(this.#records.publisher, this.#records.now())
+    return rows.flatMap((row) => (row.digest === null ? [] : (this.#open(row) ?? [])))
+  }
+
   /** Told of a repository and tag after something was said of it. Gives back how to stop. */
   onChange(listener: (repository: string, tag: string | undefined) => void): () => void {
     this.#listeners.add(listener)

@@ -10,6 +10,7 @@ import { type Environment, socketPath, stateDirectory } from './paths.ts'
 import {
   boolean,
   dialAddress,
+  duration,
   type HttpAddress,
   http,
   integer,
@@ -21,6 +22,7 @@ import {
   path,
   publicKey,
   rate,
+  registry,
   size,
   text,
   upstream,
@@ -52,6 +54,14 @@ export type Config = {
   requireSignatures: number
   /** URLs of binary caches that are asked when no peer has a path. */
   upstreams: string[]
+  /** URLs of registries of images that are asked for what nobody in a network has, with their prefix and network as parameters. */
+  registries: string[]
+  /** For so long an answer of one of them about a tag holds. */
+  registryFreshMs: number
+  /** File of credentials for them, auth.json; undefined for where podman and docker keep it. */
+  registryAuthFile: string | undefined
+  /** Files with public keys (PEM) that signatures of images are checked by. */
+  imageKeys: string[]
   logLevel: LogLevel
 }
 
@@ -75,6 +85,9 @@ const QUOTA_BYTES_MIN = 2 ** 20
 const SIGNATURES_MAX = 8
 /** Below this a piece of 256 KiB takes so long that askers give up. */
 const UPLOAD_RATE_BYTES_MIN = 2 ** 16
+/** Asked all the time; and an answer that nobody would take for today's. */
+const FRESH_MS_MIN = 0
+const FRESH_MS_MAX = 365 * 24 * 3_600_000
 /** Of a name in a presence record; it is a column in tables. */
 const NAME_LENGTH_MAX = 63
 const NAME_PATTERN = /^[0-9A-Za-z][0-9A-Za-z._-]{0,62}$/
@@ -189,6 +202,34 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       reloads: true,
       help: 'binary cache to ask when no peer has a path; ?network=NAME shares what comes from it there',
     } satisfies Key<'upstreams'>,
+    registries: {
+      field: 'registries',
+      kind: list(registry),
+      byDefault: () => [],
+      reloads: true,
+      help: 'registry of images to mirror; ?prefix=NAME is what its images are called by here, ?network=NAME shares them there',
+    } satisfies Key<'registries'>,
+    registry_fresh: {
+      field: 'registryFreshMs',
+      kind: duration(FRESH_MS_MIN, FRESH_MS_MAX),
+      byDefault: () => '5m',
+      reloads: true,
+      help: 'for so long the answer of a registry about a tag holds',
+    } satisfies Key<'registryFreshMs'>,
+    registry_auth: {
+      field: 'registryAuthFile',
+      kind: optionalPath,
+      byDefault: () => 'off',
+      reloads: false,
+      help: 'auth.json with credentials for registries; off: where podman and docker keep theirs',
+    } satisfies Key<'registryAuthFile'>,
+    image_keys: {
+      field: 'imageKeys',
+      kind: list(path),
+      byDefault: () => [],
+      reloads: false,
+      help: 'file with a public key (PEM, as cosign makes them) that signatures of images are checked by',
+    } satisfies Key<'imageKeys'>,
     log_level: {
       field: 'logLevel',
       kind: oneOf(LOG_LEVELS),
@@ -199,13 +240,22 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
   }),
 )
 
+const LISTS: ReadonlySet<keyof Config> = new Set([
+  'listen',
+  'bootstrap',
+  'trustedKeys',
+  'upstreams',
+  'registries',
+  'imageKeys',
+])
+
 /** What the command line needs to make a flag of each key. */
 export const configKeys = [...KEYS].map(([key, { kind, field, help, reloads }]) => ({
   key,
   help,
   reloads,
   isBoolean: (kind as unknown) === boolean,
-  isList: field === 'listen' || field === 'bootstrap' || field === 'trustedKeys' || field === 'upstreams',
+  isList: LISTS.has(field),
 }))
 
 /** The host's name without its domain, as far as a node's name may have its characters. */

@@ -8,8 +8,10 @@ import { rmSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Member } from '../../protocols/membership/certificate.ts'
+import { OCI_TAG_KIND } from '../../protocols/oci-tag/oci-tag.ts'
 import { Publications, type PublicationsDeps } from '../artifacts/publications.ts'
 import { ARTIFACT_KIND, ARTIFACT_LEASE_MS, Artifacts } from '../catalog/artifacts.ts'
+import { ImageTags, OCI_TAG_LEASE_MS } from '../catalog/image-tags.ts'
 import { Members } from '../catalog/members.ts'
 import { Nodes } from '../catalog/nodes.ts'
 import { peerIdOf } from '../catalog/peer-id.ts'
@@ -72,6 +74,7 @@ type Parts = {
   members: Members
   nodes: Nodes
   artifacts: Artifacts
+  images: ImageTags
   publications: Publications
   replicator: Replicator
 }
@@ -81,6 +84,7 @@ export class ClosedNetwork implements AsyncDisposable {
   readonly members: Members
   readonly nodes: Nodes
   readonly artifacts: Artifacts
+  readonly images: ImageTags
   readonly publications: Publications
   readonly renewal: Renewal
   readonly #replicator: Replicator
@@ -92,6 +96,7 @@ export class ClosedNetwork implements AsyncDisposable {
     this.members = parts.members
     this.nodes = parts.nodes
     this.artifacts = parts.artifacts
+    this.images = parts.images
     this.publications = parts.publications
     this.renewal = parts.renewal
     this.#replicator = parts.replicator
@@ -136,11 +141,11 @@ export class ClosedNetwork implements AsyncDisposable {
     unlisten()
   }
 
-  /** Why no member would see what this node publishes; undefined when this node itself, or a member that is known, would. */
-  publishingRefusal(): string | undefined {
+  /** Why no member would see what this node publishes, or pushes; undefined when this node itself, or a member that is known, would. */
+  publishingRefusal(verb = 'content:publish'): string | undefined {
     const { membership, members } = this
-    const own = membership.decide(membership.self, membership.self, 'content:publish')
-    const seen = (member: Member) => membership.decide(membership.self, member, 'content:publish').allowed
+    const own = membership.decide(membership.self, membership.self, verb)
+    const seen = (member: Member) => membership.decide(membership.self, member, verb).allowed
     return own.allowed || members.list().some(seen) ? undefined : own.missing
   }
 
@@ -148,7 +153,8 @@ export class ClosedNetwork implements AsyncDisposable {
   async farewell(): Promise<void> {
     const own = this.artifacts.own().slice(0, TAKEN_BACK_MAX)
     for (const { name } of own) this.publications.withdraw(name)
-    if (own.length > 0 && this.connected().length > 0) await delay(FAREWELL_MS)
+    const tags = this.images.takeBack(TAKEN_BACK_MAX)
+    if (own.length + tags > 0 && this.connected().length > 0) await delay(FAREWELL_MS)
   }
 
   /** Whether a peer is a member whose connection this node wants, since it has few of them. */
@@ -191,6 +197,11 @@ async function startParts(
     return member !== undefined && membership.decide(member, membership.self, 'content:publish').allowed
   }
   const artifacts = stack.use(new Artifacts({ db, records, nodes, welcomes }))
+  const mayPush = (publisher: Uint8Array, repository: string) => {
+    const member = members.of(publisher)
+    return member !== undefined && membership.decide(member, membership.self, `image:push ${repository}`).allowed
+  }
+  const images = stack.use(new ImageTags({ db, records, nodes, mayPush }))
   const publications = new Publications({ ...publishing, network: id, artifacts })
   const peers = comparedScope(scope, statements)
   const gossip = stack.use(await NetworkGossip.start(key, peers))
@@ -198,7 +209,8 @@ async function startParts(
   const replicator = stack.use(await Replicator.start({ records, gossip: topic, peers, members, log }))
   stack.use(await deps.serve(id, scope))
   const renewal = await startRenewal(membership, { scope, members }, deps, stack, log)
-  stack.use(Renewer.start({ records, leases: { [ARTIFACT_KIND]: ARTIFACT_LEASE_MS }, log }))
+  const leases = { [ARTIFACT_KIND]: ARTIFACT_LEASE_MS, [OCI_TAG_KIND]: OCI_TAG_LEASE_MS }
+  stack.use(Renewer.start({ records, leases, log }))
   stack.use(
     Presence.start({ records, body: presence, addresses: () => host.addresses(), nodeCount: () => nodes.count, log }),
   )
@@ -207,7 +219,7 @@ async function startParts(
     const connectedCount = () => scope.connected().length
     stack.use(Meeting.start({ membership, providers, hear: (peerId) => hear(peerId, []), connectedCount, log }))
   }
-  return { scope, statements, renewal, records, members, nodes, artifacts, publications, replicator }
+  return { scope, statements, renewal, records, members, nodes, artifacts, images, publications, replicator }
 }
 
 /** Renewal, which also hands connected members what was signed for them while they were away. */

@@ -2,9 +2,11 @@
  * The open network as it runs on this node, from start() until disposed: everybody's catalog, in the state database; its gossip, its DHT,
  * and what this node publishes to everybody.
  */
+import { OCI_TAG_KIND } from '../../protocols/oci-tag/oci-tag.ts'
 import { OPEN_NETWORK } from '../../protocols/records/record.ts'
 import { Publications, type PublicationsDeps } from '../artifacts/publications.ts'
 import { ARTIFACT_KIND, ARTIFACT_LEASE_MS, Artifacts } from '../catalog/artifacts.ts'
+import { ImageTags, OCI_TAG_LEASE_MS } from '../catalog/image-tags.ts'
 import { Nodes } from '../catalog/nodes.ts'
 import { Presence, type PresenceOptions } from '../catalog/presence.ts'
 import { Records } from '../catalog/records.ts'
@@ -31,6 +33,7 @@ export type OpenNetworkDeps = {
 export class OpenNetwork implements AsyncDisposable {
   readonly nodes: Nodes
   readonly artifacts: Artifacts
+  readonly images: ImageTags
   readonly replicator: Replicator
   readonly publications: Publications
   readonly providers: Providers
@@ -39,6 +42,7 @@ export class OpenNetwork implements AsyncDisposable {
   private constructor(parts: Parts, stack: AsyncDisposableStack) {
     this.nodes = parts.nodes
     this.artifacts = parts.artifacts
+    this.images = parts.images
     this.replicator = parts.replicator
     this.publications = parts.publications
     this.providers = parts.providers
@@ -56,7 +60,7 @@ export class OpenNetwork implements AsyncDisposable {
   }
 }
 
-type Parts = Pick<OpenNetwork, 'nodes' | 'artifacts' | 'replicator' | 'publications' | 'providers'>
+type Parts = Pick<OpenNetwork, 'nodes' | 'artifacts' | 'images' | 'replicator' | 'publications' | 'providers'>
 
 async function startParts(deps: OpenNetworkDeps, stack: AsyncDisposableStack): Promise<Parts> {
   const { db, key, host, publishing, presence, log } = deps
@@ -65,11 +69,13 @@ async function startParts(deps: OpenNetworkDeps, stack: AsyncDisposableStack): P
   const records = stack.use(new Records(db, { network: OPEN_NETWORK, signer: key, log }))
   const nodes = stack.use(new Nodes(records))
   const artifacts = stack.use(new Artifacts({ db, records, nodes }))
+  const images = stack.use(new ImageTags({ db, records, nodes }))
   const topic = stack.use(Topic.join(pubsub, `undernet/records/${OPEN_NETWORK_ID}`, log))
   const replicator = stack.use(await Replicator.start({ records, gossip: topic, peers: host, log }))
   const providers = stack.use(Providers.start({ dht, host, log }))
   const publications = new Publications({ ...publishing, network: OPEN_NETWORK_ID, artifacts, providers })
-  stack.use(Renewer.start({ records, leases: { [ARTIFACT_KIND]: ARTIFACT_LEASE_MS }, log }))
+  const leases = { [ARTIFACT_KIND]: ARTIFACT_LEASE_MS, [OCI_TAG_KIND]: OCI_TAG_LEASE_MS }
+  stack.use(Renewer.start({ records, leases, log }))
   stack.use(Presence.start({ records, body: presence, nodeCount: () => nodes.count, log }))
-  return { nodes, artifacts, replicator, publications, providers }
+  return { nodes, artifacts, images, replicator, publications, providers }
 }
