@@ -12,6 +12,8 @@ export type BlobSource = {
   readonly sizeBytes: number
   /** The bytes from `offset`, `length` of them, in chunks of at most 256 KiB; throws when they cannot all be had. */
   read(offset: number, length: number, signal: AbortSignal): AsyncIterable<Uint8Array>
+  /** Fills the buffer with the bytes from `offset`, for those who read much and can use it again; not every source can. */
+  readInto?(buffer: Uint8Array, offset: number): Promise<void>
   /** Gives back what the source holds open. Idempotent. */
   close?(): Promise<void>
   /** Told when the bytes read were not those of the digest; the holder drops the blob, and logs what was lost. */

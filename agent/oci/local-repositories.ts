@@ -44,6 +44,7 @@ const MISSING_MAX = 20
 /** What is asked of the blob directory. */
 export type RepositoryBlobs = Pick<BlobStore, 'has' | 'sizeOf' | 'open' | 'write' | 'pin' | 'unpin'> & {
   readonly index: { unpinAll(reason: string): void }
+  evict(blob: { digest: Digest; sizeBytes: number; partialOf: undefined }): boolean
 }
 
 type Init = { db: Database; blobs: RepositoryBlobs; now?: () => number }
@@ -183,6 +184,7 @@ export class LocalRepositories implements Repositories, Disposable {
       this.#rows.dropManifest(repository, row.blob)
       this.#letGo(repository, { space, path })
     })
+    this.#dropUnneeded(row.blob)
     return true
   }
 
@@ -194,6 +196,7 @@ export class LocalRepositories implements Repositories, Disposable {
       this.#rows.dropBlob(repository, blob)
       this.#blobs.unpin(blob, freshPin(space, path))
     })
+    this.#dropUnneeded(blob)
     return true
   }
 
@@ -332,6 +335,13 @@ export class LocalRepositories implements Repositories, Disposable {
       this.#blobs.index.unpinAll(imageKey(space, path, ofSha256(blob)))
       this.#rows.setKept(repository, blob, false)
     }
+  }
+
+  /** Who deletes something wants it gone, not there until its room is needed: others could still have it by its hash. */
+  #dropUnneeded(blob: Digest): void {
+    const sizeBytes = this.#blobs.sizeOf(blob)
+    if (sizeBytes === undefined || this.#rows.isAnywhere(blob)) return
+    this.#blobs.evict({ digest: blob, sizeBytes, partialOf: undefined })
   }
 
   #refuseMissing({ space, path, text }: RepositoryName, { blobs, manifests }: Manifest): void {

@@ -4,6 +4,7 @@ import type { FastifyReply } from 'fastify'
 import { PIECE_BYTES } from '../../protocols/pieces/tree.ts'
 import type { BlobSource } from '../content/content.ts'
 import { rangeOf } from '../http/ranges.ts'
+import { sendBytes } from '../http/sending.ts'
 import { printable } from '../printable.ts'
 import { type Asked, sendJson } from './asked.ts'
 import { OciError } from './errors.ts'
@@ -50,7 +51,7 @@ export async function answerBlob(
   }
   const { offset, length } = range ?? { offset: 0, length: sizeBytes }
   if (range) reply.code(206).header('content-range', `bytes ${offset}-${offset + length - 1}/${sizeBytes}`)
-  return await sendBytes(reply.header('content-length', length), found, { offset, length }, hangUp)
+  return await send(reply.header('content-length', length), found, { offset, length }, hangUp)
 }
 
 export async function answerTags(
@@ -138,7 +139,7 @@ function warningText(text: string): string {
 }
 
 /** Small ones in one go: a stream costs more than they do. */
-async function sendBytes(
+async function send(
   reply: FastifyReply,
   found: Held,
   { offset, length }: { offset: number; length: number },
@@ -146,10 +147,18 @@ async function sendBytes(
 ): Promise<FastifyReply> {
   const source = await found.open(hangUp)
   if (length <= PIECE_BYTES) return await reply.send(await wholeOf(source, hangUp, { offset, length }))
-  const close = () => void source.close?.().catch(() => {})
-  if (hangUp.aborted) close()
-  else hangUp.addEventListener('abort', close, { once: true })
-  return await reply.send(Readable.from(source.read(offset, length, hangUp), { objectMode: false }))
+  if (source.readInto === undefined) {
+    const close = () => void source.close?.().catch(() => {})
+    if (hangUp.aborted) close()
+    else hangUp.addEventListener('abort', close, { once: true })
+    return await reply.send(Readable.from(source.read(offset, length, hangUp), { objectMode: false }))
+  }
+  try {
+    await sendBytes(reply, source as Required<BlobSource>, { offset, length }, hangUp)
+  } finally {
+    await source.close?.()
+  }
+  return reply
 }
 
 async function wholeOf(

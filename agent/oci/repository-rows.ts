@@ -27,6 +27,7 @@ const SCHEMA = [
     subject TEXT, depth INTEGER NOT NULL, kept INTEGER NOT NULL DEFAULT 0, fresh_ms INTEGER, PRIMARY KEY (repository, blob)
   ) STRICT, WITHOUT ROWID;
   CREATE INDEX oci_manifests_subject ON oci_manifests (repository, subject) WHERE subject IS NOT NULL;
+  CREATE INDEX oci_manifests_blob ON oci_manifests (blob);
   CREATE INDEX oci_manifests_fresh ON oci_manifests (fresh_ms) WHERE fresh_ms IS NOT NULL;
   CREATE TABLE oci_references (
     repository INTEGER NOT NULL, parent TEXT NOT NULL, child TEXT NOT NULL, is_manifest INTEGER NOT NULL,
@@ -105,6 +106,8 @@ export class RepositoryRows {
       settleBlob: db.prepare('UPDATE oci_blobs SET fresh_ms = NULL WHERE repository = ? AND blob = ?'),
       blobInSpace: db.prepare(`SELECT 1 FROM oci_blobs AS b JOIN oci_repositories AS r ON r.id = b.repository
         WHERE b.blob = ? AND r.space = ?`),
+      anywhere: db.prepare(`SELECT 1 FROM oci_blobs WHERE blob = :blob
+        UNION ALL SELECT 1 FROM oci_manifests WHERE blob = :blob LIMIT 1`),
       freshBlobs: db.prepare(`SELECT r.space, r.path, r.id AS repository, f.blob FROM oci_blobs AS f
         JOIN oci_repositories AS r ON r.id = f.repository WHERE f.fresh_ms < ?`),
       freshManifests: db.prepare(`SELECT r.space, r.path, r.id AS repository, f.blob FROM oci_manifests AS f
@@ -172,6 +175,11 @@ export class RepositoryRows {
 
   isBlobInSpace(space: string, blob: Digest): boolean {
     return this.#sql.blobInSpace.get(blob, space) !== undefined
+  }
+
+  /** Whether any repository has it. */
+  isAnywhere(blob: Digest): boolean {
+    return this.#sql.anywhere.get({ blob }) !== undefined
   }
 
   putBlob(repository: number, blob: Digest, freshMs: number | undefined): void {

@@ -135,6 +135,8 @@ async function refuseStranger({ raw, headers }: FastifyRequest, { refusal }: Oci
 }
 
 async function refuse(request: FastifyRequest, reply: FastifyReply, error: unknown, log: Log): Promise<FastifyReply> {
+  // The body had begun: its connection was cut.
+  if (reply.sent) return reply
   const { status, body } = answerOf(error)
   const isGone = error instanceof AgentError && error.code === 'cancelled'
   const { method, raw } = request
