@@ -92,6 +92,7 @@ export class NodeOci {
     const networkOf = (space: string) => this.network(space)
     const networks = new NetworkRepositories({ local, parts, fetched, blobs, fetcher, passThrough, networkOf })
     this.upstreams = new UpstreamRepositories({
+      self,
       local,
       parts,
       fetched,

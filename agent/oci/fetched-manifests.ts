@@ -112,8 +112,9 @@ export class FetchedManifests {
     })
     parts.note(name, [...manifest.blobs, ...manifest.manifests].map(partOf))
     if (isFetched) {
-      await local.adoptManifest(name, { digest, tags: [], bytes, mediaType: manifest.mediaType }, signal)
+      // Before it is a part of anything that may be given.
       parts.setPrivate(name, blob, isPrivate)
+      await local.adoptManifest(name, { digest, tags: [], bytes, mediaType: manifest.mediaType }, signal)
     }
     return { digest, sizeBytes: bytes.byteLength, mediaType: manifest.mediaType, open: () => opened(blobs, blob) }
   }

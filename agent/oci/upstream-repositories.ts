@@ -46,6 +46,8 @@ const UPSTREAM_SPACE = 'upstream:'
 export type Upstream = { registry: UpstreamRegistry; network: ImageNetwork | undefined }
 
 export type UpstreamRepositoriesInit = {
+  /** This node's peer id. */
+  self: string
   local: LocalRepositories
   parts: Parts
   fetched: FetchedManifests
@@ -337,7 +339,10 @@ export class UpstreamRepositories implements Pick<Repositories, 'exists' | 'reso
     const isPrivate = parts.hasPrivate(name)
     local.addBlob(name, blob, false)
     parts.setPrivate(name, blob, isPrivate)
-    const shared = this.#sharedIn(asked, isPrivate)
+    // What is private here may be had of who says that he has it; who gets it from here is for grants to say all the same.
+    const called = `${registry.prefix}/${path}`
+    const isSaid = network?.tags.publishers(called).some((peerId) => peerId !== this.#init.self) ?? false
+    const shared = isSaid ? network?.id : this.#sharedIn(asked, isPrivate)
     return await arrivals.open(
       {
         digest: blob,
