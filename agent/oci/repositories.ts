@@ -18,7 +18,7 @@ export type Held = {
   readonly digest: OciDigest
   readonly sizeBytes: number
   /** The caller closes it. @throws {AgentError} `not-found` when it went away meanwhile */
-  open(signal: AbortSignal): Promise<BlobSource>
+  readonly open: (signal: AbortSignal) => Promise<BlobSource>
 }
 
 export type HeldManifest = Held & {

@@ -129,7 +129,7 @@ export class Registry implements AsyncDisposable {
     const digest = digestOf(bytes, algorithm)
     const { headers } = await this.ask('POST', `${name}/blobs/uploads/`)
     const { status, body } = await this.ask('PUT', `${headers.location}?digest=${digest}`, { body: bytes })
-    if (status !== 201) throw new Error(`PUT of a blob: ${status} ${body}`)
+    if (status !== 201) throw new Error(`PUT of a blob: ${status} ${body.toString()}`)
     return { mediaType, digest, size: bytes.byteLength }
   }
 
@@ -148,7 +148,7 @@ export class Registry implements AsyncDisposable {
     const mediaType = String(manifest.mediaType)
     const headers = { 'content-type': mediaType }
     const answer = await this.ask('PUT', `${name}/manifests/${reference ?? digest}`, { body: bytes, headers })
-    if (answer.status !== 201) throw new Error(`PUT of a manifest: ${answer.status} ${answer.body}`)
+    if (answer.status !== 201) throw new Error(`PUT of a manifest: ${answer.status} ${answer.body.toString()}`)
     return { answer, bytes, digest, descriptor: { mediaType, digest, size: bytes.byteLength } }
   }
 
