@@ -37,6 +37,8 @@ import { OpenNetwork } from './node/open-network.ts'
 import { Places } from './node/places.ts'
 import { roomWarnings } from './node/room-warnings.ts'
 import { PeerFaults, warningsOf } from './node/warnings.ts'
+import { Holders } from './oci/holders.ts'
+import { readKeys, Signatures } from './oci/signatures.ts'
 import { Notifier } from './service/notify.ts'
 import { type Database, dropHistory, openDatabase } from './state/database.ts'
 import { StateDirectory } from './state/directory.ts'
@@ -244,6 +246,9 @@ async function startNode(
     substituter,
     upstreams: nix.upstreams,
     signersIn: nix.signersIn,
+    oci,
+    holders: stack.use(new Holders(host, log)),
+    signatures: new Signatures(readKeys(values.imageKeys), oci.repositories, log),
     httpUrl: http?.url,
     sources,
     warnings,

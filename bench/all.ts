@@ -7,7 +7,18 @@ import { type Bench, Report } from './harness.ts'
 
 const LOAD_MAX = 0.5
 /** In the order of the table; the longest come last. */
-const NAMES = ['start', 'nar', 'narinfo', 'transfer', 'swarm', 'oci', 'hello', 'propagation', 'idle'] as const
+const NAMES = [
+  'start',
+  'nar',
+  'narinfo',
+  'transfer',
+  'swarm',
+  'oci',
+  'image-crowd',
+  'hello',
+  'propagation',
+  'idle',
+] as const
 
 const wanted = process.argv.slice(2).filter((word) => !word.startsWith('-'))
 const unknown = wanted.filter((name) => !NAMES.some((known) => known === name))

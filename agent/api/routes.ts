@@ -4,6 +4,7 @@
  */
 import { z } from 'zod'
 import { AgentError } from '../error.ts'
+import { imageRoutes } from './image-routes.ts'
 import { membershipRoutes } from './membership-routes.ts'
 import { roomRoutes } from './room-routes.ts'
 import { type Route, route } from './route.ts'
@@ -75,12 +76,12 @@ export const routes: readonly Route[] = [
   route({
     method: 'GET',
     path: 'search',
-    summary: 'Find artifacts by words; all of them, newest first, without words',
+    summary: 'Find artifacts and images by words; all of them, newest first, without words',
     takes: 'query',
     input: schemas.searchRequest,
     answers: 'json',
     reply: schemas.searchResult,
-    handle: (api, { input }) => api.search(input.q, input.limit, input.network),
+    handle: (api, { input, signal }) => api.search(input.q, input.limit, input.network, signal),
   }),
   route({
     method: 'GET',
@@ -179,5 +180,6 @@ export const routes: readonly Route[] = [
     handle: (api, { signal }) => api.doctor(signal),
   }),
   ...roomRoutes,
+  ...imageRoutes,
   ...membershipRoutes,
 ]

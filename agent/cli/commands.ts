@@ -7,11 +7,13 @@ import { addContent } from './content.ts'
 import { addDoctor } from './doctor.ts'
 import { addGc } from './gc.ts'
 import { addGet } from './get.ts'
+import { addImage } from './image.ts'
 import { addInvite } from './invite.ts'
 import { addJoin } from './join.ts'
 import { addMember } from './member.ts'
 import { addNetwork } from './network.ts'
 import { addNixConf } from './nix-conf.ts'
+import { addOciConf } from './oci-conf.ts'
 import { addPeers, addPing } from './peers.ts'
 import { addPin, addPins, addUnpin } from './pin.ts'
 import { addPolicy } from './policy.ts'
@@ -37,6 +39,7 @@ export const commands: readonly AddCommand[] = [
   addPins,
   addContent,
   addGc,
+  addImage,
   addNetwork,
   addInvite,
   addJoin,
@@ -45,6 +48,7 @@ export const commands: readonly AddCommand[] = [
   addAudit,
   addTrust,
   addNixConf,
+  addOciConf,
   addConfig,
   addDoctor,
   addCompletion,

@@ -41,6 +41,7 @@ import type { Substituter } from '../nix/substituter.ts'
 import type { TrustedKeys } from '../nix/trust.ts'
 import type { Upstreams } from '../nix/upstreams.ts'
 import { VERSION } from '../version.ts'
+import { NodeImages, type NodeImagesDeps } from './api-images.ts'
 import { NodeMembership } from './api-membership.ts'
 import { NodeRoom } from './api-room.ts'
 import { bring } from './bringing.ts'
@@ -55,7 +56,9 @@ const PING_MS_MAX = 10_000
 /** What Nix asks for when nothing else is configured; the agent's cache stands before it. */
 const NEGATIVE_TTL_LINE = 'narinfo-cache-negative-ttl = 0'
 
-export type Parts = {
+const NEVER = new AbortController().signal
+
+export type Parts = Pick<NodeImagesDeps, 'oci' | 'holders' | 'signatures'> & {
   /** Replaced by a reload. */
   current: { readonly config: LoadedConfig }
   host: Host
@@ -86,6 +89,7 @@ export type Parts = {
 export class NodeApi implements AgentApi {
   readonly membership: NodeMembership
   readonly room: NodeRoom
+  readonly images: NodeImages
   readonly #parts: Parts
   readonly #places: Places
 
@@ -96,6 +100,13 @@ export class NodeApi implements AgentApi {
       ...parts,
       networks: parts.entrance.networks,
       idOf: (network) => this.#places.idOf(network),
+    })
+    this.images = new NodeImages({
+      ...parts,
+      self: parts.host.peerId,
+      networks: (named) => this.#networkIds(named),
+      connected: (id) => (id === OPEN_NETWORK_ID ? parts.host.connected() : (parts.closed.get(id)?.connected() ?? [])),
+      nameOf: (peerId) => (peerId === parts.host.peerId ? parts.current.config.values.name : this.#nameOf(peerId)),
     })
     const { networks, issuer, invitations, audit, gate } = parts.entrance
     const { closed, joining, host, current } = parts
@@ -206,9 +217,11 @@ export class NodeApi implements AgentApi {
     return this.#view(withdrawn as Artifact)
   }
 
-  search(words: string, limit: number, network?: string): SearchResult {
+  async search(words: string, limit: number, network?: string, signal = NEVER): Promise<SearchResult> {
     const { artifacts, truncated } = this.#parts.catalogs.search(words, limit, this.#places.idOf(network))
-    return { artifacts: artifacts.map((one) => this.#view(one)), truncated }
+    const found = await this.images.list(words, limit, network, signal)
+    const views = artifacts.map((one) => this.#view(one))
+    return { artifacts: views, truncated, images: found.images, imagesTruncated: found.truncated }
   }
 
   async artifact(ref: string, network?: string): Promise<ArtifactDetail> {
@@ -329,6 +342,15 @@ export class NodeApi implements AgentApi {
     } finally {
       blobs.setPins(pin, [])
     }
+  }
+
+  /** Of the networks of this node, or of the one that is named. */
+  #networkIds(named: string | undefined): string[] {
+    const id = this.#places.idOf(named)
+    if (id !== undefined) return [id]
+    const { openNetwork, closed } = this.#parts
+    const all = closed.list().map(({ membership }) => membership.id)
+    return openNetwork === undefined ? all : [...all, OPEN_NETWORK_ID]
   }
 
   #openView(): NetworkView | undefined {

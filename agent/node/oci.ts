@@ -12,14 +12,16 @@ import type { Log } from '../log.ts'
 import type { NetworkScope } from '../mesh/network-streams.ts'
 import type { SharedFetches } from '../nix/shared-fetches.ts'
 import { Arrivals } from '../oci/arrivals.ts'
-import { FetchedManifests } from '../oci/fetched-manifests.ts'
+import { FetchedManifests, wholeOf } from '../oci/fetched-manifests.ts'
 import { ImagePlaces } from '../oci/image-places.ts'
 import { imageRepositories } from '../oci/image-repositories.ts'
 import { LocalRepositories } from '../oci/local-repositories.ts'
+import { readManifest } from '../oci/manifests.ts'
+import type { OciDigest } from '../oci/names.ts'
 import { type ImageNetwork, NetworkRepositories } from '../oci/network-repositories.ts'
 import { Parts } from '../oci/parts.ts'
 import { authFiles, RegistryAuth } from '../oci/registry-auth.ts'
-import type { Repositories } from '../oci/repositories.ts'
+import type { Repositories, RepositoryName } from '../oci/repositories.ts'
 import { registerOciRoutes } from '../oci/routes.ts'
 import { Uploads } from '../oci/uploads.ts'
 import { UpstreamAnswers } from '../oci/upstream-answers.ts'
@@ -134,8 +136,30 @@ export class NodeOci {
   }
 
   /** Registries upstream, in the order of the configuration. */
-  registries(): { prefix: string; host: string; resting: string | undefined }[] {
-    return this.#registries.map(({ registry: { prefix, host, resting } }) => ({ prefix, host, resting }))
+  registries(): { prefix: string; url: string; resting: string | undefined }[] {
+    return this.#registries.map(({ registry: { prefix, url, resting } }) => ({ prefix, url, resting }))
+  }
+
+  /** The id of the network in which what comes from an upstream is shared. */
+  networkOfUpstream(prefix: string): string | undefined {
+    return this.#upstreamOf(prefix)?.network?.id
+  }
+
+  /** How much of an image is on this node. */
+  async hereOf(name: RepositoryName, digest: OciDigest, signal: AbortSignal): Promise<'all' | 'part' | 'none'> {
+    const { blobs } = this.#deps.content
+    const held = await this.local.resolve(name, { digest })
+    if (held === undefined) return 'none'
+    const manifest = readManifest(await wholeOf(await held.open(signal), held.sizeBytes, signal), held.mediaType)
+    const parts = manifest.blobs.filter(({ isForeign }) => !isForeign)
+    const isHere = parts.every((part) => {
+      const blob = this.local.blobNamed(part.digest)
+      return blob !== undefined && blobs.has(blob)
+    })
+    if (!isHere) return 'part'
+    for (const { digest: child } of manifest.manifests)
+      if ((await this.hereOf(name, child, signal)) !== 'all') return 'part'
+    return 'all'
   }
 
   /** What it answers on loopback. */

@@ -57,7 +57,7 @@ type Asked = { path: string; method?: 'GET' | 'HEAD'; headers?: Record<string, s
 export class UpstreamRegistry {
   readonly prefix: string
   readonly host: string
-  readonly #url: string
+  readonly url: string
   readonly #auth: RegistryInit['auth']
   readonly #log: Log
   readonly #now: () => number
@@ -71,7 +71,7 @@ export class UpstreamRegistry {
     const { host, href } = new URL(url)
     this.prefix = prefix
     this.host = host
-    this.#url = href.endsWith('/') ? href.slice(0, -1) : href
+    this.url = href.endsWith('/') ? href.slice(0, -1) : href
     this.#auth = auth
     this.#log = log
     this.#now = now
@@ -222,7 +222,7 @@ export class UpstreamRegistry {
     const { path, method = 'GET', headers = {} } = asked
     // The time to the answer is bounded; its body has other bounds.
     const limited = method === 'GET' && path.startsWith('blobs/') ? asked.signal : signal
-    return fetch(`${this.#url}/v2/${repository}/${path}`, {
+    return fetch(`${this.url}/v2/${repository}/${path}`, {
       method,
       headers: {
         ...headers,
@@ -273,7 +273,7 @@ export class UpstreamRegistry {
     signal: AbortSignal,
   ): Promise<Token | undefined> {
     const url = URL.canParse(realm) ? new URL(realm) : undefined
-    const isSafe = url?.protocol === 'https:' || (url?.protocol === 'http:' && this.#url.startsWith('http:'))
+    const isSafe = url?.protocol === 'https:' || (url?.protocol === 'http:' && this.url.startsWith('http:'))
     if (url === undefined || !isSafe) throw new Error('it asks for a token of a place that is not safe')
     if (service !== undefined) url.searchParams.set('service', service)
     url.searchParams.set('scope', scope)

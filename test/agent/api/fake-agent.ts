@@ -8,6 +8,7 @@ import type { AgentApi, BlobReader } from '../../../agent/api/agent-api.ts'
 import type { ArtifactDetail, ArtifactView, PeerView, Status } from '../../../agent/api/contract.ts'
 import { ApiServer } from '../../../agent/api/server.ts'
 import { AgentError } from '../../../agent/error.ts'
+import { fakeImages } from './fake-images.ts'
 import { fakeMembership } from './fake-membership.ts'
 import { fakeRoom } from './fake-room.ts'
 
@@ -81,6 +82,7 @@ export function fakeAgent(replaced: Partial<AgentApi> = {}): AgentApi {
   return {
     membership: fakeMembership(),
     room: fakeRoom(),
+    images: fakeImages(),
     status: () => status,
     peers: () => [peer],
     ping: async () => ({ peerId: OTHER_PEER_ID, name: 'pear', address: peer.address, rttMs: 0.4 }),
