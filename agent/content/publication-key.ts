@@ -11,8 +11,6 @@ export const OPEN_NETWORK_ID: string = Buffer.from(OPEN_NETWORK).toString('hex')
 
 /** Pins of publications begin so; those that hold for other reasons do not. */
 export const PUBLICATION_PIN = 'artifact:'
-/** Those of images begin so. */
-const IMAGE_PIN = 'image:'
 const NETWORK_ID_PATTERN = /^[0-9a-f]{64}$/
 
 export function publicationKey(network: string, name: string): string {
@@ -31,13 +29,18 @@ export function publicationOf(key: string): { network: string; name: string } {
  * something that is none, and then nobody is given the blobs for it.
  */
 export function imageKey(space: string, repository: string, digest: string): string {
-  return `${IMAGE_PIN}${space}/${repository}@${digest}`
+  return `image:${space}/${repository}@${digest}`
+}
+
+/** What an image's pin was made of; undefined for pins of another kind. */
+export function imageOfPin(reason: string): { space: string; repository: string } | undefined {
+  const [, space, repository] = /^image:([^/]+)\/([^@]+)@/.exec(reason) ?? []
+  return space === undefined || repository === undefined ? undefined : { space, repository }
 }
 
 /** The network in which something was published that a blob is pinned for; undefined for pins of another kind. */
 export function networkOfPin(reason: string): string | undefined {
   if (reason.startsWith(PUBLICATION_PIN)) return publicationOf(reason.slice(PUBLICATION_PIN.length)).network
-  if (!reason.startsWith(IMAGE_PIN)) return undefined
-  const space = reason.slice(IMAGE_PIN.length, reason.indexOf('/'))
-  return NETWORK_ID_PATTERN.test(space) ? space : undefined
+  const space = imageOfPin(reason)?.space
+  return space !== undefined && NETWORK_ID_PATTERN.test(space) ? space : undefined
 }

@@ -30,7 +30,7 @@ import type {
 import { type ManifestRow, RepositoryRows } from './repository-rows.ts'
 
 /** How long something is kept that no tag leads to: the rest of its push may take as long as an upload may. */
-export const FRESH_MS_MAX = 24 * 60 * 60_000
+const FRESH_MS_MAX = 24 * 60 * 60_000
 /** What has been there for too long is looked for this often, and at the start. */
 const SWEEP_MS = 60 * 60_000
 /** Of an index of indexes: nobody nests deeper than two, and each level is walked whenever a tag moves. */

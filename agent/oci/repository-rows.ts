@@ -280,7 +280,7 @@ export class RepositoryRows {
 }
 
 /** As an index would name it. */
-export function descriptorOf({ mediaType, digest, sizeBytes, artifactType, annotations }: ManifestRow): Descriptor {
+function descriptorOf({ mediaType, digest, sizeBytes, artifactType, annotations }: ManifestRow): Descriptor {
   return {
     mediaType,
     digest,

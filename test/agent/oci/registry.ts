@@ -24,7 +24,7 @@ const SPACES = new Map([
   ['home', HOME],
   ['other', OTHER],
 ])
-export const EMPTY_TYPE = 'application/vnd.oci.empty.v1+json'
+const EMPTY_TYPE = 'application/vnd.oci.empty.v1+json'
 const LAYER_TYPE = 'application/vnd.oci.image.layer.v1.tar+gzip'
 
 export type Answer = { status: number; headers: IncomingHttpHeaders; body: Buffer }
