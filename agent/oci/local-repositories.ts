@@ -42,7 +42,7 @@ const REFERRERS_MAX = 1_000
 const MISSING_MAX = 20
 
 /** What is asked of the blob directory. */
-export type RepositoryBlobs = Pick<BlobStore, 'has' | 'sizeOf' | 'open' | 'write' | 'pin' | 'unpin'> & {
+export type RepositoryBlobs = Pick<BlobStore, 'has' | 'sizeOf' | 'open' | 'write' | 'pin' | 'unpin' | 'networksOf'> & {
   readonly index: { unpinAll(reason: string): void }
   evict(blob: { digest: Digest; sizeBytes: number; partialOf: undefined }): boolean
 }
@@ -206,8 +206,9 @@ export class LocalRepositories implements Repositories, Disposable {
     return found === undefined ? [] : this.#rows.tagsOf(found.repository, found.row.blob)
   }
 
-  /** This node left the network. What it pinned is no longer needed. */
+  /** This node left the network: what is here for its repositories only goes with it. */
   forgetSpace(space: string): void {
+    const blobs = this.#rows.blobsIn(space)
     transaction(this.#db, () => {
       for (const { id, path } of this.#rows.inSpace(space)) {
         for (const blob of this.#rows.kept(id)) this.#blobs.index.unpinAll(imageKey(space, path, ofSha256(blob)))
@@ -215,6 +216,10 @@ export class LocalRepositories implements Repositories, Disposable {
       }
       this.#rows.forgetSpace(space)
     })
+    for (const blob of blobs) {
+      const isOthers = [...this.#blobs.networksOf(blob)].some((network) => network !== space)
+      if (!isOthers) this.#dropUnneeded(blob)
+    }
   }
 
   /** What was pushed a day ago, and is still under no tag, is kept no longer. */

@@ -14,7 +14,9 @@ import type { Places, Repositories, RepositoryName } from './repositories.ts'
 import type { Chunk, Uploads } from './uploads.ts'
 
 /** Manifests being received: each may be 4 MiB, and as much again while it is read. */
-const MANIFESTS_MAX = 8
+const MANIFESTS_MAX = 32
+/** A client has all of a manifest before it sends the first byte; who holds one of those places does not hold it for long. */
+const MANIFEST_IDLE_MS_MAX = 10_000
 /** With one push. The specification asks for 10 at least. */
 const TAGS_MAX = 100
 /** A client that sends nothing for so long in the middle of a body is gone. */
@@ -188,7 +190,7 @@ async function manifestBytes(request: FastifyRequest): Promise<Buffer> {
   if ((lengthOf(request) ?? 0) > MANIFEST_BYTES_MAX) throw tooLarge()
   const chunks: Uint8Array[] = []
   let bytes = 0
-  for await (const chunk of bytesOf(request)) {
+  for await (const chunk of bytesOf(request, MANIFEST_IDLE_MS_MAX)) {
     bytes += chunk.byteLength
     if (bytes > MANIFEST_BYTES_MAX) throw tooLarge()
     chunks.push(chunk)
@@ -197,8 +199,8 @@ async function manifestBytes(request: FastifyRequest): Promise<Buffer> {
 }
 
 /** The body. Whoever stops reading it may still answer: the connection stays. */
-async function* bytesOf({ raw }: FastifyRequest): AsyncGenerator<Uint8Array> {
-  const idle = setTimeout(() => raw.destroy(), BODY_IDLE_MS_MAX)
+async function* bytesOf({ raw }: FastifyRequest, idleMsMax = BODY_IDLE_MS_MAX): AsyncGenerator<Uint8Array> {
+  const idle = setTimeout(() => raw.destroy(), idleMsMax)
   try {
     for await (const chunk of raw.iterator({ destroyOnReturn: false })) {
       idle.refresh()

@@ -95,6 +95,10 @@ export class RepositoryRows {
       find: db.prepare('SELECT id FROM oci_repositories WHERE space = ? AND path = ?'),
       make: db.prepare('INSERT INTO oci_repositories (space, path) VALUES (?, ?) ON CONFLICT DO NOTHING'),
       inSpace: db.prepare('SELECT id, path FROM oci_repositories WHERE space = ? ORDER BY path'),
+      blobsIn: db.prepare(`SELECT b.blob FROM oci_blobs AS b JOIN oci_repositories AS r ON r.id = b.repository
+          WHERE r.space = :space
+        UNION SELECT m.blob FROM oci_manifests AS m JOIN oci_repositories AS r ON r.id = m.repository
+          WHERE r.space = :space`),
       forget: db.prepare('DELETE FROM oci_repositories WHERE space = ?'),
       named: db.prepare('SELECT blob FROM oci_digests WHERE digest = ?'),
       name: db.prepare('INSERT INTO oci_digests VALUES (?, ?) ON CONFLICT DO UPDATE SET blob = excluded.blob'),
@@ -152,6 +156,11 @@ export class RepositoryRows {
 
   inSpace(space: string): { id: number; path: RepositoryPath }[] {
     return this.#sql.inSpace.all(space) as { id: number; path: RepositoryPath }[]
+  }
+
+  /** All that its repositories have, manifests included. */
+  blobsIn(space: string): Digest[] {
+    return (this.#sql.blobsIn.all({ space }) as { blob: Digest }[]).map(({ blob }) => blob)
   }
 
   forgetSpace(space: string): void {
