@@ -25,6 +25,9 @@ import type { Log } from '../log.ts'
 const ASKED_MAX = 16
 /** A member that is well answers in a round trip; one that is busy, in the middle of a build, takes longer than it would take to dial. */
 const CLAIM_MS = 1_500
+/** Of what is large a second copy costs more than waiting for a member that is busy: this much longer for each byte, up to the last. */
+const CLAIM_BYTES_PER_MS = 10_000
+const CLAIM_MS_MAX = 5_000
 /** So often in a row a member may be silent; then, or when it did not keep what it said, it is not asked for a while. */
 const SILENT_MAX = 3
 const SHUNNED_MS = 30_000
@@ -138,7 +141,7 @@ export class SharedFetches implements AsyncDisposable {
   }
 
   /** For who can take a blob from another member while it arrives there. There is one claim of a blob for a network at a time. */
-  async claim(digest: Digest, network: string, signal: AbortSignal): Promise<Claim> {
+  async claim(digest: Digest, sizeBytes: number, network: string, signal: AbortSignal): Promise<Claim> {
     const scope = this.#scopes.get(network)
     const nothing = { peerId: undefined, isHere: false }
     if (scope === undefined) return { ...nothing, [Symbol.dispose]: () => undefined }
@@ -150,7 +153,8 @@ export class SharedFetches implements AsyncDisposable {
     }
     this.#own.set(key, own)
     try {
-      const other = this.#claimant(key) ?? (await this.#claim(digest, scope, own, signal))
+      const patienceMs = Math.min(CLAIM_MS_MAX, CLAIM_MS + sizeBytes / CLAIM_BYTES_PER_MS)
+      const other = this.#claimant(key) ?? (await this.#claim(digest, scope, own, signal, patienceMs))
       own.isClaiming = false
       if (other === undefined) return { ...nothing, [Symbol.dispose]: release }
       release()
@@ -171,9 +175,15 @@ export class SharedFetches implements AsyncDisposable {
   }
 
   /** Who has it, or fetches it; undefined when it is this node's to fetch. */
-  async #claim(digest: Digest, scope: SharedScope, own: Own, signal: AbortSignal): Promise<Claimant | undefined> {
+  async #claim(
+    digest: Digest,
+    scope: SharedScope,
+    own: Own,
+    signal: AbortSignal,
+    patienceMs = CLAIM_MS,
+  ): Promise<Claimant | undefined> {
     const members = scope.connected().filter((peerId) => !this.#isShunned(peerId))
-    const limited = AbortSignal.any([signal, AbortSignal.timeout(this.#init.claimMs ?? CLAIM_MS)])
+    const limited = AbortSignal.any([signal, AbortSignal.timeout(this.#init.claimMs ?? patienceMs)])
     const coming: string[] = []
     const ask = async (peerId: string): Promise<string> => {
       const asked = this.#ask(peerId, scope, { ask: 'claim', digest: Buffer.from(digest, 'hex') }, limited)

@@ -11,6 +11,8 @@ import { AgentError } from '../error.ts'
 /** A client that was cut off comes back, and goes on reading what arrived meanwhile. */
 const UNREAD_MS_MAX = 30_000
 const CHUNK_BYTES = 256 * 1024
+/** A reader waits for so much, or the end: each part costs a turn of the event loop, and what arrives from a network comes in crumbs. */
+const PART_BYTES_MIN = 128 * 1024
 const readAt = promisify(read)
 
 export type ArrivalInit = { digest: Digest; sizeBytes: number; stopping: AbortSignal; unreadMs?: number }
@@ -30,7 +32,8 @@ export class Arrival {
   readonly #end: () => void
   readonly #begun = Promise.withResolvers<string | undefined>()
   readonly #unreadMs: number
-  readonly #waiting = new Set<() => void>()
+  /** Readers who wait, and how far it has to be for them. */
+  readonly #waiting = new Map<() => void, number>()
   #file: number | undefined
   #writtenBytes = 0
   #isWhole = false
@@ -75,7 +78,7 @@ export class Arrival {
   /** So many bytes are in the file. */
   wrote(bytes: number): void {
     this.#writtenBytes = bytes
-    this.#tell()
+    for (const [wake, wanted] of this.#waiting) if (bytes >= wanted) wake()
   }
 
   /** Resolves when it can be read, or with who has all of it. Rejects when it cannot be had. */
@@ -110,35 +113,42 @@ export class Arrival {
   async *#read(offset: number, length: number, signal: AbortSignal): AsyncGenerator<Uint8Array> {
     const end = offset + length
     if (end > this.sizeBytes) throw new RangeError('a read beyond the end of the blob')
-    for (let at = offset; at < end; ) {
-      const until = Math.min(await this.#readable(at, signal), end)
-      const chunk = Buffer.allocUnsafeSlow(Math.min(CHUNK_BYTES, until - at))
-      if (this.#file === undefined) throw this.#failure ?? new AgentError('failed', 'it is not there any more')
-      const { bytesRead } = await readAt(this.#file, chunk, 0, chunk.byteLength, at)
-      if (bytesRead === 0) throw new AgentError('corrupt', 'a blob that arrives is shorter on disk than it was')
-      at += bytesRead
-      yield bytesRead === chunk.byteLength ? chunk : chunk.subarray(0, bytesRead)
+    const tell = () => this.#tell()
+    signal.addEventListener('abort', tell, { once: true })
+    try {
+      for (let at = offset; at < end; ) {
+        const until = Math.min(await this.#readable(at, end, signal), end)
+        const chunk = Buffer.allocUnsafeSlow(Math.min(CHUNK_BYTES, until - at))
+        if (this.#file === undefined) throw this.#failure ?? new AgentError('failed', 'it is not there any more')
+        const { bytesRead } = await readAt(this.#file, chunk, 0, chunk.byteLength, at)
+        if (bytesRead === 0) throw new AgentError('corrupt', 'a blob that arrives is shorter on disk than it was')
+        at += bytesRead
+        yield bytesRead === chunk.byteLength ? chunk : chunk.subarray(0, bytesRead)
+      }
+    } finally {
+      signal.removeEventListener('abort', tell)
     }
   }
 
-  /** How far it can be read, once that is beyond `at`. */
-  async #readable(at: number, signal: AbortSignal): Promise<number> {
+  /** How far it can be read, once that is well beyond `at`, or as far as anybody may read now. */
+  async #readable(at: number, end: number, signal: AbortSignal): Promise<number> {
+    const wanted = Math.min(at + PART_BYTES_MIN, end, this.sizeBytes - 1)
     for (;;) {
       signal.throwIfAborted()
       if (this.#failure) throw this.#failure
-      const bytes = this.#isWhole ? this.sizeBytes : Math.min(this.#writtenBytes, this.sizeBytes - 1)
-      if (bytes > at) return bytes
+      if (this.#isWhole) return this.sizeBytes
+      const bytes = Math.min(this.#writtenBytes, this.sizeBytes - 1)
+      if (bytes > at && bytes >= wanted) return bytes
       const { promise, resolve } = Promise.withResolvers<void>()
-      this.#waiting.add(resolve)
-      signal.addEventListener('abort', () => resolve(), { once: true })
+      // The last byte is there for nobody before the whole was verified.
+      this.#waiting.set(resolve, at >= wanted ? Number.POSITIVE_INFINITY : wanted)
       await promise
       this.#waiting.delete(resolve)
     }
   }
 
   #tell(): void {
-    for (const wake of this.#waiting) wake()
-    this.#waiting.clear()
+    for (const wake of this.#waiting.keys()) wake()
   }
 
   /** When it has ended and nobody reads: the file has been moved, or removed. */

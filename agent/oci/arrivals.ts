@@ -56,7 +56,7 @@ export type ArrivalsInit = {
   blobs: Pick<BlobStore, 'write' | 'open'>
   holdings: Pick<BlobHolder, 'open' | 'networksOf'>
   shared: {
-    claim(digest: Digest, network: string, signal: AbortSignal): Promise<Claim>
+    claim(digest: Digest, sizeBytes: number, network: string, signal: AbortSignal): Promise<Claim>
     distrust(peerId: string): void
   }
   /** Whether the peer may have this blob of this node. */
@@ -160,7 +160,7 @@ export class Arrivals implements AsyncDisposable {
     const { digest, network } = wanted
     const { blobs, shared, log } = this.#init
     const isAlone = network === undefined || this.#isSpoilt(digest)
-    using claim = isAlone ? undefined : await shared.claim(digest, network, arrival.signal)
+    using claim = isAlone ? undefined : await shared.claim(digest, wanted.sizeBytes, network, arrival.signal)
     if (claim?.isHere) return claim.peerId
     try {
       const options = { ...(network !== undefined && { network }), onFile: (path: string) => arrival.opens(path) }
@@ -210,7 +210,10 @@ export class Arrivals implements AsyncDisposable {
     const { digest, network, fromOutside } = wanted
     const { signal } = arrival
     const isShared = network !== undefined && !isAlone
-    using again = isShared && first === undefined ? await this.#init.shared.claim(digest, network, signal) : undefined
+    using again =
+      isShared && first === undefined
+        ? await this.#init.shared.claim(digest, wanted.sizeBytes, network, signal)
+        : undefined
     const { peerId } = first ?? again ?? {}
     if (isShared && peerId !== undefined) return yield* this.#follow(arrival, { ...wanted, network }, peerId, at)
     arrival.isFollowing = false

@@ -13,7 +13,7 @@ const MESSAGE_BYTES_MAX = 1_024
 /** Others that receive it, told to who has to ask elsewhere. */
 export const FOLLOWERS_MAX = 8
 /** Bytes read at once: what the receiver writes in one go. */
-const CHUNK_BYTES = 128 * 1024
+const CHUNK_BYTES = 256 * 1024
 
 const bytes32 = z.custom<Uint8Array>((value) => value instanceof Uint8Array && value.byteLength === 32, 'not 32 bytes')
 const requestSchema = z.object({ digest: bytes32, from: z.int().min(0).max(Number.MAX_SAFE_INTEGER) })
