@@ -153,7 +153,7 @@ export class SharedFetches implements AsyncDisposable {
     }
     this.#own.set(key, own)
     try {
-      const patienceMs = Math.min(CLAIM_MS_MAX, CLAIM_MS + sizeBytes / CLAIM_BYTES_PER_MS)
+      const patienceMs = Math.min(CLAIM_MS_MAX, CLAIM_MS + Math.ceil(sizeBytes / CLAIM_BYTES_PER_MS))
       const other = this.#claimant(key) ?? (await this.#claim(digest, scope, own, signal, patienceMs))
       own.isClaiming = false
       if (other === undefined) return { ...nothing, [Symbol.dispose]: release }

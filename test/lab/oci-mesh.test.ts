@@ -2,15 +2,28 @@
  * Images between nodes with real parts: skopeo pushes to one agent and pulls from another; Debian's docker-registry is the upstream. Three agents
  * in one network do for all of it.
  */
-import { readFileSync, writeFileSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import type { SearchResult } from '../../agent/api/contract.ts'
+import type { ImageDetail, ImageHistory } from '../../agent/api/image-contract.ts'
 import type { PolicyView } from '../../agent/api/membership-contract.ts'
 import { DockerRegistry } from '../../bench/docker-registry.ts'
 import { parsePolicy } from '../../protocols/membership/policy-text.ts'
 import { type RealAgent, until } from '../agents.ts'
 import { invite, joinWith, Lab, says } from '../cluster/members.ts'
-import { copy, imageAt, isInstalled, type LocalImage, skopeo, WayToRegistry, writeImage } from '../images.ts'
+import {
+  copy,
+  imageAt,
+  isInstalled,
+  type LocalImage,
+  MANIFEST_TYPE,
+  signer,
+  skopeo,
+  WayToRegistry,
+  writeImage,
+} from '../images.ts'
 import { pattern } from '../protocols/pieces/pattern.ts'
 
 const MIB = 2 ** 20
@@ -26,6 +39,7 @@ describe.skipIf(!isInstalled('skopeo') || !isInstalled('docker-registry'))('imag
   let a: RealAgent
   let b: RealAgent
   let c: RealAgent
+  const ci = signer()
   const urls = new Map<RealAgent, string>()
   const at = (agent: RealAgent, reference: string) => imageAt(urls.get(agent) ?? '', reference)
   const api = (agent: RealAgent, path: string, init?: RequestInit) => fetch(`${urls.get(agent)}/v2/${path}`, init)
@@ -52,7 +66,15 @@ describe.skipIf(!isInstalled('skopeo') || !isInstalled('docker-registry'))('imag
       JSON.stringify({ auths: { [host]: { auth: Buffer.from('me:secret').toString('base64') } } }),
     )
     const registries = [`${way.url}?prefix=docker.io`, `${closedWay.url}?prefix=closed.example`]
-    const common = ['--no-open', '--registry-fresh', FRESH, ...registries.flatMap((url) => ['--registries', url])]
+    const key = lab.file('ci.pub', ci.publicPem)
+    const common = [
+      '--no-open',
+      '--image-keys',
+      key,
+      '--registry-fresh',
+      FRESH,
+      ...registries.flatMap((url) => ['--registries', url]),
+    ]
     a = await lab.start({ name: 'a', flags: [...common, '--registry-auth', auth] })
     await says(a, 'network', 'create', 'home')
     const bootstrap = [await a.address()]
@@ -80,7 +102,9 @@ describe.skipIf(!isInstalled('skopeo') || !isInstalled('docker-registry'))('imag
   /** Every byte is what it was. */
   async function pulls(agent: RealAgent, reference: string, expected: LocalImage): Promise<void> {
     const directory = lab.path(`pulled-${Math.random().toString(36).slice(2)}`)
-    await copy(at(agent, reference), `dir:${directory}`)
+    await copy(at(agent, reference), `dir:${directory}`).catch((error: Error) => {
+      throw new Error(`${error.message}\n${agent.log.slice(-10).join('\n')}`, { cause: error })
+    })
     expect(readFileSync(join(directory, 'manifest.json')).equals(expected.manifest)).toBe(true)
     for (const digest of (JSON.parse(String(expected.manifest)) as { layers: { digest: string }[] }).layers.map(
       (one) => one.digest,
@@ -90,6 +114,41 @@ describe.skipIf(!isInstalled('skopeo') || !isInstalled('docker-registry'))('imag
         readFileSync(join(directory, hex)).equals(readFileSync(join(expected.directory, 'blobs', 'sha256', hex))),
       ).toBe(true)
     }
+  }
+
+  /** As cosign pushes a signature that belongs to an image. */
+  async function sign(agent: RealAgent, name: string, digest: string, by: ReturnType<typeof signer>): Promise<void> {
+    const { payload, signature } = by.sign(digest)
+    const put = async (bytes: Uint8Array) => {
+      const named = `sha256:${createHash('sha256').update(bytes).digest('hex')}`
+      const answer = await api(agent, `${name}/blobs/uploads/?digest=${named}`, {
+        method: 'POST',
+        body: Uint8Array.from(bytes),
+      })
+      expect(answer.status, await answer.text()).toBe(201)
+      return { digest: named, size: bytes.byteLength }
+    }
+    const annotations = { 'dev.cosignproject.cosign/signature': signature }
+    const type = 'application/vnd.dev.cosign.artifact.sig.v1+json'
+    const subject = { mediaType: MANIFEST_TYPE, digest, size: 1 }
+    const layer = {
+      mediaType: 'application/vnd.dev.cosign.simplesigning.v1+json',
+      ...(await put(payload)),
+      annotations,
+    }
+    const config = { mediaType: 'application/vnd.oci.empty.v1+json', ...(await put(Buffer.from('{}'))) }
+    const manifest = {
+      schemaVersion: 2,
+      mediaType: MANIFEST_TYPE,
+      artifactType: type,
+      config,
+      layers: [layer],
+      subject,
+    }
+    const bytes = Buffer.from(JSON.stringify(manifest))
+    const place = `${name}/manifests/sha256:${createHash('sha256').update(bytes).digest('hex')}`
+    const answer = await api(agent, place, { method: 'PUT', headers: { 'content-type': MANIFEST_TYPE }, body: bytes })
+    expect(answer.status, await answer.text()).toBe(201)
   }
 
   it('pushed to one node are pulled from another, by tag and by digest, also when the one that pushed is gone', async () => {
@@ -123,6 +182,52 @@ describe.skipIf(!isInstalled('skopeo') || !isInstalled('docker-registry'))('imag
     })
     expect((await api(c, 'home/moving/manifests/1', { method: 'DELETE' })).status).toBe(202)
     for (const agent of [a, b, c]) await means(agent, 'home/moving', '1', null)
+  })
+
+  it('are listed, searched and shown with what they are, who has them and who signed them', async () => {
+    const signed = image('signed', 70, { 'org.opencontainers.image.title': 'Zebra crossing' })
+    await copy(`oci:${signed.directory}`, at(a, 'home/team/signed:2'))
+    await sign(a, 'home/team/signed', signed.digest, ci)
+    await sign(a, 'home/team/signed', signed.digest, signer())
+    await means(b, 'home/team/signed', '2', signed.digest)
+    await pulls(b, 'home/team/signed:2', signed)
+    const shown = await until(
+      async () => {
+        const found = await c.json<ImageDetail>('image', 'show', 'home/team/signed:2')
+        return found.signatures.length === 2 && found.holders === 2 ? found : undefined
+      },
+      { ...SOON, what: 'c knows both signatures, and that two have it' },
+    )
+    expect(shown).toMatchObject({
+      name: 'home/team/signed:2',
+      network: 'home',
+      digest: signed.digest,
+      platforms: ['linux/amd64'],
+      labels: { 'org.opencontainers.image.title': 'Zebra crossing' },
+      publisher: { name: 'a' },
+      own: false,
+      here: 'none',
+    })
+    expect(shown.signatures.map(({ verified, key }) => [verified, key]).sort()).toEqual([
+      [false, undefined],
+      [true, 'ci.pub'],
+    ])
+    expect(shown.heldBy.map(({ name }) => name).sort()).toEqual(['a', 'b'])
+    const found = await c.json<SearchResult>('search', 'zebra', 'arm')
+    expect(found.images).toEqual([])
+    expect((await c.json<SearchResult>('search', 'zebra', 'amd64')).images).toMatchObject([
+      { name: 'home/team/signed:2' },
+    ])
+    expect(await says(b, 'image', 'ls', 'zebra')).toMatch(/home\/team\/signed:2 .*linux\/amd64.* a .* all .*ci\.pub/)
+    const moves = await c.json<ImageHistory>('image', 'history', 'home/moving:1')
+    expect(moves.moves.map(({ digest, publisher }) => [digest === null, publisher.name])).toEqual([
+      [true, 'c'],
+      [false, 'b'],
+      [false, 'a'],
+    ])
+    expect(await says(b, 'image', 'rm', 'home/team/signed:2')).toMatch(/^Deleted home\/team\/signed:2/)
+    for (const agent of [a, b, c]) await means(agent, 'home/team/signed', '2', null)
+    expect(await says(a, 'oci-conf', 'podman')).toMatch(/location = "127\.0\.0\.1:\d+\/docker\.io"/)
   })
 
   it('that others may not push to, or pull from, are refused by the policy', async () => {
@@ -196,6 +301,5 @@ describe.skipIf(!isInstalled('skopeo') || !isInstalled('docker-registry'))('imag
     })
     await pulls(b, 'closed.example/acme/other:1', other)
     expect(readFileSync(join(a.state, 'state.db')).includes('me:secret')).toBe(false)
-    writeFileSync(lab.path('done'), '')
   })
 })
