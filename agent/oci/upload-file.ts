@@ -2,16 +2,14 @@
  * The file of one upload, hashed as it grows. What it holds survives a restart; the state of the hash does not, and is made again by
  * reading the file when the upload goes on.
  *
- * Bytes are written in large steps, one of them under way while the next is received, and given to the disk as they come, so that the
- * sync at the end finds little to do.
+ * Bytes are written in large steps, one of them under way while the next is received. When they go to the disk is left to the system until
+ * the end: told to begin earlier it took longer for all.
  */
 import { createHash, type Hash } from 'node:crypto'
 import { type FileHandle, open } from 'node:fs/promises'
 
-/** Written at once: large enough that the cost of a call is nothing. */
-const STEP_BYTES = 1024 * 1024
-/** The disk is told to begin this often. */
-const SYNC_BYTES = 32 * 1024 * 1024
+/** Written at once: large enough that the cost of a call is nothing, and small enough for 256 uploads at once. */
+const STEP_BYTES = 2 * 1024 * 1024
 
 export type Hashes = { readonly sha256: Hash; readonly sha512: Hash | undefined }
 
@@ -21,8 +19,6 @@ export class UploadFile {
   readonly #hashes: Hashes
   #sizeBytes: number
   #hashedBytes: number
-  #unsyncedBytes = 0
-  #syncing: Promise<void> | undefined
 
   private constructor(path: string, file: FileHandle, hashes: Hashes, sizeBytes: number) {
     this.path = path
@@ -102,12 +98,10 @@ export class UploadFile {
 
   /** On disk for good when it resolves. */
   async sync(): Promise<void> {
-    await this.#syncing
     await this.#file.datasync()
   }
 
   async close(): Promise<void> {
-    await this.#syncing?.catch(() => {})
     await this.#file.close()
   }
 
@@ -128,13 +122,6 @@ export class UploadFile {
       }
     }
     this.#sizeBytes += bytes
-    this.#unsyncedBytes += bytes
-    if (this.#unsyncedBytes < SYNC_BYTES || this.#syncing !== undefined) return
-    this.#unsyncedBytes = 0
-    this.#syncing = this.#file.datasync().finally(() => {
-      this.#syncing = undefined
-    })
-    this.#syncing.catch(() => {})
   }
 }
 
