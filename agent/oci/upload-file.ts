@@ -7,9 +7,12 @@
  */
 import { createHash, type Hash } from 'node:crypto'
 import { type FileHandle, open } from 'node:fs/promises'
+import { AgentError } from '../error.ts'
 
 /** Written at once: large enough that the cost of a call is nothing, and small enough for 256 uploads at once. */
 const STEP_BYTES = 2 * 1024 * 1024
+/** Who sends a byte at a time makes a buffer of each: below what the system takes in one call. */
+const STEP_CHUNKS_MAX = 512
 
 export type Hashes = { readonly sha256: Hash; readonly sha512: Hash | undefined }
 
@@ -40,7 +43,7 @@ export class UploadFile {
       const { size } = await file.stat()
       if (hashes !== undefined) return new UploadFile(path, file, hashes, size)
       const fresh = { sha256: createHash('sha256'), sha512: withSha512 ? createHash('sha512') : undefined }
-      for await (const chunk of chunksOf(file, signal)) update(fresh, chunk)
+      for await (const chunk of chunksOf(file, size, signal)) update(fresh, chunk)
       return new UploadFile(path, file, fresh, size)
     } catch (error) {
       await file.close()
@@ -88,7 +91,7 @@ export class UploadFile {
         this.#hashedBytes += chunk.byteLength
         step.push(chunk)
         stepBytes += chunk.byteLength
-        if (stepBytes >= STEP_BYTES) await flush()
+        if (stepBytes >= STEP_BYTES || step.length >= STEP_CHUNKS_MAX) await flush()
       }
     } finally {
       await flush()
@@ -109,7 +112,7 @@ export class UploadFile {
   async sha512(signal: AbortSignal): Promise<string> {
     if (this.#hashes.sha512 !== undefined) return this.#hashes.sha512.copy().digest('hex')
     const hash = createHash('sha512')
-    for await (const chunk of chunksOf(this.#file, signal)) hash.update(chunk)
+    for await (const chunk of chunksOf(this.#file, this.#sizeBytes, signal)) hash.update(chunk)
     return hash.digest('hex')
   }
 
@@ -130,12 +133,12 @@ function update({ sha256, sha512 }: Hashes, chunk: Uint8Array): void {
   sha512?.update(chunk)
 }
 
-async function* chunksOf(file: FileHandle, signal: AbortSignal): AsyncGenerator<Uint8Array> {
-  const buffer = Buffer.allocUnsafeSlow(STEP_BYTES)
-  for (let at = 0; ; ) {
+async function* chunksOf(file: FileHandle, sizeBytes: number, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  const buffer = Buffer.allocUnsafeSlow(Math.min(STEP_BYTES, sizeBytes))
+  for (let at = 0; at < sizeBytes; ) {
     signal.throwIfAborted()
-    const { bytesRead } = await file.read(buffer, 0, buffer.byteLength, at)
-    if (bytesRead === 0) return
+    const { bytesRead } = await file.read(buffer, 0, Math.min(buffer.byteLength, sizeBytes - at), at)
+    if (bytesRead === 0) throw new AgentError('corrupt', 'an upload is shorter on disk than it was')
     at += bytesRead
     yield buffer.subarray(0, bytesRead)
   }

@@ -1,6 +1,6 @@
 /** Uploads on the disk: they go on after a restart, take room, and end by themselves. */
 import { randomBytes } from 'node:crypto'
-import { readdirSync, writeFileSync } from 'node:fs'
+import { readdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, it } from 'vitest'
 import { digestOf, Registry } from './registry.ts'
@@ -72,6 +72,20 @@ it('take room like blobs, and give it when others need it and nobody touched the
   registry.now += 2 * HOUR_MS
   expect((await push()).status).toBe(201)
   expect((await registry.ask('GET', left)).status).toBe(404)
+})
+
+it('end with a clear word when the disk is full, and leave nothing on it', async () => {
+  await using registry = await Registry.start()
+  const { headers } = await registry.ask('POST', 'home/uploads/a/blobs/uploads/')
+  const place = String(headers.location)
+  symlinkSync('/dev/full', join(registry.directory, 'blobs', 'uploads', place.split('/').at(-1) ?? ''))
+  const { status, body } = await registry.ask('PATCH', place, { body: randomBytes(MIB) })
+  expect([status, body.toString()]).toEqual([
+    507,
+    expect.stringMatching(/DENIED.*the disk of .* is full: .* Free some space/),
+  ])
+  expect(registry.uploads.stats).toEqual({ open: 0, bytes: 0 })
+  expect(registry.blobs.excessBytes).toBe(-registry.blobs.stats.quotaBytes)
 })
 
 it('of a network that was left are gone', async () => {
