@@ -4,6 +4,7 @@
  *   <directory>/ab/abcd...   a blob; its row in the state database says that it is whole
  *   <directory>/partial/     blobs being fetched, by digest and network; they survive a restart
  *   <directory>/incoming/    blobs being written; removed at start
+ *   <directory>/uploads/     uploads of images, which oci/uploads.ts keeps
  *
  * A blob is whole on disk (written, synced, renamed) before its row is. When room is needed, what was not used for longest goes; what
  * is pinned, open or being fetched stays. Sizes are counted, not measured: the quota is about content, not about file system blocks.
