@@ -229,6 +229,7 @@ async function startNode(
     }),
     ...faults.warnings(),
     ...nix.warnings(),
+    ...oci.warnings(),
   ]
   const api = new NodeApi({
     current,
@@ -311,10 +312,10 @@ async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
       },
       contentOf: closedNetworksOf(content),
       deps: {
-        serve: async (id, scope) => {
+        serve: async (id, scope, images) => {
           await using stack = new AsyncDisposableStack()
           stack.use(await shared.serve(id, scope))
-          stack.use(await oci.serve(id, scope))
+          stack.use(await oci.serve(id, scope, images))
           return stack.move()
         },
         key,

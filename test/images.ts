@@ -5,7 +5,7 @@
 import { createHash, generateKeyPairSync, sign } from 'node:crypto'
 import { once } from 'node:events'
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
-import { createServer, request, type Server, type ServerResponse } from 'node:http'
+import { createServer, type IncomingMessage, request, type Server, type ServerResponse } from 'node:http'
 import { delimiter, join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { gzipSync } from 'node:zlib'
@@ -137,7 +137,7 @@ export class WayToRegistry implements AsyncDisposable {
         return
       }
       const { authorization: _secret, ...headers } = incoming.headers
-      const onward = request(`${target}${incoming.url}`, { method: incoming.method, headers }, async (came) => {
+      const send = async (came: IncomingMessage) => {
         answer.writeHead(came.statusCode ?? 500, came.headers)
         try {
           for await (const chunk of came as AsyncIterable<Buffer>) {
@@ -153,7 +153,12 @@ export class WayToRegistry implements AsyncDisposable {
         } catch {
           answer.destroy()
         }
-      })
+      }
+      const onward = request(
+        `${target}${incoming.url}`,
+        { method: incoming.method, headers },
+        (came) => void send(came),
+      )
       onward.on('error', () => answer.destroy())
       incoming.pipe(onward)
     })

@@ -213,6 +213,27 @@ export class ImageTags implements Disposable {
     return true
   }
 
+  /**
+   * Takes back what this node says of a tag that another one deleted, and a deletion that nobody contradicts any more: neither says anything then. True
+   * when the tag is gone, and this node had said that it is there.
+   */
+  settle(repository: string, tag: string): boolean {
+    const rows = this.#index.tagged(repository, tag, this.#records.now())
+    const own = rows.find(({ publisher }) => this.#isOwn(publisher))
+    const first = this.#first(rows)
+    if (own === undefined || first === undefined || first.digest !== null) return false
+    const isContradicted = rows.some(({ digest }) => digest !== null)
+    const isMoot = own.digest !== null || !isContradicted
+    if (isMoot) this.#records.remove(OCI_TAG_KIND, own.name)
+    return own.digest !== null
+  }
+
+  /** What this node says of tags that are gone. */
+  ownDeletions(): { repository: string; tag: string }[] {
+    const rows = this.#index.ofPublisher(this.#records.publisher, this.#records.now())
+    return rows.flatMap(({ repository, tag, digest }) => (digest === null && tag !== null ? [{ repository, tag }] : []))
+  }
+
   /** Takes back what this node said, so many at most; gives back how many. */
   takeBack(limit: number): number {
     const rows = this.#index.ofPublisher(this.#records.publisher, this.#records.now()).slice(0, limit)

@@ -146,7 +146,7 @@ export class NodeApi implements AgentApi {
         ...blobs.stats,
         hits,
         misses,
-        fetchedBytes: fetcher.fetchedBytes + upstreams.fetchedBytes,
+        fetchedBytes: fetcher.fetchedBytes + upstreams.fetchedBytes + this.#parts.oci.arrivals.fetchedBytes,
         servedBytes: pieces.servedBytes,
       },
       services: [],

@@ -60,7 +60,7 @@ export type ClosedNetworkDeps = {
   providers: MeetingOptions['providers'] | undefined
   presence: PresenceOptions['body']
   /** What else runs among the members of a network, by its id, until it is disposed. */
-  serve: (network: string, scope: NetworkScope) => Promise<AsyncDisposable>
+  serve: (network: string, scope: NetworkScope, images: ImageTags) => Promise<AsyncDisposable>
   /** Told of who may be a member, and of where it says that it can be reached. */
   hear: (peerId: string, addresses: readonly string[]) => void
   log: Logger
@@ -207,7 +207,7 @@ async function startParts(
   const gossip = stack.use(await NetworkGossip.start(key, peers))
   const topic = stack.use(Topic.join(gossip.pubsub, TOPIC, log))
   const replicator = stack.use(await Replicator.start({ records, gossip: topic, peers, members, log }))
-  stack.use(await deps.serve(id, scope))
+  stack.use(await deps.serve(id, scope, images))
   const renewal = await startRenewal(membership, { scope, members }, deps, stack, log)
   const leases = { [ARTIFACT_KIND]: ARTIFACT_LEASE_MS, [OCI_TAG_KIND]: OCI_TAG_LEASE_MS }
   stack.use(Renewer.start({ records, leases, log }))

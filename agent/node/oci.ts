@@ -4,9 +4,12 @@
 import { join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import { type Digest, fileCid } from '../../protocols/artifact/artifact.ts'
+import type { Warning } from '../api/contract.ts'
+import type { ImageTags } from '../catalog/image-tags.ts'
 import type { Config } from '../config/keys.ts'
 import { registryPrefix } from '../config/values.ts'
 import { OPEN_NETWORK_ID, PUBLICATION_PIN, publicationOf } from '../content/publication-key.ts'
+import { reasonOf } from '../error.ts'
 import { callerFault, ownRules } from '../http/caller.ts'
 import type { Log } from '../log.ts'
 import type { NetworkScope } from '../mesh/network-streams.ts'
@@ -17,7 +20,7 @@ import { ImagePlaces } from '../oci/image-places.ts'
 import { imageRepositories } from '../oci/image-repositories.ts'
 import { LocalRepositories } from '../oci/local-repositories.ts'
 import { readManifest } from '../oci/manifests.ts'
-import type { OciDigest } from '../oci/names.ts'
+import { type OciDigest, parsePath, parseTag } from '../oci/names.ts'
 import { type ImageNetwork, NetworkRepositories } from '../oci/network-repositories.ts'
 import { Parts } from '../oci/parts.ts'
 import { authFiles, RegistryAuth } from '../oci/registry-auth.ts'
@@ -69,6 +72,7 @@ export class NodeOci {
   readonly parts: Parts
   readonly #deps: OciDeps
   readonly #uploads: Uploads
+  readonly #inNetworks: NetworkRepositories
   #networks: Networks | undefined
   #registries: readonly RegistryOf[] = []
 
@@ -106,6 +110,7 @@ export class NodeOci {
       freshMs: () => deps.values().registryFreshMs,
       log,
     })
+    this.#inNetworks = networks
     this.repositories = imageRepositories(networks, this.upstreams)
     this.places = new ImagePlaces({
       networkNamed: (name) => this.idOf(name),
@@ -120,6 +125,8 @@ export class NodeOci {
     this.#networks = networks
     const { openNetwork } = networks
     for (const { body } of openNetwork?.images.own() ?? []) openNetwork?.providers.provide(cidText(hex(body.blob)))
+    for (const { membership, images } of networks.closed.list())
+      for (const { repository, tag } of images.ownDeletions()) this.#settle(membership.id, repository, tag)
   }
 
   /** Takes a configuration that was read again. */
@@ -171,8 +178,27 @@ export class NodeOci {
   }
 
   /** Runs among the members of a network. */
-  serve(id: string, scope: NetworkScope): Promise<AsyncDisposable> {
-    return this.arrivals.serve(id, scope)
+  async serve(id: string, scope: NetworkScope, images: ImageTags): Promise<AsyncDisposable> {
+    await using stack = new AsyncDisposableStack()
+    stack.use(await this.arrivals.serve(id, scope))
+    // Not in the middle of what is being said.
+    stack.defer(images.onChange((repository, tag) => void setImmediate(() => this.#settle(id, repository, tag))))
+    return stack.move()
+  }
+
+  /** Registries that are left alone at the moment. */
+  warnings(): Warning[] {
+    return this.registries().flatMap(({ prefix, resting }) =>
+      resting === undefined
+        ? []
+        : [
+            {
+              code: 'registry.resting',
+              message: `the registry ${prefix} is not asked at the moment: ${resting}`,
+              next: 'What it said last is served meanwhile, and it is tried again. Take it out of `registries` if it is gone.',
+            },
+          ],
+    )
   }
 
   /** This node left it. */
@@ -239,6 +265,18 @@ export class NodeOci {
   nameOf(id: string): string {
     if (id === OPEN_NETWORK_ID) return OPEN_NETWORK_NAME
     return this.#deps.entrance.networks.get(id)?.name ?? id
+  }
+
+  /** Never fails: what is not put right now is when something is said of the tag again. */
+  #settle(network: string, repository: string, text: string | undefined): void {
+    const [path, tag] = [parsePath(repository), parseTag(text ?? '')]
+    if (path === undefined || tag === undefined || this.network(network) === undefined) return
+    const name = { space: network, path, text: `${this.nameOf(network)}/${path}` }
+    this.#inNetworks
+      .settle(name, tag)
+      .catch((error: unknown) =>
+        this.#deps.log.warn({ image: name.text, tag, reason: reasonOf(error) }, 'image.unsettled'),
+      )
   }
 
   #closedNetwork(network: ClosedNetwork): ImageNetwork {

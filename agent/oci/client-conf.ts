@@ -6,7 +6,7 @@
 
 /** A registry upstream: what images are called by, and where it is. */
 export type MirroredRegistry = { prefix: string; url: string }
-export type ConfFile = { path: string; lines: string[] }
+type ConfFile = { path: string; lines: string[] }
 
 export type ClientConf = { files: ConfFile[]; next: string }
 

@@ -156,6 +156,12 @@ export class NetworkRepositories implements Repositories {
     return (await this.#init.local.deleteManifest(name, digest)) || named.length > 0
   }
 
+  /** Something was said of a tag: what another node deleted is kept no longer for it. */
+  async settle(name: RepositoryName, tag: Tag): Promise<void> {
+    const network = this.#init.networkOf(name.space)
+    if (network?.tags.settle(calledIn(network, name), tag)) await this.#init.local.deleteTag(name, tag)
+  }
+
   async deleteBlob(name: RepositoryName, digest: OciDigest): Promise<boolean> {
     return await this.#init.local.deleteBlob(name, digest)
   }

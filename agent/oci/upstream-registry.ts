@@ -151,7 +151,7 @@ export class UpstreamRegistry {
     signal: AbortSignal,
   ): Promise<Tag[] | undefined> {
     const query = new URLSearchParams({ n: String(n), ...(last !== undefined && { last }) })
-    const answer = await this.#ask(path, { path: `tags/list?${query}`, signal })
+    const answer = await this.#ask(path, { path: `tags/list?${query.toString()}`, signal })
     if (answer === undefined) return undefined
     const { tags } = jsonOf(await wholeOf(answer.response, LIST_BYTES_MAX)) as { tags?: unknown }
     return (Array.isArray(tags) ? tags : []).flatMap((tag) => (typeof tag === 'string' ? (parseTag(tag) ?? []) : []))

@@ -20,7 +20,7 @@ const MEDIA_TYPE_PATTERN = /^[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]{0,126}\/[a-zA-Z0-9]
 /** `linux/arm64/v8`; `unknown/unknown` is what builders call an attestation. */
 const PLATFORM_PATTERN = /^[a-z0-9._-]{1,32}\/[a-z0-9._-]{1,32}(?:\/[a-z0-9._-]{1,32})?$/
 /** Manifests are held in memory; the specification asks for at least this. */
-export const OCI_MANIFEST_BYTES_MAX = 4 * 1024 * 1024
+const OCI_MANIFEST_BYTES_MAX = 4 * 1024 * 1024
 /** An image for more platforms shows the first of them. */
 export const PLATFORMS_MAX = 32
 /** What does not fit of an image's labels is left out, the last keys first. */

@@ -208,11 +208,10 @@ describe.skipIf(!isInstalled('skopeo') || !isInstalled('docker-registry'))('imag
       own: false,
       here: 'none',
     })
-    expect(shown.signatures.map(({ verified, key }) => [verified, key]).sort()).toEqual([
-      [false, undefined],
-      [true, 'ci.pub'],
-    ])
-    expect(shown.heldBy.map(({ name }) => name).sort()).toEqual(['a', 'b'])
+    expect(new Set(shown.signatures.map(({ verified, key }) => `${verified} ${key}`))).toEqual(
+      new Set(['false undefined', 'true ci.pub']),
+    )
+    expect(new Set(shown.heldBy.map(({ name }) => name))).toEqual(new Set(['a', 'b']))
     const found = await c.json<SearchResult>('search', 'zebra', 'arm')
     expect(found.images).toEqual([])
     expect((await c.json<SearchResult>('search', 'zebra', 'amd64')).images).toMatchObject([

@@ -2,7 +2,7 @@
 import type { ImageApi } from '../../../agent/api/image-api.ts'
 import type { ImageView } from '../../../agent/api/image-contract.ts'
 
-export const image: ImageView = {
+const image: ImageView = {
   name: 'home/team/app:1',
   network: 'home',
   repository: 'team/app',
@@ -28,7 +28,7 @@ export const image: ImageView = {
   here: 'part',
 }
 
-export const upstreamImage: ImageView = {
+const upstreamImage: ImageView = {
   ...image,
   name: 'docker.io/library/app:1',
   repository: 'docker.io/library/app',

@@ -136,6 +136,22 @@ describe('in a closed network', () => {
     expect(party.means('app', '1')).toEqual([one.digest, one.digest])
   })
 
+  it('a deletion that nobody contradicts any more is taken back, and so is what it contradicts', () => {
+    using party = new Party(2)
+    party.at(0).move('app', '1', manifest('one'))
+    party.meet()
+    party.at(1).remove('app', '1')
+    party.meet()
+    expect(party.at(1).settle('app', '1')).toBe(false)
+    expect(party.at(1).ownDeletions()).toEqual([{ repository: 'app', tag: '1' }])
+    expect(party.at(0).settle('app', '1')).toBe(true)
+    party.meet()
+    expect(party.at(1).settle('app', '1')).toBe(false)
+    expect(party.at(1).ownDeletions()).toEqual([])
+    party.meet()
+    expect(party.means('app', '1')).toEqual([undefined, undefined])
+  })
+
   it('who may not push says nothing that counts, from the moment that the policy says so', () => {
     using party = new Party(3)
     const [one, two] = [manifest('one'), manifest('two')]

@@ -90,7 +90,7 @@ describe('referrers of a registry', () => {
     const good = { mediaType: OCI_MANIFEST, digest: `sha256:${'0'.repeat(64)}`, size: 1, artifactType: 'application/x' }
     const answer = { manifests: [good, { ...good, digest: 'sha256:x' }, { ...good, size: -1 }, 7] }
     expect(referrersIn(Buffer.from(JSON.stringify(answer)))).toEqual([good])
-    fc.assert(fc.property(fc.uint8Array(), (bytes) => void expect(Array.isArray(referrersIn(bytes))).toBe(true)))
+    fc.assert(fc.property(fc.uint8Array(), (bytes) => Array.isArray(referrersIn(bytes))))
     expect(referrersIn(undefined)).toEqual([])
   })
 })

@@ -116,7 +116,7 @@ describe('tokens', () => {
       scope: 'e',
     })
     expect(parseChallenge('')).toEqual({ scheme: '' })
-    fc.assert(fc.property(fc.string(), (text) => void expect(parseChallenge(text).scheme).toMatch(/^[a-z]*$/)))
+    fc.assert(fc.property(fc.string(), (text) => /^[a-z]*$/.test(parseChallenge(text).scheme)))
   })
 })
 
