@@ -9,10 +9,12 @@ import { createHash, type Hash } from 'node:crypto'
 import { type FileHandle, open } from 'node:fs/promises'
 import { AgentError } from '../error.ts'
 
-/** Written at once: large enough that the cost of a call is nothing, and small enough for 256 uploads at once. */
-const STEP_BYTES = 2 * 1024 * 1024
+/** From so much on it is written: the cost of a call is nothing then, and the memory of the last call is still warm. */
+const STEP_BYTES = 1024 * 1024
+/** Received and not written. On a busy machine the thread that writes waits for its turn, and the sender need not wait for it each time. */
+const WAITING_BYTES_MAX = 4 * 1024 * 1024
 /** Who sends a byte at a time makes a buffer of each: below what the system takes in one call. */
-const STEP_CHUNKS_MAX = 512
+const WAITING_CHUNKS_MAX = 512
 
 export type Hashes = { readonly sha256: Hash; readonly sha512: Hash | undefined }
 
@@ -72,31 +74,42 @@ export class UploadFile {
    * @throws what the sender, the disk or `onBytes` throw
    */
   async append(chunks: AsyncIterable<Uint8Array>, onBytes: (bytes: number) => void): Promise<void> {
-    let step: Uint8Array[] = []
-    let stepBytes = 0
-    let writing: Promise<void> = Promise.resolve()
-    const flush = async () => {
-      await writing
-      if (stepBytes === 0) return
-      writing = this.#write(step, stepBytes)
-      // Heard below, and in the meantime no stray rejection.
-      writing.catch(() => {})
-      step = []
-      stepBytes = 0
+    let waiting: Uint8Array[] = []
+    let waitingBytes = 0
+    let writing: Promise<void> | undefined
+    let failure: unknown
+    const drain = async () => {
+      while (waitingBytes > 0) {
+        const [step, bytes] = [waiting, waitingBytes]
+        waiting = []
+        waitingBytes = 0
+        await this.#write(step, bytes)
+      }
     }
+    const begin = () =>
+      drain()
+        .catch((error: unknown) => {
+          failure = error
+        })
+        .finally(() => {
+          writing = undefined
+        })
     try {
       for await (const chunk of chunks) {
         onBytes(chunk.byteLength)
         update(this.#hashes, chunk)
         this.#hashedBytes += chunk.byteLength
-        step.push(chunk)
-        stepBytes += chunk.byteLength
-        if (stepBytes >= STEP_BYTES || step.length >= STEP_CHUNKS_MAX) await flush()
+        waiting.push(chunk)
+        waitingBytes += chunk.byteLength
+        if (waitingBytes >= STEP_BYTES || waiting.length >= WAITING_CHUNKS_MAX) writing ??= begin()
+        if (waitingBytes >= WAITING_BYTES_MAX || waiting.length >= WAITING_CHUNKS_MAX) await writing
+        if (failure !== undefined) break
       }
     } finally {
-      await flush()
       await writing
+      if (failure === undefined) await drain()
     }
+    if (failure !== undefined) throw failure as Error
   }
 
   /** On disk for good when it resolves. */
