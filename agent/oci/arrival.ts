@@ -13,6 +13,8 @@ const UNREAD_MS_MAX = 30_000
 const CHUNK_BYTES = 256 * 1024
 /** A reader waits for so much, or the end: each part costs a turn of the event loop, and what arrives from a network comes in crumbs. */
 const PART_BYTES_MIN = 128 * 1024
+/** What came last is in memory, too: readers that keep up, as all do but those who come late, need no file for it. */
+const RECENT_BYTES_MAX = 2 * 1024 * 1024
 const readAt = promisify(read)
 
 export type ArrivalInit = { digest: Digest; sizeBytes: number; stopping: AbortSignal; unreadMs?: number }
@@ -34,6 +36,9 @@ export class Arrival {
   readonly #unreadMs: number
   /** Readers who wait, and how far it has to be for them. */
   readonly #waiting = new Map<() => void, number>()
+  /** Chunks as they came, one after the other, the last of which ends at #writtenBytes. */
+  readonly #recent: Uint8Array[] = []
+  #recentBytes = 0
   #file: number | undefined
   #writtenBytes = 0
   #isWhole = false
@@ -75,9 +80,12 @@ export class Arrival {
     this.#begun.resolve(undefined)
   }
 
-  /** So many bytes are in the file. */
-  wrote(bytes: number): void {
+  /** A chunk, which nobody changes any more, is in the file; with it so many bytes. */
+  wrote(chunk: Uint8Array, bytes: number): void {
     this.#writtenBytes = bytes
+    this.#recent.push(chunk)
+    this.#recentBytes += chunk.byteLength
+    while (this.#recentBytes > RECENT_BYTES_MAX) this.#recentBytes -= this.#recent.shift()?.byteLength ?? 0
     for (const [wake, wanted] of this.#waiting) if (bytes >= wanted) wake()
   }
 
@@ -118,16 +126,36 @@ export class Arrival {
     try {
       for (let at = offset; at < end; ) {
         const until = Math.min(await this.#readable(at, end, signal), end)
-        const chunk = Buffer.allocUnsafeSlow(Math.min(CHUNK_BYTES, until - at))
-        if (this.#file === undefined) throw this.#failure ?? new AgentError('failed', 'it is not there any more')
-        const { bytesRead } = await readAt(this.#file, chunk, 0, chunk.byteLength, at)
-        if (bytesRead === 0) throw new AgentError('corrupt', 'a blob that arrives is shorter on disk than it was')
-        at += bytesRead
-        yield bytesRead === chunk.byteLength ? chunk : chunk.subarray(0, bytesRead)
+        const count = Math.min(CHUNK_BYTES, until - at)
+        const chunk = this.#remembered(at, count) ?? (await this.#readFile(at, count))
+        at += chunk.byteLength
+        yield chunk
       }
     } finally {
       signal.removeEventListener('abort', tell)
     }
+  }
+
+  /** Undefined when it came too long ago. */
+  #remembered(at: number, count: number): Uint8Array | undefined {
+    let start = this.#writtenBytes - this.#recentBytes
+    if (at < start) return undefined
+    const parts: Uint8Array[] = []
+    for (const chunk of this.#recent) {
+      const part = chunk.subarray(Math.max(0, at - start), Math.max(0, at + count - start))
+      if (part.byteLength > 0) parts.push(part)
+      start += chunk.byteLength
+      if (start >= at + count) break
+    }
+    return parts.length === 1 ? parts[0] : Buffer.concat(parts)
+  }
+
+  async #readFile(at: number, count: number): Promise<Uint8Array> {
+    if (this.#file === undefined) throw this.#failure ?? new AgentError('failed', 'it is not there any more')
+    const chunk = Buffer.allocUnsafeSlow(count)
+    const { bytesRead } = await readAt(this.#file, chunk, 0, count, at)
+    if (bytesRead === 0) throw new AgentError('corrupt', 'a blob that arrives is shorter on disk than it was')
+    return bytesRead === count ? chunk : chunk.subarray(0, bytesRead)
   }
 
   /** How far it can be read, once that is well beyond `at`, or as far as anybody may read now. */

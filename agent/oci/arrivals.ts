@@ -189,7 +189,7 @@ export class Arrivals implements AsyncDisposable {
           at += chunk.byteLength
           if (at > sizeBytes) throw new AgentError('corrupt', `more than the ${sizeBytes} bytes that it should have`)
           yield chunk
-          arrival.wrote(at)
+          arrival.wrote(chunk, at)
         }
         if (at < sizeBytes) throw new AgentError('failed', 'it ended early')
       } catch (error) {
