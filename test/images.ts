@@ -4,9 +4,9 @@
  */
 import { createHash, generateKeyPairSync, sign } from 'node:crypto'
 import { once } from 'node:events'
-import { copyFileSync, existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { createServer, type IncomingMessage, request, type Server, type ServerResponse } from 'node:http'
-import { basename, delimiter, join } from 'node:path'
+import { delimiter, join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { gzipSync } from 'node:zlib'
 import { type Outcome, run } from './agents.ts'
@@ -85,49 +85,6 @@ export async function copy(from: string, to: string, ...flags: string[]): Promis
     to,
   )
   if (code !== 0) throw new Error(`skopeo copy ${from} ${to}: ${stderr}${stdout}`)
-}
-
-/** podman with images and settings of its own, below a directory: one for each machine that a test plays. */
-export class Podman {
-  readonly #directory: string
-  readonly #env: Record<string, string>
-
-  constructor(directory: string) {
-    mkdirSync(directory, { recursive: true })
-    this.#directory = directory
-    const file = (name: string, text: string) => {
-      writeFileSync(join(directory, name), text)
-      return join(directory, name)
-    }
-    const engine = '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\n'
-    const limits = '[containers]\ndefault_ulimits = ["nofile=4096:4096", "nproc=1024:1024"]\n'
-    this.#env = {
-      CONTAINERS_CONF: file('containers.conf', `${limits}${engine}`),
-      CONTAINERS_STORAGE_CONF: file(
-        'storage.conf',
-        `[storage]\ndriver = "vfs"\nrunroot = "${directory}/run"\ngraphroot = "${directory}/graph"\n`,
-      ),
-      CONTAINERS_REGISTRIES_CONF: file('registries.conf', 'unqualified-search-registries = []\n'),
-    }
-  }
-
-  /** Throws when it fails. */
-  async run(...args: string[]): Promise<string> {
-    const { code, stdout, stderr } = await run('podman', args, this.#env)
-    if (code !== 0) throw new Error(`podman ${args.join(' ')}: ${stderr}${stdout}`)
-    return stdout.trim()
-  }
-
-  /** Makes an image of one program that needs no other, and returns its id. */
-  async make(program: string, name: string): Promise<void> {
-    const root = join(this.#directory, 'root')
-    mkdirSync(join(root, 'bin'), { recursive: true })
-    copyFileSync(program, join(root, 'bin', basename(program)))
-    const archive = `${root}.tar`
-    const { code, stderr } = await run('tar', ['-C', root, '-cf', archive, '.'])
-    if (code !== 0) throw new Error(`tar: ${stderr}`)
-    await this.run('import', archive, name)
-  }
 }
 
 /** `docker://127.0.0.1:7478/home/app:1` of an agent's URL. */

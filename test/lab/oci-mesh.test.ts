@@ -3,7 +3,7 @@
  * in one network do for all of it.
  */
 import { createHash } from 'node:crypto'
-import { existsSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { SearchResult } from '../../agent/api/contract.ts'
@@ -19,7 +19,6 @@ import {
   isInstalled,
   type LocalImage,
   MANIFEST_TYPE,
-  Podman,
   signer,
   skopeo,
   WayToRegistry,
@@ -28,8 +27,6 @@ import {
 import { pattern } from '../protocols/pieces/pattern.ts'
 
 const MIB = 2 ** 20
-/** Linked with nothing. */
-const BUSYBOX = '/bin/busybox'
 const SOON = { ms: 30_000, everyMs: 50 }
 /** Long enough that no test asks twice by itself. */
 const FRESH = '1h'
@@ -166,28 +163,6 @@ describe.skipIf(!isInstalled('skopeo') || !isInstalled('docker-registry'))('imag
     } finally {
       a.signal('SIGCONT')
     }
-  })
-
-  it.skipIf(!isInstalled('podman') || !existsSync(BUSYBOX))('pushed by podman on one node run on another', async () => {
-    const [here, there] = [new Podman(lab.path('podman-a')), new Podman(lab.path('podman-b'))]
-    const [from, to] = [at(a, 'home/tools/busybox:1'), at(b, 'home/tools/busybox:1')].map((one) =>
-      one.replace('docker://', ''),
-    )
-    await here.make(BUSYBOX, from ?? '')
-    await here.run('push', '--tls-verify=false', from ?? '')
-    await means(b, 'home/tools/busybox', '1', await digestAt(a, 'home/tools/busybox', '1'))
-    const said = await there.run(
-      'run',
-      '--rm',
-      '--tls-verify=false',
-      '--network',
-      'none',
-      to ?? '',
-      '/bin/busybox',
-      'echo',
-      'hello',
-    )
-    expect(said).toMatch(/hello$/)
   })
 
   it('have tags that move everywhere within seconds, whoever moves them, and are deleted for all', async () => {
