@@ -69,7 +69,7 @@ export class UploadFile {
 
   /**
    * Appends what comes, until its end or a failure; what came before a failure of the sender stays. `onBytes` hears of each chunk before it
-   * is taken, and may refuse it.
+   * is taken, and may refuse it. The chunks are nobody else's, nor their memory.
    *
    * @throws what the sender, the disk or `onBytes` throw
    */
@@ -84,6 +84,7 @@ export class UploadFile {
         waiting = []
         waitingBytes = 0
         await this.#write(step, bytes)
+        giveBack(step)
       }
     }
     const begin = () =>
@@ -138,6 +139,17 @@ export class UploadFile {
       }
     }
     this.#sizeBytes += bytes
+  }
+}
+
+/**
+ * Frees the memory of chunks now. Left to the garbage collector, of whom each chunk makes another demand, it cost more than the hash, and on a
+ * busy machine three times as long as all the rest.
+ */
+function giveBack(chunks: readonly Uint8Array[]): void {
+  for (const { buffer, byteLength } of chunks) {
+    // Of a chunk in a pool others have the rest.
+    if (buffer instanceof ArrayBuffer && buffer.byteLength === byteLength) buffer.transfer(0)
   }
 }
 

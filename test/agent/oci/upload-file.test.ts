@@ -17,8 +17,9 @@ const fresh = () => join(directory, String(files++))
 
 const sha256 = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex')
 const sha512 = (bytes: Uint8Array) => createHash('sha512').update(bytes).digest('hex')
+/** Copies: whoever appends them has their memory, too. */
 async function* chunksOf(chunks: readonly Uint8Array[], then?: Error) {
-  yield* chunks
+  for (const chunk of chunks) yield chunk.slice()
   if (then) throw then
 }
 
