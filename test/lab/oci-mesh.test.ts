@@ -7,7 +7,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { SearchResult } from '../../agent/api/contract.ts'
-import type { ImageDetail, ImageHistory } from '../../agent/api/image-contract.ts'
+import type { ImageDetail, ImageHistory, ImageList } from '../../agent/api/image-contract.ts'
 import type { PolicyView } from '../../agent/api/membership-contract.ts'
 import { DockerRegistry } from '../../bench/docker-registry.ts'
 import { parsePolicy } from '../../protocols/membership/policy-text.ts'
@@ -300,5 +300,23 @@ describe.skipIf(!isInstalled('skopeo') || !isInstalled('docker-registry'))('imag
     })
     await pulls(b, 'closed.example/acme/other:1', other)
     expect(readFileSync(join(a.state, 'state.db')).includes('me:secret')).toBe(false)
+  })
+
+  it('in the open network are each publisher’s own, and found by everybody under his key', async () => {
+    const one = await lab.start({ name: 'one' })
+    const two = await lab.start({ name: 'two', bootstrap: [await one.address()] })
+    for (const agent of [one, two]) urls.set(agent, (await agent.status()).http ?? '')
+    const [theirs, ours] = [image('theirs', 80), image('ours', 90)]
+    await copy(`oci:${theirs.directory}`, at(one, 'open/app:1'))
+    await copy(`oci:${ours.directory}`, at(two, 'open/app:1'))
+    const found = await until(
+      async () => (await two.json<ImageList>('image', 'ls', 'app')).images.find(({ own }) => !own),
+      { ...SOON, what: 'two knows the image of one' },
+    )
+    expect(found.name).toMatch(/^open\/k51[0-9a-z]{59}\/app:1$/)
+    await pulls(two, found.name, theirs)
+    await pulls(two, 'open/app:1', ours)
+    const refused = await skopeo('copy', '--dest-tls-verify=false', `oci:${ours.directory}`, at(two, found.name))
+    expect([refused.code === 0, refused.stderr]).toEqual([false, expect.stringContaining('another node')])
   })
 })
