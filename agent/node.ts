@@ -3,51 +3,46 @@
  * that fails half-way undoes just what had started.
  */
 import { arch, cpus, platform, totalmem } from 'node:os'
-import { multiaddr } from '@multiformats/multiaddr'
 import type { CID } from 'multiformats/cid'
 import type { Logger } from 'pino'
+import type { Digest } from '../protocols/artifact/artifact.ts'
 import { ApiServer } from './api/server.ts'
-import { Catalogs } from './catalog/catalogs.ts'
-import type { Records } from './catalog/records.ts'
 import { changedKeys, type LoadedConfig } from './config/config.ts'
 import type { Fault } from './content/content.ts'
-import { OPEN_NETWORK_ID } from './content/publication-key.ts'
 import { AgentError, reasonOf } from './error.ts'
 import { FreedMemory } from './freed-memory.ts'
-import { loadOrMakeNodeKey, type NodeKey } from './identity/node-key.ts'
+import { loadOrMakeNodeKey } from './identity/node-key.ts'
 import { type Log, makeLog } from './log.ts'
 import { Host } from './mesh/host.ts'
 import { Keeper } from './mesh/keeper.ts'
 import { NetworkStreams } from './mesh/network-streams.ts'
 import { PeerBook } from './mesh/peer-book.ts'
-import type { Providers } from './mesh/providers.ts'
 import { Relays } from './mesh/relays.ts'
-import type { SharedFetches } from './nix/shared-fetches.ts'
 import { CacheKey } from './nix/signing.ts'
-import type { PathsScope } from './nix/store-paths.ts'
-import type { Substituter } from './nix/substituter.ts'
 import type { TrustedKeys } from './nix/trust.ts'
 import type { Upstreams } from './nix/upstreams.ts'
 import { NodeApi } from './node/api.ts'
 import { NodeNamesApi } from './node/api-names.ts'
-import { ClosedNetworks } from './node/closed-networks.ts'
-import { type Content, closedNetworksOf, forgetContent, startContent } from './node/content.ts'
+import { type Content, startContent } from './node/content.ts'
 import { NodeDiscovery } from './node/discovery.ts'
-import { Entrance, OPEN_NETWORK_NAME } from './node/entrance.ts'
+import { Entrance } from './node/entrance.ts'
 import { Joining } from './node/joining.ts'
 import { LIARS_SHOWN_MAX, lieWarnings } from './node/lie-warnings.ts'
 import { NodeNames } from './node/names.ts'
 import { networkWarnings } from './node/network-warnings.ts'
+import { type Later, sourcesOf, startNetworks } from './node/networks.ts'
 import { startNix, startShared } from './node/nix.ts'
-import { OpenNetwork } from './node/open-network.ts'
+import { NodeOci } from './node/oci.ts'
 import { Places } from './node/places.ts'
 import { roomWarnings } from './node/room-warnings.ts'
 import { NodeRouting } from './node/routing.ts'
 import { filtersOf, Sharing } from './node/sharing.ts'
 import { PeerFaults, warningsOf } from './node/warnings.ts'
 import { startWaysIn } from './node/ways-in.ts'
+import { Holders } from './oci/holders.ts'
+import { readKeys, Signatures } from './oci/signatures.ts'
 import { Notifier } from './service/notify.ts'
-import { type Database, dropHistory, openDatabase } from './state/database.ts'
+import { openDatabase } from './state/database.ts'
 import { StateDirectory } from './state/directory.ts'
 import { diskError, freeBytesOf } from './state/disk.ts'
 import { VERSION } from './version.ts'
@@ -141,29 +136,62 @@ async function startNode(
   const relays = stack.use(new Relays({ host, carries: values.relay, log }))
 
   const faults = new PeerFaults()
-  const mayFetch = (peerId: string, network: string) => entrance.mayFetch(peerId, network)
+  const isFetcher = (peerId: string, network: string) => entrance.mayFetch(peerId, network)
+  const mayFetch = (peerId: string, network: string, digest: Digest) =>
+    later.oci?.mayGive(peerId, network, digest) ?? isFetcher(peerId, network)
   const mayAsk = (peerId: string, network: string) => entrance.mayAsk(peerId, network)
   const about = (digest: string) => later.substituter?.pathOf(digest) ?? `blob ${digest}`
   const onFault = ({ peerId, digest, reason }: Fault) => faults.add({ peerId, about: about(digest), reason })
   const { quotaBytes, uploadRateBytes } = values
   const lanes = { port: values.lanePort, listen, hostOf: (peerId: string) => host.hostOf(peerId) }
   const access = { self: host.peerId, mayFetch, mayAsk }
-  const sharing = new Sharing({ db, cacheKey, privatePaths: values.privatePaths, mayFetch, log }, stack)
+  const sharing = new Sharing({ db, cacheKey, privatePaths: values.privatePaths, mayFetch: isFetcher, log }, stack)
   const content = await startContent(
     { state, db, sharing, quotaBytes, uploadRateBytes, streams: host, key, ...access, lanes, onFault, log },
     stack,
   )
   const { blobs, published, passThrough } = content
+  const current = { config }
   const shared = startShared({ content, self: host.peerId, mayFetch, log }, stack)
   const routing = stack.use(new NodeRouting({ host, gate, audit: entrance.audit, config: values, log }))
+  const oci = NodeOci.start(
+    {
+      values: () => current.config.values,
+      state,
+      db,
+      content,
+      shared,
+      entrance,
+      self: host.peerId,
+      connected: () => host.connected(),
+      log,
+    },
+    stack,
+  )
+  later.oci = oci
   const { openNetwork, catalogs, closed } = await startNetworks(
-    { routing, shared, db, key, host, streams, relays, entrance, content, later, presence: presenceBody(name), log },
+    {
+      routing,
+      shared,
+      db,
+      key,
+      host,
+      streams,
+      relays,
+      entrance,
+      content,
+      oci,
+      later,
+      presence: presenceBody(name),
+      log,
+    },
     stack,
   )
   later.closed = closed
   await routing.configure(values)
   const names = stack.use(new NodeNames({ db, routing, config: values, self: host.peerId, log }))
   const discovery = new NodeDiscovery({ routing, names, log })
+  oci.connect({ openNetwork, closed })
 
   const sources = (cid: CID, network: string, signal: AbortSignal) =>
     sourcesOf(cid, network, { catalogs, closed, providers: openNetwork?.providers, self: host.peerId }, signal)
@@ -186,6 +214,7 @@ async function startNode(
       faults,
       isShared,
       beside: discovery,
+      register: (app) => oci.register(app, isShared),
       log,
     },
     stack,
@@ -234,8 +263,8 @@ async function startNode(
     ...sharing.warnings(),
     ...routing.warnings(),
     ...names.warnings(),
+    ...oci.warnings(),
   ]
-  const current = { config }
   const api = new NodeApi({
     current,
     host,
@@ -254,6 +283,9 @@ async function startNode(
     substituter,
     upstreams: nix.upstreams,
     signersIn: nix.signersIn,
+    oci,
+    holders: stack.use(new Holders(host, log)),
+    signatures: new Signatures(readKeys(values.imageKeys), oci.repositories, log),
     httpUrl: http?.url,
     sources,
     warnings,
@@ -265,114 +297,8 @@ async function startNode(
   stack.use(await ApiServer.start({ socket: values.socket, mode, api, log, explain }))
 
   return {
-    reload: () => reload(current, { keeper, trust, routing, upstreams: nix.upstreams, content, log }),
+    reload: () => reload(current, { keeper, trust, routing, upstreams: nix.upstreams, oci, content, log }),
     summary: () => `${host.connected().length} peers, ${catalogs.count().known} artifacts known`,
-  }
-}
-
-/** A holder that the DHT has not named by then does not help whoever waits. */
-const PROVIDERS_MS_MAX = 5_000
-
-/** Parts that are made after those that ask for them. */
-type Later = { closed?: ClosedNetworks; keeper?: Keeper; substituter?: Substituter }
-
-type NetworksDeps = {
-  routing: NodeRouting
-  shared: SharedFetches
-  db: Database
-  key: NodeKey
-  host: Host
-  streams: NetworkStreams
-  relays: Relays
-  entrance: Entrance
-  content: Content
-  later: Later
-  presence: ReturnType<typeof presenceBody>
-  log: Logger
-}
-
-async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
-  const { routing, shared, db, key, host, streams, relays, entrance, content, later, presence, log } = deps
-  const { networks, gate, issuer, directory } = entrance
-  const publishing = { pins: content.blobs, paths: content.published }
-  const serve = (id: string, scope: PathsScope, records: Records) => content.sharing.serve(id, scope, records)
-  const catalogs = new Catalogs()
-  const openNetwork = entrance.isOpen
-    ? stack.use(await OpenNetwork.start({ db, key, host, publishing, presence, serve, log }))
-    : undefined
-  if (openNetwork !== undefined) catalogs.add(OPEN_NETWORK_NAME, openNetwork.artifacts)
-  const hear = (peerId: string, addresses: readonly string[]) =>
-    later.keeper?.hear(
-      peerId,
-      addresses.map((address) => multiaddr(address)),
-    )
-  const providers = openNetwork?.providers
-  const closed = stack.use(
-    await ClosedNetworks.start({
-      networks,
-      catalogs,
-      forget: async (id) => {
-        await forgetContent(id, content)
-        dropHistory(db)
-      },
-      contentOf: closedNetworksOf(content),
-      deps: {
-        serve: async (id, scope, records) => {
-          const stack = new AsyncDisposableStack()
-          stack.use(await shared.serve(id, scope))
-          stack.use(await serve(id, scope, records))
-          return stack
-        },
-        route: (parts) => routing.route(parts),
-        key,
-        host,
-        streams,
-        relays,
-        gate,
-        issuer,
-        directory,
-        publishing,
-        providers,
-        presence,
-        hear,
-        log,
-      },
-      log,
-    }),
-  )
-  return { openNetwork, catalogs, closed }
-}
-
-type SourcesDeps = {
-  catalogs: Pick<Catalogs, 'holders'>
-  closed: Pick<ClosedNetworks, 'get'>
-  providers: Pick<Providers, 'find'> | undefined
-  self: string
-}
-
-/**
- * Who may have an artifact: its publishers in the network, then whoever the DHT knows, or the members that are connected. Nobody outside a
- * closed network is asked for what is in it.
- */
-async function* sourcesOf(
-  cid: CID,
-  network: string,
-  { catalogs, closed, providers, self }: SourcesDeps,
-  signal: AbortSignal,
-): AsyncGenerator<string> {
-  const seen = new Set([self])
-  const near = [...catalogs.holders(cid.toString(), network), ...(closed.get(network)?.connected() ?? [])]
-  for (const peerId of near) {
-    if (seen.has(peerId)) continue
-    seen.add(peerId)
-    yield peerId
-  }
-  if (network !== OPEN_NETWORK_ID || providers === undefined) return
-  const limited = AbortSignal.any([signal, AbortSignal.timeout(PROVIDERS_MS_MAX)])
-  try {
-    for await (const peerId of providers.find(cid.toString(), limited)) if (!seen.has(peerId)) yield peerId
-  } catch (error) {
-    if (signal.aborted || !limited.aborted) throw error
   }
 }
 
@@ -386,6 +312,7 @@ type Reloadable = {
   trust: TrustedKeys
   upstreams: Upstreams
   routing: NodeRouting
+  oci: NodeOci
   content: Pick<Content, 'blobs' | 'uploads' | 'sharing'>
   log: Logger
 }
@@ -393,7 +320,7 @@ type Reloadable = {
 /** Takes over what a running agent can, says what it cannot, and keeps what it has when the new configuration is not sound. */
 function reload(
   current: { config: LoadedConfig },
-  { keeper, trust, routing, upstreams, content, log }: Reloadable,
+  { keeper, trust, routing, upstreams, oci, content, log }: Reloadable,
 ): void {
   let next: LoadedConfig
   try {
@@ -414,6 +341,8 @@ function reload(
     content.sharing.configure(next.values.privatePaths)
   log.level = next.values.logLevel
   const { reloaded, restart } = changedKeys(current.config, next)
+  const areOthers = String(next.values.registries) !== String(current.config.values.registries)
   current.config = next
+  if (areOthers) oci.configure()
   log.info({ changed: [...reloaded, ...restart], needRestart: restart }, 'config.reloaded')
 }

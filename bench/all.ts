@@ -14,9 +14,14 @@ const NAMES = [
   'realise',
   'store-filter',
   'memory',
+
   'transfer',
   'forward',
+
   'swarm',
+
+  'oci',
+  'image-crowd',
   'hello',
   'propagation',
   'idle',

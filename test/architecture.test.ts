@@ -26,7 +26,8 @@ const ARROWS: Record<string, readonly string[]> = {
   membership: ['catalog', 'identity', 'mesh', 'state'],
   content: ['mesh', 'state'],
   artifacts: ['catalog', 'content'],
-  nix: ['catalog', 'content', 'identity', 'state'],
+  nix: ['catalog', 'content', 'http', 'identity', 'state'],
+  oci: ['catalog', 'content', 'http', 'identity', 'state'],
   discovery: [],
   routing: ['catalog', 'identity', 'mesh', 'state'],
 }

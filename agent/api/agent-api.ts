@@ -22,6 +22,7 @@ import type {
   TrustedKeyView,
   UploadRequest,
 } from './contract.ts'
+import type { ImageApi } from './image-api.ts'
 import type { MembershipApi } from './membership-api.ts'
 import type { NamesApi } from './names-api.ts'
 import type { RoomApi } from './room-api.ts'
@@ -43,6 +44,7 @@ export interface AgentApi {
   readonly sharing: ShareApi
   readonly names: NamesApi
   readonly routing: ServiceApi
+  readonly images: ImageApi
 
   status(): Awaitable<Status>
   peers(): Awaitable<PeerView[]>
@@ -55,7 +57,7 @@ export interface AgentApi {
   unpublish(ref: string, network?: string): Awaitable<ArtifactView>
 
   /** Everything, newest first, when there are no words. */
-  search(words: string, limit: number, network?: string): Awaitable<SearchResult>
+  search(words: string, limit: number, network?: string, signal?: AbortSignal): Awaitable<SearchResult>
   artifact(ref: string, network?: string): Awaitable<ArtifactDetail>
   /** Brings all of an artifact to this node. `onProgress` may be called as often as is handy: the server thins it out. */
   fetch(

@@ -6,6 +6,7 @@
  * Text that peers wrote (names, descriptions) is passed on as it came: whoever prints it removes control characters.
  */
 
+import type { ImageView } from './image-contract.ts'
 import type { NetworkView } from './membership-contract.ts'
 import type { InstanceView, ServiceView } from './service-contract.ts'
 
@@ -113,7 +114,14 @@ export type ArtifactView = {
 }
 
 /** Best first. */
-export type SearchResult = { artifacts: ArtifactView[] /** There were more than the limit. */; truncated: boolean }
+export type SearchResult = {
+  artifacts: ArtifactView[]
+  /** There were more than the limit. */
+  truncated: boolean
+  /** As many again. Not said by older agents. */
+  images?: ImageView[]
+  imagesTruncated?: boolean
+}
 
 export type ArtifactDetail = ArtifactView & {
   /** Nodes known to publish the same content. */

@@ -4,6 +4,7 @@
  */
 import { z } from 'zod'
 import { AgentError } from '../error.ts'
+import { imageRoutes } from './image-routes.ts'
 import { membershipRoutes } from './membership-routes.ts'
 import { namesRoutes } from './names-routes.ts'
 import { roomRoutes } from './room-routes.ts'
@@ -78,12 +79,12 @@ export const routes: readonly Route[] = [
   route({
     method: 'GET',
     path: 'search',
-    summary: 'Find artifacts by words; all of them, newest first, without words',
+    summary: 'Find artifacts and images by words; all of them, newest first, without words',
     takes: 'query',
     input: schemas.searchRequest,
     answers: 'json',
     reply: schemas.searchResult,
-    handle: (api, { input }) => api.search(input.q, input.limit, input.network),
+    handle: (api, { input, signal }) => api.search(input.q, input.limit, input.network, signal),
   }),
   route({
     method: 'GET',
@@ -185,5 +186,6 @@ export const routes: readonly Route[] = [
   ...shareRoutes,
   ...serviceRoutes,
   ...namesRoutes,
+  ...imageRoutes,
   ...membershipRoutes,
 ]

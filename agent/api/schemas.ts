@@ -22,6 +22,7 @@ import type {
   UploadRequest,
   Warning,
 } from './contract.ts'
+import { image } from './image-schemas.ts'
 import { networkView } from './membership-schemas.ts'
 import { instance, service } from './service-schemas.ts'
 
@@ -143,7 +144,12 @@ export const artifactDetail: z.ZodType<ArtifactDetail> = z.object({
   signerTrusted: z.boolean().exactOptional(),
   refused: z.string().exactOptional(),
 })
-export const searchResult: z.ZodType<SearchResult> = z.object({ artifacts: z.array(artifact), truncated: z.boolean() })
+export const searchResult: z.ZodType<SearchResult> = z.object({
+  artifacts: z.array(artifact),
+  truncated: z.boolean(),
+  images: z.array(image).exactOptional(),
+  imagesTruncated: z.boolean().exactOptional(),
+})
 export const publishResult: z.ZodType<PublishResult> = z.object({ artifact, announcedTo: count })
 
 const fetchResult: z.ZodType<FetchResult> = z.object({

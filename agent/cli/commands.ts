@@ -9,11 +9,13 @@ import { addDoctor } from './doctor.ts'
 import { addConnections, addForward, addTrace } from './forward.ts'
 import { addGc } from './gc.ts'
 import { addGet } from './get.ts'
+import { addImage } from './image.ts'
 import { addInvite } from './invite.ts'
 import { addJoin } from './join.ts'
 import { addMember } from './member.ts'
 import { addNetwork } from './network.ts'
 import { addNixConf } from './nix-conf.ts'
+import { addOciConf } from './oci-conf.ts'
 import { addPeers, addPing } from './peers.ts'
 import { addPin, addPins, addUnpin } from './pin.ts'
 import { addPolicy } from './policy.ts'
@@ -44,6 +46,7 @@ export const commands: readonly AddCommand[] = [
   addForward,
   addConnections,
   addTrace,
+  addImage,
   addNetwork,
   addInvite,
   addJoin,
@@ -54,6 +57,7 @@ export const commands: readonly AddCommand[] = [
   addNames,
   addDnsConf,
   addNixConf,
+  addOciConf,
   addConfig,
   addDoctor,
   addCompletion,

@@ -132,7 +132,7 @@ function addExplain(line: CommandLine, parent: Command): void {
       usage: 'explain <from> <to> <verb...>',
       summary: 'whether a member may do something at another, and why',
       details:
-        'Answers with the grant, or with what is missing; ends with 0 when it is allowed, 4 when not. Verbs: content:fetch, content:publish, content:sign, relay:use, api:read, api:admin, service:connect NAME, service:offer NAME.',
+        'Answers with the grant, or with what is missing; ends with 0 when it is allowed, 4 when not. Verbs: content:fetch, content:publish, content:sign, relay:use, api:read, api:admin, service:connect NAME, service:offer NAME, image:pull REPOSITORY, image:push REPOSITORY, image:private REPOSITORY (or PREFIX/*).',
       examples: [
         ['policy explain web1 db1 content:fetch', 'members by name or peer id'],
         ['policy explain web1 db1 service:connect pg', 'a service by its name'],

@@ -2,6 +2,7 @@
 import type { ArtifactDetail, ArtifactView, FetchedArtifact, SearchResult } from '../api/contract.ts'
 import { printable } from '../printable.ts'
 import { type CommandLine, IN_NETWORK } from './command-line.ts'
+import { imageTable } from './image.ts'
 import { count, showShortDuration, showSize } from './measures.ts'
 import { fields, table } from './table.ts'
 import type { Terminal } from './terminal.ts'
@@ -14,7 +15,7 @@ export function addSearch(line: CommandLine): void {
   const command = line
     .command({
       usage: 'search [words...]',
-      summary: 'find what is shared, by name, description, kind or publisher',
+      summary: 'find what is shared, by name, description, kind or publisher: artifacts and images',
       details:
         'All words must be found; the last may be the beginning of one. Without words: everything, newest first.',
       examples: [
@@ -30,11 +31,15 @@ export function addSearch(line: CommandLine): void {
     const q = words.join(' ')
     const result = await client.get<SearchResult>('search', { q, limit, network })
     if (isJson) return terminal.json(result)
-    if (result.artifacts.length === 0) return terminal.print(...nothingFound(q))
-    terminal.print(...artifactTable(result.artifacts, terminal, Date.now()))
-    if (result.truncated) terminal.note(`There are more: --limit ${Number(limit) * 2} shows some of them.`)
-    if (terminal.isInteractive) {
-      const name = printable(result.artifacts[0]?.name ?? '')
+    const { artifacts, images = [] } = result
+    if (artifacts.length + images.length === 0) return terminal.print(...nothingFound(q))
+    if (artifacts.length > 0) terminal.print(...artifactTable(artifacts, terminal, Date.now()))
+    if (artifacts.length > 0 && images.length > 0) terminal.print('')
+    if (images.length > 0) terminal.print(...imageTable(images, terminal, Date.now()))
+    if (result.truncated || result.imagesTruncated === true)
+      terminal.note(`There are more: --limit ${Number(limit) * 2} shows some of them.`)
+    if (terminal.isInteractive && artifacts.length > 0) {
+      const name = printable(artifacts[0]?.name ?? '')
       terminal.note('', `Details: agent show ${name}    Fetch: agent get ${name} --to DIR`)
     }
   })

@@ -14,6 +14,7 @@ import {
   boolean,
   dialAddress,
   dns,
+  duration,
   type HttpAddress,
   http,
   integer,
@@ -28,6 +29,7 @@ import {
   proxy,
   publicKey,
   rate,
+  registry,
   size,
   text,
   upstream,
@@ -74,6 +76,14 @@ export type Config = {
   /** Services that this node offers, and ports that lead to services: as service-values.ts reads them. */
   services: string[]
   forwards: string[]
+  /** URLs of registries of images that are asked for what nobody in a network has, with their prefix and network as parameters. */
+  registries: string[]
+  /** For so long an answer of one of them about a tag holds. */
+  registryFreshMs: number
+  /** File of credentials for them, auth.json; undefined for where podman and docker keep it. */
+  registryAuthFile: string | undefined
+  /** Files with public keys (PEM) that signatures of images are checked by. */
+  imageKeys: string[]
   logLevel: LogLevel
 }
 
@@ -99,6 +109,9 @@ const QUOTA_BYTES_MIN = 2 ** 20
 const SIGNATURES_MAX = 8
 /** Below this a piece of 256 KiB takes so long that askers give up. */
 const UPLOAD_RATE_BYTES_MIN = 2 ** 16
+/** Asked all the time; and an answer that nobody would take for today's. */
+const FRESH_MS_MIN = 0
+const FRESH_MS_MAX = 365 * 24 * 3_600_000
 /** Of a name in a presence record; it is a column in tables. */
 const NAME_LENGTH_MAX = 63
 const NAME_PATTERN = /^[0-9A-Za-z][0-9A-Za-z._-]{0,62}$/
@@ -293,6 +306,34 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       reloads: true,
       help: 'port of this machine that leads to a service: web.NETWORK=127.0.0.1:8000',
     } satisfies Key<'forwards'>,
+    registries: {
+      field: 'registries',
+      kind: list(registry),
+      byDefault: () => [],
+      reloads: true,
+      help: 'registry of images to mirror; ?prefix=NAME is what its images are called by here, ?network=NAME shares them there',
+    } satisfies Key<'registries'>,
+    registry_fresh: {
+      field: 'registryFreshMs',
+      kind: duration(FRESH_MS_MIN, FRESH_MS_MAX),
+      byDefault: () => '5m',
+      reloads: true,
+      help: 'for so long the answer of a registry about a tag holds',
+    } satisfies Key<'registryFreshMs'>,
+    registry_auth: {
+      field: 'registryAuthFile',
+      kind: optionalPath,
+      byDefault: () => 'off',
+      reloads: false,
+      help: 'auth.json with credentials for registries; off: where podman and docker keep theirs',
+    } satisfies Key<'registryAuthFile'>,
+    image_keys: {
+      field: 'imageKeys',
+      kind: list(path),
+      byDefault: () => [],
+      reloads: false,
+      help: 'file with a public key (PEM, as cosign makes them) that signatures of images are checked by',
+    } satisfies Key<'imageKeys'>,
     log_level: {
       field: 'logLevel',
       kind: oneOf(LOG_LEVELS),
@@ -311,6 +352,8 @@ const LISTS = new Set<keyof Config>([
   'privatePaths',
   'services',
   'forwards',
+  'registries',
+  'imageKeys',
 ])
 
 /** What the command line needs to make a flag of each key. */

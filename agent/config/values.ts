@@ -34,6 +34,13 @@ const UNITS = new Map([
   ['gib', 2 ** 30],
   ['tib', 2 ** 40],
 ])
+/** The longest first. */
+const DURATION_MS = new Map([
+  ['d', 24 * 3_600_000],
+  ['h', 3_600_000],
+  ['m', 60_000],
+  ['s', 1_000],
+])
 const LISTEN_PATTERN = /^\/(ip4|ip6)\/([^/]+)\/tcp\/(\d+)$/
 const DIAL_PATTERN = /^\/(ip4|ip6|dns|dns4|dns6)\/([^/]+)\/tcp\/(\d+)(\/p2p\/[1-9A-HJ-NP-Za-km-z]+)?$/
 const BASE64_KEY_LENGTH = 44
@@ -237,6 +244,51 @@ export const upstream: Kind<string> = {
     return raw as string
   },
   show: (value) => value,
+}
+
+/**
+ * A registry of images; `?prefix=NAME` is what its repositories begin with here, and `?network=NAME` says in which network what comes from it is shared.
+ */
+export const registry: Kind<string> = {
+  read(raw) {
+    const url = URL.canParse(String(raw)) ? new URL(String(raw)) : undefined
+    const isHttp = url?.protocol === 'http:' || url?.protocol === 'https:'
+    if (!isHttp || url.hash !== '') throw new Error(`must be the URL of a registry, https://..., not ${quoted(raw)}`)
+    if (url.username !== '' || url.password !== '')
+      throw new Error('must have no password in its URL: log in with `podman login`')
+    const other = [...url.searchParams.keys()].find((name) => name !== 'network' && name !== 'prefix')
+    if (other !== undefined)
+      throw new Error(`may have ?prefix=NAME and ?network=NAME, and nothing like ${quoted(other)}`)
+    if (!/^[a-z0-9]+(?:[._-]+[a-z0-9]+)*$/.test(registryPrefix(url)))
+      throw new Error(`must have a prefix like docker.io, not ${quoted(registryPrefix(url))}`)
+    return raw as string
+  },
+  show: (value) => value,
+}
+
+/** What repositories of a registry begin with: the name of its host, unless the configuration has another. */
+export function registryPrefix(url: URL): string {
+  return url.searchParams.get('prefix') ?? url.host.replace(/:/g, '-').replace(/[[\]]/g, '')
+}
+
+/** A time like `90s`, `5m`, `1h`, `2d`, in milliseconds. */
+export function duration(minMs: number, maxMs: number): Kind<number> {
+  return {
+    read(raw) {
+      const [, digits, unit = ''] = /^\s*(\d+)\s*([smhd])\s*$/i.exec(String(raw)) ?? []
+      const ms = Number(digits) * (DURATION_MS.get(unit.toLowerCase()) ?? Number.NaN)
+      if (Number.isSafeInteger(ms) && ms >= minMs && ms <= maxMs) return ms
+      throw new Error(
+        `must be a time from ${showDuration(minMs)} to ${showDuration(maxMs)}, like 5m, not ${quoted(raw)}`,
+      )
+    },
+    show: showDuration,
+  }
+}
+
+function showDuration(ms: number): string {
+  for (const [unit, unitMs] of DURATION_MS) if (ms >= unitMs && ms % unitMs === 0) return `${ms / unitMs}${unit}`
+  return `${ms / 1_000}s`
 }
 
 /** In TOML a list; elsewhere one value, or several with commas or spaces between. */

@@ -27,12 +27,17 @@ export class BlobFile implements BlobSource {
       signal.throwIfAborted()
       const chunk = Buffer.allocUnsafeSlow(Math.min(PIECE_BYTES, offset + length - at))
       const { bytesRead } = await this.#file.read(chunk, 0, chunk.byteLength, at)
-      if (bytesRead === 0) {
-        this.reportCorrupt()
-        throw new AgentError('corrupt', 'a blob is shorter on disk than it was')
-      }
+      if (bytesRead === 0) throw this.#tooShort()
       at += bytesRead
       yield bytesRead === chunk.byteLength ? chunk : chunk.subarray(0, bytesRead)
+    }
+  }
+
+  async readInto(buffer: Uint8Array, offset: number): Promise<void> {
+    for (let at = 0; at < buffer.byteLength; ) {
+      const { bytesRead } = await this.#file.read(buffer, at, buffer.byteLength - at, offset + at)
+      if (bytesRead === 0) throw this.#tooShort()
+      at += bytesRead
     }
   }
 
@@ -45,5 +50,10 @@ export class BlobFile implements BlobSource {
     this.#closed = true
     await this.#file.close()
     this.#owner.onClose()
+  }
+
+  #tooShort(): AgentError {
+    this.reportCorrupt()
+    return new AgentError('corrupt', 'a blob is shorter on disk than it was')
   }
 }

@@ -10,7 +10,7 @@ import { type Database, migrate, transaction } from '../state/database.ts'
 import { BlobNotes } from './blob-notes.ts'
 import { BlobProgress } from './blob-progress.ts'
 import { TEMPORARY_PIN } from './content.ts'
-import { networkOfPin, OPEN_NETWORK_ID, PUBLICATION_PIN } from './publication-key.ts'
+import { networkOfPin, OPEN_NETWORK_ID } from './publication-key.ts'
 
 const SCHEMA = [
   `
@@ -135,14 +135,14 @@ export class BlobIndex {
 
   /** Every network that something here is of. */
   networks(): Set<string> {
-    const published = this.pinReasons(PUBLICATION_PIN).flatMap((reason) => networkOfPin(reason) ?? [])
+    const published = this.pinReasons('').flatMap((reason) => networkOfPin(reason) ?? [])
     return new Set([...published, ...networksIn(this.#sql.networks.all())])
   }
 
   /** Takes away a network's reasons to keep blobs and to give them out; gives back the rows that it drops: nothing needs those now. */
   forgetNetwork(network: string): BlobRow[] {
     return transaction(this.#db, () => {
-      const reasons = this.pinReasons(PUBLICATION_PIN).filter((reason) => networkOfPin(reason) === network)
+      const reasons = this.pinReasons('').filter((reason) => networkOfPin(reason) === network)
       const published = reasons.flatMap((reason) => this.#sql.unpinAll.all(reason))
       return this.#dropUnneeded(digestsOf([...published, ...this.#sql.dropFetchedIn.all(network)]))
     })

@@ -4,6 +4,7 @@
  *   <directory>/ab/abcd...   a blob; its row in the state database says that it is whole
  *   <directory>/partial/     blobs being fetched, by digest and network; they survive a restart
  *   <directory>/incoming/    blobs being written; removed at start
+ *   <directory>/uploads/     uploads of images, which oci/uploads.ts keeps
  *
  * A blob is whole on disk (written, synced, renamed) before its row is. When room is needed, what was not used for longest goes; what
  * is pinned, open or being fetched stays. Sizes are counted, not measured: the quota is about content, not about file system blocks.
@@ -156,10 +157,10 @@ export class Blobs implements BlobStore {
     let file: FileHandle | undefined
     try {
       file = await open(path, 'wx', 0o600)
+      options.onFile?.(path)
       for await (const chunk of chunks) {
         signal.throwIfAborted()
-        this.makeRoom(chunk.byteLength, hasher.sizeBytes + chunk.byteLength)
-        this.#writingBytes += chunk.byteLength
+        this.takeRoom(chunk.byteLength, hasher.sizeBytes + chunk.byteLength)
         hasher.update(chunk)
         await writeAll(file, chunk)
       }
@@ -175,7 +176,7 @@ export class Blobs implements BlobStore {
       rmSync(path, { force: true })
       throw diskError(cause, this.#directory)
     } finally {
-      this.#writingBytes -= hasher.sizeBytes
+      this.giveRoom(hasher.sizeBytes)
       await file?.close()
     }
   }
@@ -276,6 +277,21 @@ export class Blobs implements BlobStore {
     const leaving = this.#toFree(excess)
     if (leaving === undefined) throw this.#noRoom(blobBytes)
     for (const one of leaving) this.evict(one)
+  }
+
+  /**
+   * Takes room for bytes that become a blob, or a part of one, once they are all here; until `giveRoom`.
+   *
+   * @throws {AgentError} `limit` as makeRoom
+   */
+  takeRoom(bytes: number, blobBytes: number): void {
+    this.makeRoom(bytes, blobBytes)
+    this.#writingBytes += bytes
+  }
+
+  /** They are a blob now, or gone. Less than nothing counts what an earlier process took room for. */
+  giveRoom(bytes: number): void {
+    this.#writingBytes -= bytes
   }
 
   /**

@@ -15,6 +15,8 @@ export type BlobSource = {
    * ArrayBuffer to itself is the reader's own, who may give its memory back.
    */
   read(offset: number, length: number, signal: AbortSignal): AsyncIterable<Uint8Array>
+  /** Fills the buffer with the bytes from `offset`, for those who read much and can use it again; not every source can. */
+  readInto?(buffer: Uint8Array, offset: number): Promise<void>
   /** Gives back what the source holds open. Idempotent. */
   close?(): Promise<void>
   /** Told when the bytes read were not those of the digest; the holder drops the blob, and logs what was lost. */
@@ -56,6 +58,8 @@ export type WriteOptions = {
   pin?: string
   /** The network, by its id in hex, in which it may be given out: all of it came from its peers, or a member pushed it for them. */
   network?: string
+  /** Told the file that the chunks are written to, once it is there: who opens it now can read what was written, also when it is moved. */
+  onFile?: (path: string) => void
 }
 
 /** The blob directory. */

@@ -40,8 +40,8 @@ export type PieceServerInit = {
   streams: ServerStreams
   holdings: BlobHolder
   lists: PieceLists
-  /** Whether a peer may be given what this node gives out in a network, named by its id in hex. */
-  mayFetch(peerId: string, network: string): boolean
+  /** Whether a peer may be given a blob, if this node gives that out in a network, named by its id in hex. */
+  mayFetch(peerId: string, network: string, digest: Digest): boolean
   /** What is here of a blob that is being fetched for the network. */
   arriving?: (digest: Digest, network: string) => PartSource | undefined
   /** A peer that may be given what there is in the network asked about a blob. */
@@ -120,7 +120,7 @@ export class PieceServer implements AsyncDisposable {
 
   /** Takes as long for what is not here. */
   #mayGet(peerId: string, digest: Digest, network: string): 'whole' | 'part' | undefined {
-    if (!this.#init.mayFetch(peerId, network)) return undefined
+    if (!this.#init.mayFetch(peerId, network, digest)) return undefined
     return new Set(this.#init.holdings.networksOf(digest)).has(network) ? 'whole' : 'part'
   }
 

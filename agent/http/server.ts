@@ -7,7 +7,7 @@
  */
 import type { Server } from 'node:http'
 import type { Socket } from 'node:net'
-import fastify, { type FastifyInstance } from 'fastify'
+import fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
 import { SCHEMALESS } from '../schemaless.ts'
@@ -61,6 +61,9 @@ export class HttpServer implements AsyncDisposable {
       routerOptions: { maxParamLength: PARAMETER_LENGTH_MAX },
       keepAliveTimeout: KEEP_ALIVE_MS,
       forceCloseConnections: 'idle',
+      // In words, as all that is refused here: what the framework says otherwise is in a JSON of its own.
+      frameworkErrors: (error, _request, reply) =>
+        void (reply as unknown as FastifyReply).code(400).type('text/plain').send(`${error.message}\n`),
       http: { headersTimeout: HEADERS_MS_MAX, connectionsCheckingInterval: LATE_EVERY_MS },
     })
     app.server.maxConnections = CONNECTIONS_MAX

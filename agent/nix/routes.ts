@@ -8,6 +8,7 @@ import { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { BlobSource } from '../content/content.ts'
 import { reasonOf } from '../error.ts'
+import { rangeOf } from '../http/ranges.ts'
 import type { Log } from '../log.ts'
 import { hashPartOf } from './closures.ts'
 import { listNar } from './listing.ts'
@@ -190,23 +191,4 @@ function hangUpOf(reply: FastifyReply): AbortSignal {
   const hangUp = new AbortController()
   reply.raw.once('close', () => hangUp.abort())
   return hangUp.signal
-}
-
-/** One range, as RFC 9110 section 14 has it; undefined for none, and for what a server may ignore: several, or other units. */
-export function rangeOf(
-  header: string | undefined,
-  sizeBytes: number,
-): { offset: number; length: number } | 'unsatisfiable' | undefined {
-  const match = /^bytes=(\d*)-(\d*)$/.exec(header ?? '')
-  const [, from = '', to = ''] = match ?? []
-  if (!match || (from === '' && to === '')) return undefined
-  if (from === '') {
-    const length = Math.min(Number(to), sizeBytes)
-    return length === 0 ? 'unsatisfiable' : { offset: sizeBytes - length, length }
-  }
-  const offset = Number(from)
-  if (to !== '' && Number(to) < offset) return undefined
-  if (offset >= sizeBytes) return 'unsatisfiable'
-  const end = to === '' ? sizeBytes : Math.min(Number(to) + 1, sizeBytes)
-  return { offset, length: end - offset }
 }

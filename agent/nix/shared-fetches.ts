@@ -25,6 +25,9 @@ import type { Log } from '../log.ts'
 const ASKED_MAX = 16
 /** A member that is well answers in a round trip; one that is busy, in the middle of a build, takes longer than it would take to dial. */
 const CLAIM_MS = 1_500
+/** Of what is large a second copy costs more than waiting for a member that is busy: this much longer for each byte, up to the last. */
+const CLAIM_BYTES_PER_MS = 10_000
+const CLAIM_MS_MAX = 5_000
 /** So often in a row a member may be silent; then, or when it did not keep what it said, it is not asked for a while. */
 const SILENT_MAX = 3
 const SHUNNED_MS = 30_000
@@ -58,12 +61,17 @@ export type SharedFetchesInit = {
   self: string
   /** Whether this node has the blob, and gives it in this network. */
   gives: (digest: Digest, network: string) => boolean
-  /** Whether the peer may fetch anything of this node. */
-  mayFetch: (peerId: string, network: string) => boolean
+  /** Whether the peer may fetch this of this node. */
+  mayFetch: (peerId: string, network: string, digest: Digest) => boolean
   fetcher: Pick<BlobFetcher, 'fetch'>
   log: Log
   claimMs?: number
 }
+
+/** Who is to be asked for a blob, and whether he has all of it; or nobody, and then others are told that it comes until this is disposed. */
+export type Claim = { readonly peerId: string | undefined; readonly isHere: boolean } & Disposable
+
+type Claimant = { peerId: string; isHere: boolean }
 
 /** A fetch of this node; `free` holds those who answered that it is theirs to do. */
 type Own = { isClaiming: boolean; free: Set<string>; ended: Promise<void>; end: () => void }
@@ -122,7 +130,7 @@ export class SharedFetches implements AsyncDisposable {
           return await fetch()
         }
         this.#own.delete(key)
-        if (await this.#take(digest, sizeBytes, network, scope, other, signal)) return
+        if (await this.#take(digest, sizeBytes, network, scope, other.peerId, signal)) return
       } finally {
         this.#own.delete(key)
         own.end()
@@ -132,14 +140,50 @@ export class SharedFetches implements AsyncDisposable {
     await fetch()
   }
 
+  /** For who can take a blob from another member while it arrives there. There is one claim of a blob for a network at a time. */
+  async claim(digest: Digest, sizeBytes: number, network: string, signal: AbortSignal): Promise<Claim> {
+    const scope = this.#scopes.get(network)
+    const nothing = { peerId: undefined, isHere: false }
+    if (scope === undefined) return { ...nothing, [Symbol.dispose]: () => undefined }
+    const key = `${network} ${digest}`
+    const own = ownFetch()
+    const release = () => {
+      if (this.#own.get(key) === own) this.#own.delete(key)
+      own.end()
+    }
+    this.#own.set(key, own)
+    try {
+      const patienceMs = Math.min(CLAIM_MS_MAX, CLAIM_MS + Math.ceil(sizeBytes / CLAIM_BYTES_PER_MS))
+      const other = this.#claimant(key) ?? (await this.#claim(digest, scope, own, signal, patienceMs))
+      own.isClaiming = false
+      if (other === undefined) return { ...nothing, [Symbol.dispose]: release }
+      release()
+      return { ...other, [Symbol.dispose]: () => undefined }
+    } catch (error) {
+      release()
+      throw error
+    }
+  }
+
+  /** A member did not keep what it said. */
+  distrust(peerId: string): void {
+    this.#shun(peerId)
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stopping.abort(new AgentError('cancelled', 'the agent is stopping'))
   }
 
   /** Who has it, or fetches it; undefined when it is this node's to fetch. */
-  async #claim(digest: Digest, scope: SharedScope, own: Own, signal: AbortSignal): Promise<string | undefined> {
+  async #claim(
+    digest: Digest,
+    scope: SharedScope,
+    own: Own,
+    signal: AbortSignal,
+    patienceMs = CLAIM_MS,
+  ): Promise<Claimant | undefined> {
     const members = scope.connected().filter((peerId) => !this.#isShunned(peerId))
-    const limited = AbortSignal.any([signal, AbortSignal.timeout(this.#init.claimMs ?? CLAIM_MS)])
+    const limited = AbortSignal.any([signal, AbortSignal.timeout(this.#init.claimMs ?? patienceMs)])
     const coming: string[] = []
     const ask = async (peerId: string): Promise<string> => {
       const asked = this.#ask(peerId, scope, { ask: 'claim', digest: Buffer.from(digest, 'hex') }, limited)
@@ -157,7 +201,9 @@ export class SharedFetches implements AsyncDisposable {
     const holder = await Promise.any(members.slice(0, ASKED_MAX).map(ask)).catch(() => undefined)
     signal.throwIfAborted()
     // Of those who claim it at the same time, all wait for the one that all give way to.
-    return holder ?? coming.sort((one, other) => (isBefore(digest, one, other) ? -1 : 1))[0]
+    if (holder !== undefined) return { peerId: holder, isHere: true }
+    const [first] = coming.sort((one, other) => (isBefore(digest, one, other) ? -1 : 1))
+    return first === undefined ? undefined : { peerId: first, isHere: false }
   }
 
   /** Gets it from a member, when that has it. False when that came to nothing. */
@@ -215,7 +261,7 @@ export class SharedFetches implements AsyncDisposable {
   async #stateFor({ ask, digest: bytes }: UpstreamRequest, peerId: string, network: string): Promise<UpstreamState> {
     const digest = Buffer.from(bytes).toString('hex')
     const { gives, mayFetch, self } = this.#init
-    if (!mayFetch(peerId, network)) return 'free'
+    if (!mayFetch(peerId, network, digest)) return 'free'
     if (gives(digest, network)) return 'here'
     const key = `${network} ${digest}`
     const own = this.#own.get(key)
@@ -236,10 +282,11 @@ export class SharedFetches implements AsyncDisposable {
   }
 
   /** Who said a moment ago that it is about to fetch this, and was told to. */
-  #claimant(key: string): string | undefined {
+  #claimant(key: string): Claimant | undefined {
     const claim = this.#claimedBy.get(key)
     this.#claimedBy.delete(key)
-    return claim && claim.untilMs > performance.now() && !this.#isShunned(claim.peerId) ? claim.peerId : undefined
+    const isGood = claim !== undefined && claim.untilMs > performance.now() && !this.#isShunned(claim.peerId)
+    return isGood ? { peerId: claim.peerId, isHere: false } : undefined
   }
 
   #noteSilence(peerId: string): void {

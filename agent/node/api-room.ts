@@ -19,7 +19,7 @@ import { cidIn, partsOf, readManifest } from '../artifacts/bring.ts'
 import { TEMPORARY_PIN } from '../content/content.ts'
 import { collectGarbage } from '../content/gc.ts'
 import type { PinnedArtifact } from '../content/pins.ts'
-import { OPEN_NETWORK_ID, PUBLICATION_PIN, publicationOf } from '../content/publication-key.ts'
+import { imageOfPin, OPEN_NETWORK_ID, PUBLICATION_PIN, publicationOf } from '../content/publication-key.ts'
 import { AgentError } from '../error.ts'
 import type { Log } from '../log.ts'
 import { type BringingDeps, bring } from './bringing.ts'
@@ -217,6 +217,8 @@ export class NodeRoom implements RoomApi {
       if (reason.startsWith(PUBLICATION_PIN)) return this.#publishedAs(reason.slice(PUBLICATION_PIN.length))
       const pinned = pins.pinnedFor(reason)
       if (pinned) return { why: 'pinned', name: pinned.name, network: this.#networkName(pinned.network) }
+      const image = imageOfPin(reason)
+      if (image) return { why: 'published', name: image.repository, network: this.#networkName(image.space) }
       return { why: reason.startsWith(UPLOAD_PIN) ? 'uploaded' : 'in use' }
     })
     const partial = index.partial(digest)?.network
@@ -243,6 +245,8 @@ export class NodeRoom implements RoomApi {
       if (reason.startsWith(PUBLICATION_PIN)) return publicationOf(reason.slice(PUBLICATION_PIN.length)).name
       const pinned = pins.pinnedFor(reason)
       if (pinned) return pinned.name
+      const image = imageOfPin(reason)
+      if (image) return image.repository
     }
     return null
   }

@@ -7,7 +7,6 @@ import type { AgentApi, BlobReader } from '../api/agent-api.ts'
 import type {
   ArtifactDetail,
   ArtifactView,
-  Check,
   ConfigView,
   DoctorResult,
   FetchResult,
@@ -42,12 +41,14 @@ import type { Substituter } from '../nix/substituter.ts'
 import type { TrustedKeys } from '../nix/trust.ts'
 import type { Upstreams } from '../nix/upstreams.ts'
 import { VERSION } from '../version.ts'
+import { NodeImages, type NodeImagesDeps } from './api-images.ts'
 import { NodeMembership } from './api-membership.ts'
 import { NodeRoom } from './api-room.ts'
 import { NodeServices } from './api-routing.ts'
 import { bring } from './bringing.ts'
 import type { ClosedNetworks } from './closed-networks.ts'
 import type { Content } from './content.ts'
+import { doctorOf } from './doctor.ts'
 import { type Entrance, OPEN_NETWORK_NAME } from './entrance.ts'
 import type { Joining } from './joining.ts'
 import type { OpenNetwork } from './open-network.ts'
@@ -59,7 +60,9 @@ const PING_MS_MAX = 10_000
 /** What Nix asks for when nothing else is configured; the agent's cache stands before it. */
 const NEGATIVE_TTL_LINE = 'narinfo-cache-negative-ttl = 0'
 
-export type Parts = {
+const NEVER = new AbortController().signal
+
+export type Parts = Pick<NodeImagesDeps, 'oci' | 'holders' | 'signatures'> & {
   /** Replaced by a reload. */
   current: { readonly config: LoadedConfig }
   host: Host
@@ -95,6 +98,7 @@ export class NodeApi implements AgentApi {
   readonly sharing: NodeShare
   readonly routing: NodeServices
   readonly names: NamesApi
+  readonly images: NodeImages
   readonly #parts: Parts
   readonly #places: Places
 
@@ -113,6 +117,13 @@ export class NodeApi implements AgentApi {
       self: parts.host.peerId,
       nameOf: (network) => network && parts.entrance.networks.find(network).name,
       ping: (peerId, signal) => parts.host.ping(peerId, signal),
+    })
+    this.images = new NodeImages({
+      ...parts,
+      self: parts.host.peerId,
+      networks: (named) => this.#networkIds(named),
+      connected: (id) => (id === OPEN_NETWORK_ID ? parts.host.connected() : (parts.closed.get(id)?.connected() ?? [])),
+      nameOf: (peerId) => (peerId === parts.host.peerId ? parts.current.config.values.name : this.#nameOf(peerId)),
     })
     const { networks, issuer, invitations, audit, gate } = parts.entrance
     const { closed, joining, host, current } = parts
@@ -153,7 +164,7 @@ export class NodeApi implements AgentApi {
         ...blobs.stats,
         hits,
         misses,
-        fetchedBytes: fetcher.fetchedBytes + upstreams.fetchedBytes,
+        fetchedBytes: fetcher.fetchedBytes + upstreams.fetchedBytes + this.#parts.oci.arrivals.fetchedBytes,
         servedBytes: pieces.servedBytes,
         lanes: {
           port: laneServer?.port ?? null,
@@ -231,9 +242,11 @@ export class NodeApi implements AgentApi {
     return this.#view(withdrawn as Artifact)
   }
 
-  search(words: string, limit: number, network?: string): SearchResult {
+  async search(words: string, limit: number, network?: string, signal = NEVER): Promise<SearchResult> {
     const { artifacts, truncated } = this.#parts.catalogs.search(words, limit, this.#places.idOf(network))
-    return { artifacts: artifacts.map((one) => this.#view(one)), truncated }
+    const found = await this.images.list(words, limit, network, signal)
+    const views = artifacts.map((one) => this.#view(one))
+    return { artifacts: views, truncated, images: found.images, imagesTruncated: found.truncated }
   }
 
   async artifact(ref: string, network?: string): Promise<ArtifactDetail> {
@@ -322,22 +335,8 @@ export class NodeApi implements AgentApi {
   }
 
   async doctor(): Promise<DoctorResult> {
-    const { keeper, content } = this.#parts
-    const warnings = this.#parts
-      .warnings()
-      .map(({ code, message, next }): Check => ({ name: code.split('.')[0] ?? code, state: 'warning', message, next }))
-    const peerCount = keeper.peers().length
-    const checks: Check[] = [
-      { name: 'peers', state: peerCount > 0 ? 'ok' : 'warning', message: `${peerCount} connected` },
-      {
-        name: 'nix',
-        state: 'ok',
-        message: content.store.isInstalled
-          ? 'the Nix store can be read'
-          : 'no Nix store on this machine; files and folders work',
-      },
-    ]
-    return { checks: [...checks, ...warnings] }
+    const { keeper, content, warnings } = this.#parts
+    return doctorOf({ warnings: warnings(), peerCount: keeper.peers().length, hasNix: content.store.isInstalled })
   }
 
   /** Makes an artifact under a temporary pin, publishes it, and lets the pin go whatever happens. */
@@ -354,6 +353,15 @@ export class NodeApi implements AgentApi {
     } finally {
       blobs.setPins(pin, [])
     }
+  }
+
+  /** Of the networks of this node, or of the one that is named. */
+  #networkIds(named: string | undefined): string[] {
+    const id = this.#places.idOf(named)
+    if (id !== undefined) return [id]
+    const { openNetwork, closed } = this.#parts
+    const all = closed.list().map(({ membership }) => membership.id)
+    return openNetwork === undefined ? all : [...all, OPEN_NETWORK_ID]
   }
 
   #openView(): NetworkView | undefined {

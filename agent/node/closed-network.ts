@@ -8,10 +8,12 @@ import { rmSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Member } from '../../protocols/membership/certificate.ts'
+import { OCI_TAG_KIND } from '../../protocols/oci-tag/oci-tag.ts'
 import { FILTER_KIND } from '../../protocols/records/filter.ts'
 import { Publications, type PublicationsDeps } from '../artifacts/publications.ts'
 import { ARTIFACT_KIND, ARTIFACT_LEASE_MS, Artifacts } from '../catalog/artifacts.ts'
 import { Filters } from '../catalog/filters.ts'
+import { ImageTags, OCI_TAG_LEASE_MS } from '../catalog/image-tags.ts'
 import { Members } from '../catalog/members.ts'
 import { Nodes } from '../catalog/nodes.ts'
 import { Presence, type PresenceOptions } from '../catalog/presence.ts'
@@ -50,7 +52,11 @@ const TOPIC = 'records'
 const CONNECTED_MIN = 4
 
 /** What is said for long. */
-const RENEWED = { [ARTIFACT_KIND]: ARTIFACT_LEASE_MS, [FILTER_KIND]: FILTER_LEASE_MS }
+const RENEWED = {
+  [ARTIFACT_KIND]: ARTIFACT_LEASE_MS,
+  [FILTER_KIND]: FILTER_LEASE_MS,
+  [OCI_TAG_KIND]: OCI_TAG_LEASE_MS,
+}
 
 export type ClosedNetworkDeps = {
   key: NodeKey
@@ -66,7 +72,7 @@ export type ClosedNetworkDeps = {
   providers: MeetingOptions['providers'] | undefined
   presence: PresenceOptions['body']
   /** What else runs among the members of a network, by its id, until it is disposed. */
-  serve: (network: string, scope: NetworkScope, records: Records) => Promise<AsyncDisposable>
+  serve: (network: string, scope: NetworkScope, records: Records, images: ImageTags) => Promise<AsyncDisposable>
   /** The services of a network, until it is disposed. */
   route: (parts: Pick<Parts, 'scope' | 'records' | 'members'> & RoutedParts) => Promise<AsyncDisposable>
   /** Told of who may be a member, and of where it says that it can be reached. */
@@ -85,6 +91,7 @@ type Parts = {
   nodes: Nodes
   artifacts: Artifacts
   filters: Filters
+  images: ImageTags
   publications: Publications
   replicator: Replicator
 }
@@ -96,6 +103,7 @@ export class ClosedNetwork implements AsyncDisposable {
   readonly artifacts: Artifacts
   /** Of what members give out of their Nix stores. */
   readonly filters: Filters
+  readonly images: ImageTags
   readonly publications: Publications
   readonly renewal: Renewal
   readonly #records: Records
@@ -110,6 +118,7 @@ export class ClosedNetwork implements AsyncDisposable {
     this.artifacts = parts.artifacts
     this.filters = parts.filters
     this.#records = parts.records
+    this.images = parts.images
     this.publications = parts.publications
     this.renewal = parts.renewal
     this.#replicator = parts.replicator
@@ -154,11 +163,11 @@ export class ClosedNetwork implements AsyncDisposable {
     unlisten()
   }
 
-  /** Why no member would see what this node publishes; undefined when this node itself, or a member that is known, would. */
-  publishingRefusal(): string | undefined {
+  /** Why no member would see what this node publishes, or pushes; undefined when this node itself, or a member that is known, would. */
+  publishingRefusal(verb = 'content:publish'): string | undefined {
     const { membership, members } = this
-    const own = membership.decide(membership.self, membership.self, 'content:publish')
-    const seen = (member: Member) => membership.decide(membership.self, member, 'content:publish').allowed
+    const own = membership.decide(membership.self, membership.self, verb)
+    const seen = (member: Member) => membership.decide(membership.self, member, verb).allowed
     return own.allowed || members.list().some(seen) ? undefined : own.missing
   }
 
@@ -168,7 +177,8 @@ export class ClosedNetwork implements AsyncDisposable {
     for (const { name } of own) this.publications.withdraw(name)
     const filters = this.#records.own(FILTER_KIND)
     for (const { kind, name } of filters) this.#records.remove(kind, name)
-    if (own.length + filters.length > 0 && this.connected().length > 0) await delay(FAREWELL_MS)
+    const tags = this.images.takeBack(TAKEN_BACK_MAX)
+    if (own.length + filters.length + tags > 0 && this.connected().length > 0) await delay(FAREWELL_MS)
   }
 
   /** Whether a peer is a member whose connection this node wants, since it has few of them. */
@@ -212,12 +222,17 @@ async function startParts(
   }
   const artifacts = stack.use(new Artifacts({ db, records, nodes, welcomes }))
   const filters = stack.use(new Filters({ records, nodes, welcomes }))
+  const mayPush = (publisher: Uint8Array, repository: string) => {
+    const member = members.of(publisher)
+    return member !== undefined && membership.decide(member, membership.self, `image:push ${repository}`).allowed
+  }
+  const images = stack.use(new ImageTags({ db, records, nodes, mayPush }))
   const publications = new Publications({ ...publishing, network: id, artifacts })
   const peers = comparedScope(scope, statements)
   const gossip = stack.use(await NetworkGossip.start(key, peers))
   const topic = stack.use(Topic.join(gossip.pubsub, TOPIC, log))
   const replicator = stack.use(await Replicator.start({ records, gossip: topic, peers, members, log }))
-  stack.use(await deps.serve(id, scope, records))
+  stack.use(await deps.serve(id, scope, records, images))
   stack.use(await deps.route({ membership, scope, db, records, members, log }))
   const renewal = await startRenewal(membership, { scope, members }, deps, stack, log)
   stack.use(Renewer.start({ records, leases: RENEWED, log }))
@@ -244,7 +259,7 @@ async function startParts(
     const connectedCount = () => scope.connected().length
     stack.use(Meeting.start({ membership, providers, hear: (peerId) => hear(peerId, []), connectedCount, log }))
   }
-  return { scope, statements, renewal, records, members, nodes, artifacts, filters, publications, replicator }
+  return { scope, statements, renewal, records, members, nodes, artifacts, filters, images, publications, replicator }
 }
 
 /** Renewal, which also hands connected members what was signed for them while they were away. */

@@ -87,17 +87,20 @@ export class Entrance implements Disposable {
     })
   }
 
-  /** Whether a peer may have what this node has in a network, by its id. Asked for each request. */
-  mayFetch(peerId: string, id: string): boolean {
+  /** Whether a peer may have what this node has in a network, by its id, when one of the verbs is given to it. Asked for each request. */
+  mayFetch(peerId: string, id: string, verbs: readonly string[] = ['content:fetch']): boolean {
     // What everybody may have.
     if (id === OPEN_NETWORK_ID) return this.isOpen
     const membership = this.networks.get(id)
     const member = membership && this.gate.memberOf(membership.network, peerId)
     if (membership === undefined || member === undefined) return false
-    const decision = membership.decide(member, membership.self, 'content:fetch')
-    if (decision.allowed) return true
-    const { name } = member
-    this.audit.append({ event: 'access.refused', network: membership.name, peerId, name, why: decision.missing })
+    let why = ''
+    for (const verb of verbs) {
+      const decision = membership.decide(member, membership.self, verb)
+      if (decision.allowed) return true
+      why ||= decision.missing
+    }
+    this.audit.append({ event: 'access.refused', network: membership.name, peerId, name: member.name, why })
     return false
   }
 

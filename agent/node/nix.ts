@@ -58,6 +58,8 @@ type NixDeps = {
   faults: PeerFaults
   /** Whether the agent is its group's, not its owner's alone. */
   isShared: boolean
+  /** Puts the routes of other front-ends on the loopback server. */
+  register: (app: FastifyInstance) => void
   log: Log
 }
 
@@ -159,13 +161,14 @@ function startPushes(
 
 async function startHttp(
   place: NonNullable<Config['http']>,
-  { db, content, isShared, beside, log }: NixDeps,
+  { db, content, isShared, beside, register: registerOthers, log }: NixDeps,
   { substituter, pushes }: { substituter: Substituter; pushes: Pushes },
 ): Promise<HttpServer> {
   const { blobs, holdings, store } = content
   const rules = ownRules(isShared)
   const sideFiles = new SideFiles({ db, blobs, logDirectory: process.env.NIX_LOG_DIR ?? LOG_DIRECTORY })
-  const register = (app: Parameters<typeof registerNixRoutes>[0]) => {
+  const register = (app: FastifyInstance) => {
+    registerOthers(app)
     registerNixRoutes(app, { substituter, sideFiles, storeDirectory: store.directory, log })
     registerPushRoutes(app, {
       pushes,

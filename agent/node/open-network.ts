@@ -2,11 +2,14 @@
  * The open network as it runs on this node, from start() until disposed: everybody's catalog, in the state database; its gossip, its DHT,
  * and what this node publishes to everybody.
  */
+
+import { OCI_TAG_KIND } from '../../protocols/oci-tag/oci-tag.ts'
 import { FILTER_KIND } from '../../protocols/records/filter.ts'
 import { OPEN_NETWORK } from '../../protocols/records/record.ts'
 import { Publications, type PublicationsDeps } from '../artifacts/publications.ts'
 import { ARTIFACT_KIND, ARTIFACT_LEASE_MS, Artifacts } from '../catalog/artifacts.ts'
 import { Filters } from '../catalog/filters.ts'
+import { ImageTags, OCI_TAG_LEASE_MS } from '../catalog/image-tags.ts'
 import { Nodes } from '../catalog/nodes.ts'
 import { Presence, type PresenceOptions } from '../catalog/presence.ts'
 import { Records } from '../catalog/records.ts'
@@ -38,6 +41,7 @@ export class OpenNetwork implements AsyncDisposable {
   readonly artifacts: Artifacts
   /** Of what nodes give out of their Nix stores. */
   readonly filters: Filters
+  readonly images: ImageTags
   readonly replicator: Replicator
   readonly publications: Publications
   readonly providers: Providers
@@ -47,6 +51,7 @@ export class OpenNetwork implements AsyncDisposable {
     this.nodes = parts.nodes
     this.artifacts = parts.artifacts
     this.filters = parts.filters
+    this.images = parts.images
     this.replicator = parts.replicator
     this.publications = parts.publications
     this.providers = parts.providers
@@ -64,7 +69,10 @@ export class OpenNetwork implements AsyncDisposable {
   }
 }
 
-type Parts = Pick<OpenNetwork, 'nodes' | 'artifacts' | 'filters' | 'replicator' | 'publications' | 'providers'>
+type Parts = Pick<
+  OpenNetwork,
+  'nodes' | 'artifacts' | 'filters' | 'images' | 'replicator' | 'publications' | 'providers'
+>
 
 async function startParts(deps: OpenNetworkDeps, stack: AsyncDisposableStack): Promise<Parts> {
   const { db, key, host, publishing, presence, serve, log } = deps
@@ -74,13 +82,18 @@ async function startParts(deps: OpenNetworkDeps, stack: AsyncDisposableStack): P
   const nodes = stack.use(new Nodes(records))
   const artifacts = stack.use(new Artifacts({ db, records, nodes }))
   const filters = stack.use(new Filters({ records, nodes }))
+  const images = stack.use(new ImageTags({ db, records, nodes }))
   const topic = stack.use(Topic.join(pubsub, `undernet/records/${OPEN_NETWORK_ID}`, log))
   const replicator = stack.use(await Replicator.start({ records, gossip: topic, peers: host, log }))
   const providers = stack.use(Providers.start({ dht, host, log }))
   const publications = new Publications({ ...publishing, network: OPEN_NETWORK_ID, artifacts, providers })
   stack.use(await serve(OPEN_NETWORK_ID, host, records))
-  const leases = { [ARTIFACT_KIND]: ARTIFACT_LEASE_MS, [FILTER_KIND]: FILTER_LEASE_MS }
+  const leases = {
+    [ARTIFACT_KIND]: ARTIFACT_LEASE_MS,
+    [FILTER_KIND]: FILTER_LEASE_MS,
+    [OCI_TAG_KIND]: OCI_TAG_LEASE_MS,
+  }
   stack.use(Renewer.start({ records, leases, log }))
   stack.use(Presence.start({ records, body: presence, nodeCount: () => nodes.count, log }))
-  return { nodes, artifacts, filters, replicator, publications, providers }
+  return { nodes, artifacts, filters, images, replicator, publications, providers }
 }

@@ -8,7 +8,15 @@
  */
 import { parse, TomlError } from 'smol-toml'
 import { WireError } from '../error.ts'
-import { GRANTS_MAX, type Grant, POLICY_BYTES_MAX, selectorFault, VERBS_PER_GRANT_MAX, verbFault } from './policy.ts'
+import {
+  GRANTS_MAX,
+  type Grant,
+  POLICY_BYTES_MAX,
+  selectorFault,
+  VERB_NAME_LENGTH_MAX,
+  VERBS_PER_GRANT_MAX,
+  verbFault,
+} from './policy.ts'
 
 /** Comments and line breaks included, that do not travel. */
 const POLICY_TEXT_LENGTH_MAX = 4 * POLICY_BYTES_MAX
@@ -74,10 +82,16 @@ function readVerbs(value: unknown, fault: Fault): string[] {
   if (value.length > VERBS_PER_GRANT_MAX) fault('.allow', `more than ${VERBS_PER_GRANT_MAX} verbs`)
   return value.map((one: unknown, index) => {
     const text = typeof one === 'string' ? one : ''
-    const why = typeof one === 'string' ? verbFault(text) : 'must be a text'
+    const why = typeof one === 'string' ? (verbFault(text) ?? lengthFault(text)) : 'must be a text'
     if (why !== undefined) fault(`.allow[${index}]`, why)
     return text
   })
+}
+
+function lengthFault(verb: string): string | undefined {
+  const { length } = verb.slice(verb.indexOf(' ') + 1)
+  if (length <= VERB_NAME_LENGTH_MAX) return undefined
+  return `names more than ${VERB_NAME_LENGTH_MAX} characters: give a beginning of them, and *`
 }
 
 function parseToml(text: string): Record<string, unknown> {

@@ -14,16 +14,26 @@ import {
   type Member,
 } from './certificate.ts'
 import { bytes32, encodeStatement, type Form, fitsName, type StatementSigner, sameBytes, timeMs } from './statement.ts'
-import { LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_GLOB_PATTERN, NAME_PATTERN } from './words.ts'
+import {
+  LABEL_KEY_PATTERN,
+  LABEL_VALUE_PATTERN,
+  NAME_GLOB_PATTERN,
+  NAME_PATTERN,
+  REPOSITORY_GLOB_PATTERN,
+  REPOSITORY_PATTERN,
+} from './words.ts'
 
 /** With its delegation, and whatever carries it, a policy fits one record. */
 export const POLICY_BYTES_MAX = 48 * 1024
 export const GRANTS_MAX = 512
 export const VERBS_PER_GRANT_MAX = 32
 
-/** Verbs that stand alone, and those that name a service. */
+/** Verbs that stand alone, those that name a service, and those that name a repository of images, or several by how they begin. */
 const VERBS = ['content:fetch', 'content:publish', 'content:sign', 'relay:use', 'api:read', 'api:admin'] as const
 const NAMED_VERBS = ['service:connect', 'service:offer'] as const
+const IMAGE_VERBS = ['image:pull', 'image:push', 'image:private'] as const
+/** Of what follows a verb in a grant; longer names are granted by their beginning. */
+export const VERB_NAME_LENGTH_MAX = 64
 
 /** What is read of any version: a word, and what may follow it. */
 const selector = z.string().regex(/^[!-~]{1,128}$/, 'not a selector')
@@ -52,7 +62,7 @@ const POLICY: Form<PolicyFields> = { domain: 'undernet/policy/1\0', schema: poli
 
 /** Of a new network: what a newcomer would expect to work. */
 export const DEFAULT_GRANTS: readonly Grant[] = [
-  { from: '*', to: '*', allow: ['content:fetch', 'content:publish', 'relay:use'] },
+  { from: '*', to: '*', allow: ['content:fetch', 'content:publish', 'relay:use', 'image:pull *', 'image:push *'] },
 ]
 
 /** Of a member, what selectors look at. */
@@ -112,8 +122,11 @@ export function decide(
   if (policy === undefined)
     return { allowed: false, missing: 'this node has not received the policy of the network yet' }
   const fault = verbFault(verb)
-  if (fault !== undefined || verb.endsWith(' *'))
-    return { allowed: false, missing: fault ?? `${verb} names no service` }
+  if (fault !== undefined || verb.endsWith('*'))
+    return {
+      allowed: false,
+      missing: fault ?? `${verb} names no ${verb.startsWith('image:') ? 'repository' : 'service'}`,
+    }
   const { grants } = policy
   const index = grants.findIndex((one) => isGiven(one, verb) && selects(one.from, from) && selects(one.to, to))
   const found = grants[index]
@@ -126,13 +139,16 @@ function grantText({ from, to, allow }: Grant): string {
   return `${from} -> ${to}: ${allow.join(', ')}`
 }
 
-/** What is wrong with a verb, for whoever wrote it; undefined when nothing. A `*` may stand for any service. */
+/** What is wrong with a verb, for whoever wrote it; undefined when nothing. A `*` may stand for any service, or any repository. */
 export function verbFault(verb: string): string | undefined {
   const [word = '', name, ...rest] = verb.split(' ')
   if ((VERBS as readonly string[]).includes(word))
     return name === undefined ? undefined : `${word} takes no name, and has "${name}"`
-  if (!(NAMED_VERBS as readonly string[]).includes(word))
-    return `"${verb}" is no verb; there are ${VERBS.join(', ')}, ${NAMED_VERBS.map((one) => `${one} NAME`).join(', ')}`
+  if ((IMAGE_VERBS as readonly string[]).includes(word)) {
+    if (name === undefined || rest.length > 0) return `${word} takes the name of one repository, PREFIX/* or *`
+    return isRepositories(name) ? undefined : `"${name}" cannot be the name of a repository`
+  }
+  if (!(NAMED_VERBS as readonly string[]).includes(word)) return `"${verb}" is no verb; there are ${verbsText()}`
   if (name === undefined || rest.length > 0) return `${word} takes the name of one service, or *`
   return name === '*' || NAME_PATTERN.test(name) ? undefined : `"${name}" cannot be the name of a service`
 }
@@ -148,8 +164,19 @@ export function selectorFault(selector: string): string | undefined {
   return LABEL_VALUE_PATTERN.test(value) ? undefined : `"${value}" cannot be the value of a label`
 }
 
+function verbsText(): string {
+  const named = NAMED_VERBS.map((one) => `${one} NAME`)
+  return [...VERBS, ...named, ...IMAGE_VERBS.map((one) => `${one} REPOSITORY`)].join(', ')
+}
+
+/** A repository, or all whose names begin with what stands before the `*`. The pattern of a name is slow on long ones that are none. */
+function isRepositories(name: string): boolean {
+  return name.endsWith('*') ? REPOSITORY_GLOB_PATTERN.test(name) : REPOSITORY_PATTERN.test(name)
+}
+
+/** A `*` after a space or a slash stands for whatever follows. */
 function isGiven({ allow }: Grant, verb: string): boolean {
-  return allow.some((one) => one === verb || (one.endsWith(' *') && verb.startsWith(one.slice(0, -1))))
+  return allow.some((one) => one === verb || (/[ /]\*$/.test(one) && verb.startsWith(one.slice(0, -1))))
 }
 
 /** A selector that is not known selects nobody. */

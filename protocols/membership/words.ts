@@ -14,6 +14,11 @@ export const LABEL_KEY_PATTERN = /^[a-z0-9][a-z0-9.-]{0,31}$/
 export const LABEL_VALUE_PATTERN = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/
 /** A name, or the part of one on either side of a single `*`. */
 export const NAME_GLOB_PATTERN = /^(?=.{1,63}$)[a-z0-9-]*\*?[a-z0-9-]*$/
+/** A repository of images: components between slashes, as the OCI distribution specification has them. */
+export const REPOSITORY_PATTERN =
+  /^(?=.{1,239}$)[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*(?:\/[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*)*$/
+/** All of them, or all below some components. */
+export const REPOSITORY_GLOB_PATTERN = /^(?=.{1,239}$)(?:[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*\/)*\*$/
 /** Of a certificate. */
 export const LABELS_MAX = 16
 

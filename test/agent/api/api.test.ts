@@ -69,7 +69,7 @@ describe('the API', () => {
       'DELETE /v1/trust': '?key=a',
       'DELETE /v1/networks/:network': '?force=true',
     }
-    const values: Record<string, string> = { digest: digestOf(bytes), id: '0123abcd', name: 'web' }
+    const values: Record<string, string> = { digest: digestOf(bytes), id: '0123abcd', name: 'web', program: 'podman' }
     for (const route of routes) {
       const noun = `${route.method} ${route.path}`
       const path = route.path.replace(/:([a-z]+)/, (_, name: string) => values[name] ?? 'hello') + (queries[noun] ?? '')

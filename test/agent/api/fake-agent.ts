@@ -8,6 +8,7 @@ import type { AgentApi, BlobReader } from '../../../agent/api/agent-api.ts'
 import type { ArtifactDetail, ArtifactView, PeerView, Status } from '../../../agent/api/contract.ts'
 import { ApiServer } from '../../../agent/api/server.ts'
 import { AgentError } from '../../../agent/error.ts'
+import { fakeImages } from './fake-images.ts'
 import { fakeMembership } from './fake-membership.ts'
 import { fakeNames } from './fake-names.ts'
 import { fakeRoom } from './fake-room.ts'
@@ -89,6 +90,7 @@ export function fakeAgent(replaced: Partial<AgentApi> = {}): AgentApi {
     sharing: fakeShare(),
     routing: fakeServices(),
     names: fakeNames,
+    images: fakeImages(),
     status: () => status,
     peers: () => [peer],
     ping: async () => ({ peerId: OTHER_PEER_ID, name: 'pear', address: peer.address, path: 'direct', rttMs: 0.4 }),

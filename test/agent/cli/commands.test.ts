@@ -88,7 +88,7 @@ describe('every command', () => {
     const { out } = await run(['--help'])
     const names = [...out.matchAll(/^ {2}([a-z-]+)(?: [<[].*?)? {2,}\S/gm)].map(([, name]) => name as string)
     const expected =
-      'start status peers ping publish unpublish search show get pin unpin pins content gc network invite join member policy audit trust nix-conf config doctor completion version help'
+      'start status peers ping publish unpublish search show get pin unpin pins content gc image network invite join member policy audit trust nix-conf oci-conf config doctor completion version help'
     expect(names).toEqual(expect.arrayContaining(expected.split(' ')))
     const { program } = new CommandLine(commands)
     const children = program.commands.flatMap((one) => one.commands.map((child) => `${one.name()} ${child.name()}`))

@@ -166,6 +166,12 @@ describe('loadConfig', () => {
     [{ mdns: 'maybe' }, /true or false/],
     [{ open: 'closed' }, /true or false/],
     [{ join_file: '' }, /must be a path/],
+    [{ registries: ['registry.example'] }, /must be the URL of a registry/],
+    [{ registries: ['https://me:secret@registry.example'] }, /no password in its URL: log in/],
+    [{ registries: ['https://registry.example?mirror=x'] }, /nothing like "mirror"/],
+    [{ registries: ['https://registry.example?prefix=a/b'] }, /must have a prefix like docker\.io/],
+    [{ registry_fresh: 'soon' }, /must be a time from 0s to 365d, like 5m/],
+    [{ registry_fresh: '366d' }, /must be a time/],
   ])('refuses %j', (flags, message) => {
     expect(mistake(() => loadConfig({ env, flags })).message).toMatch(message)
   })
@@ -190,6 +196,11 @@ describe('loadConfig', () => {
     [{ upload_rate: 'off' }, { uploadRateBytes: undefined }],
     [{ lanes: '7500' }, { lanePort: 7_500 }],
     [{ lanes: 'off' }, { lanePort: undefined }],
+    [{ registries: ['https://registry.example?prefix=docker.io&network=home'] }, {}],
+    [{ registries: ['http://127.0.0.1:5000'] }, { registries: ['http://127.0.0.1:5000'] }],
+    [{ registry_fresh: '90m' }, { registryFreshMs: 90 * 60_000 }],
+    [{ registry_fresh: '0s' }, { registryFreshMs: 0 }],
+    [{ registry_auth: 'off' }, { registryAuthFile: undefined }],
     [{ trusted_keys: [KEY] }, { trustedKeys: [KEY] }],
     [{ bootstrap: ['/dns/node.example/tcp/7477/p2p/12D3KooWEZXjE41uU4EL2gpkAQeDXYok6wghN7wwNVPF5bwkaNfS'] }, {}],
   ])('takes %j', (flags, values) => {

@@ -3,7 +3,6 @@ import fc from 'fast-check'
 import { expect, it } from 'vitest'
 import { digestOfNarFile, formatNarinfo } from '../../../agent/nix/narinfo.ts'
 import { encodeNix32 } from '../../../agent/nix/nix32.ts'
-import { rangeOf } from '../../../agent/nix/routes.ts'
 
 it('writes a narinfo as Nix reads it', () => {
   const path = `/nix/store/${'a'.repeat(32)}-hello`
@@ -41,18 +40,4 @@ it('knows a NAR by its file name, and no other file', () => {
   for (const name of ['.nar', `${'0'.repeat(52)}.nar.xz`, `${'z'.repeat(52)}.nar`, `../${'0'.repeat(52)}.nar`]) {
     expect(digestOfNarFile(name)).toBeUndefined()
   }
-})
-
-it('gives no range outside the file, whatever is asked for', () => {
-  const number = fc.oneof(fc.nat(300).map(String), fc.constantFrom('', '9'.repeat(30), '-1', 'x'))
-  fc.assert(
-    fc.property(number, number, fc.nat(200), (from, to, sizeBytes) => {
-      const range = rangeOf(`bytes=${from}-${to}`, sizeBytes)
-      if (range === undefined || range === 'unsatisfiable') return
-      expect(range.length).toBeGreaterThan(0)
-      expect(range.offset).toBeGreaterThanOrEqual(0)
-      expect(range.offset + range.length).toBeLessThanOrEqual(sizeBytes)
-    }),
-  )
-  fc.assert(fc.property(fc.string(), (header) => rangeOf(header, 100) === undefined))
 })

@@ -184,4 +184,21 @@ describe('a blob from upstream', () => {
     stop.abort()
     await expect(slow).rejects.toThrow()
   })
+
+  it('is claimed by one at a time, who tells the others that it comes until he lets go', async () => {
+    const members = await town.join(3)
+    const [a, b, c] = members as [Member, Member, Member]
+    const claims = (member: Member) => member.shared.claim(digestOf(1), 1_000, HOME, signal)
+    {
+      using first = await claims(a)
+      expect(first.peerId).toBeUndefined()
+      expect(await claims(b)).toMatchObject({ peerId: a.peerId, isHere: false })
+    }
+    using second = await claims(b)
+    expect(second.peerId).toBeUndefined()
+    b.has.add(digestOf(1))
+    expect((await claims(c)).peerId).toBe(b.peerId)
+    // In a network that nothing is shared in it is anybody's own to fetch.
+    expect((await a.shared.claim(digestOf(1), 1_000, 'cd'.repeat(32), signal)).peerId).toBeUndefined()
+  })
 })

@@ -1,4 +1,5 @@
 /** Who may do what: decisions with their reason, and policies as people write them. */
+import { readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { WireError } from '../../../protocols/error.ts'
@@ -16,6 +17,9 @@ import { formatPolicy, parsePolicy } from '../../../protocols/membership/policy-
 import { Revocations } from '../../../protocols/membership/revocation.ts'
 import { makeKey, NOW, TestNetwork } from './people.ts'
 
+const vectors = JSON.parse(readFileSync('protocols/membership/vectors.json', 'utf8')) as {
+  verbs: { grant: string; verb: string; allowed: boolean }[]
+}
 const web = { name: 'web1', labels: { zone: 'a' } }
 const db = { name: 'db1', labels: { zone: 'b', role: 'db' } }
 const grants: Grant[] = [
@@ -74,8 +78,34 @@ describe('decisions', () => {
       'api:admin',
       'service:connect x',
       'service:offer x',
+      'image:pull team/app',
+      'image:push app',
+      'image:private docker.io/library/app',
     ].filter((verb) => decide({ grants: [...DEFAULT_GRANTS] }, web, db, verb).allowed)
-    expect(allowed).toEqual(['content:fetch', 'content:publish'])
+    expect(allowed).toEqual(['content:fetch', 'content:publish', 'image:pull team/app', 'image:push app'])
+  })
+
+  it.each([
+    ['image:push team/*', 'image:push team/app', true],
+    ['image:push team/*', 'image:push team/app/deep', true],
+    ['image:push team/*', 'image:push team', false],
+    ['image:push team/*', 'image:push teams/app', false],
+    ['image:push team/*', 'image:pull team/app', false],
+    ['image:push team/app', 'image:push team/app', true],
+    ['image:push team/app', 'image:push team/app2', false],
+    ['image:push *', 'image:push docker.io/library/app', true],
+    ['image:push *', 'image:push team/*', false],
+    ['image:push *', 'image:push Team/app', false],
+    ['image:push *', `image:push ${'a/'.repeat(119)}a`, true],
+    ['image:push *', `image:push ${'a/'.repeat(120)}a`, false],
+    ['service:connect web*', 'service:connect web1', false],
+  ])('by %s: %s is %s', (granted, asked, isAllowed) => {
+    const all = [{ from: '*', to: '*', allow: [granted] }]
+    expect(decide({ grants: all }, web, db, asked).allowed).toBe(isAllowed)
+  })
+
+  it.each(vectors.verbs)('vector: $grant and $verb', ({ grant, verb, allowed }) => {
+    expect(decide({ grants: [{ from: '*', to: '*', allow: [grant] }] }, web, db, verb).allowed).toBe(allowed)
   })
 
   it('do not take inherited fields for labels', () => {
@@ -160,6 +190,7 @@ describe('policies as people write them', () => {
       'grants[0].to: must be a text\nline 1: grants[0].allow: must be a list',
     ],
     ['[[grants]]\nfrom = "*"\nto = "*"\nallow = ["service:connect"]', 'takes the name of one service'],
+    [`[[grants]]\nfrom = "*"\nto = "*"\nallow = ["image:push ${'a'.repeat(65)}"]`, 'names more than 64 characters'],
     [
       '[[grants]]\nfrom = "*"\nto = "*"\ndeny = []\nallow = ["api:read"]',
       'grants[0].deny: is nothing that a grant has',
@@ -198,14 +229,30 @@ describe('policies as people write them', () => {
     },
   )
 
-  it.each(['content:fetch', 'api:admin', 'service:connect web', 'service:offer *'])('know the verb %s', (verb) => {
+  it.each([
+    'content:fetch',
+    'api:admin',
+    'service:connect web',
+    'service:offer *',
+    'image:pull *',
+    'image:push a/b_c/*',
+  ])('know the verb %s', (verb) => {
     expect(verbFault(verb)).toBeUndefined()
   })
 
-  it.each(['', 'content', 'content:fetch x', 'service:connect', 'service:connect A', 'service:connect a b', 'api:*'])(
-    'do not know the verb %j',
-    (verb) => {
-      expect(verbFault(verb)).toBeDefined()
-    },
-  )
+  it.each([
+    '',
+    'content',
+    'content:fetch x',
+    'service:connect',
+    'service:connect A',
+    'service:connect a b',
+    'api:*',
+    'image:push',
+    'image:push A',
+    'image:pull a*',
+    'image:pull a/**',
+  ])('do not know the verb %j', (verb) => {
+    expect(verbFault(verb)).toBeDefined()
+  })
 })
