@@ -299,6 +299,13 @@ describe.skipIf(!isInstalled('skopeo') || !isInstalled('docker-registry'))('imag
       what: 'b may have it',
     })
     await pulls(b, 'closed.example/acme/other:1', other)
+    // Who has no grant has it neither from who fetched it, nor from who was given it.
+    await until(async () => (await says(c, 'image', 'ls', 'acme')).includes('acme/other'), {
+      ...SOON,
+      what: 'c hears of it',
+    })
+    expect((await api(c, 'home/closed.example/acme/other/manifests/1')).status).toBe(404)
+    expect((await api(c, `home/closed.example/acme/other/manifests/${other.digest}`)).status).toBe(404)
     expect(readFileSync(join(a.state, 'state.db')).includes('me:secret')).toBe(false)
   })
 
