@@ -3,8 +3,7 @@
  *
  *   <directory>/ab/abcd...   a blob; its row in the state database says that it is whole
  *   <directory>/partial/     blobs being fetched, by digest and network; they survive a restart
- *   <directory>/incoming/    blobs being written; removed at start
- *   <directory>/uploads/     uploads of images, which oci/uploads.ts keeps
+ *   <directory>/incoming/    blobs being written; removed at start. Uploads of images, in uploads/, are oci/uploads.ts's
  *
  * A blob is whole on disk (written, synced, renamed) before its row is. When room is needed, what was not used for longest goes; what
  * is pinned, open or being fetched stays. Sizes are counted, not measured: the quota is about content, not about file system blocks.
@@ -33,7 +32,7 @@ const USED_MS_STEP = 10 * 60_000
 const DISK_SPARE_BYTES = 1024 * 1024
 const DIGEST_PATTERN = /^[0-9a-f]{64}$/
 
-/** A blob that is being fetched, and for which network. */
+/** What is being fetched, and for which network. */
 export type Fetching = { digest: Digest; network: string }
 
 export type BlobsInit = {

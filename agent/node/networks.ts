@@ -1,3 +1,7 @@
+/**
+ * The networks of a node, put together: the open one if it takes part in that, and the closed ones that it is in; and who may have what
+ * is published there.
+ */
 import { multiaddr } from '@multiformats/multiaddr'
 import type { CID } from 'multiformats/cid'
 import type { Logger } from 'pino'

@@ -172,7 +172,7 @@ _agent; printf '%s\\n' "\${COMPREPLY[@]}"`,
     expect(await offered('agent trust ')).toEqual(expect.arrayContaining(['list', 'add', 'remove']))
     expect(await offered('agent search --li')).toEqual(['--limit'])
     expect(await offered('agent trust list --j')).toEqual(['--json'])
-    expect(await offered('agent start --no')).toEqual(['--no-mdns', '--no-open'])
+    expect(await offered('agent start --no')).toEqual(['--no-mdns', '--no-relay', '--no-open'])
   })
 
   it('offers names of artifacts, but none that a shell could take for more than a name', async () => {
@@ -212,7 +212,7 @@ _agent; printf '%s\\n' "\${COMPREPLY[@]}"`,
     expect(complete('agent trust list --j')).toEqual(['--json'])
     expect(complete('agent search --li')).toEqual(['--limit'])
     expect(complete('agent get he')).toEqual(['hello'])
-    expect(complete('agent network sh')).toEqual(['show'])
+    expect(complete('agent network sh')).toEqual(['share', 'show'])
     expect(complete('agent network show he')).toEqual(['hello'])
     expect(complete('agent network show --ne')).toEqual([])
     expect(complete('agent member list --ne')).toEqual(['--network'])

@@ -25,7 +25,7 @@ Network    open, 2 nodes known
 Peers      1 connected: pear 1.3 ms
 Listens    /ip4/192.0.2.1/tcp/7477
 Shares     1 artifact (51 store paths); 2 of others known: agent search
-Content    7 blobs, 1.2 GiB of 20.0 GiB; fetched 391 KiB, served 0 B
+Content    7 blobs, 1.2 GiB of 20.0 GiB; fetched 391 KiB, served 0 B (293 KiB of that over lanes)
 Nix cache  http://127.0.0.1:7478/nix, 51 hits, 3 misses
 `.trim(),
     )

@@ -50,7 +50,9 @@ describe.each(FILES)('%s', (compression, file) => {
     await expect(read(broken(), compression)).rejects.toThrow('the line was cut')
   })
 
-  it.skipIf(compression === 'none')('is refused when it is none, and the next is read all the same', async () => {
+  // Of none there is nothing that it is not.
+  const refuses = compression === 'none' ? undefined : it
+  refuses?.('is refused when it is none, and the next is read all the same', async () => {
     await fc.assert(
       fc.asyncProperty(fc.uint8Array({ minLength: 1, maxLength: 300 }), async (bytes) => {
         await expect(read(cut(bytes, 100), compression)).rejects.toThrow(/not compressed with/)

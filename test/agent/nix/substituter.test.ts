@@ -424,7 +424,7 @@ it('gives ranges, and says which there are', async () => {
     [`bytes=10-${size * 2}`, 206, whole.subarray(10)],
     [`bytes=${size}-`, 416, undefined],
     ['bytes=-0', 416, undefined],
-    ['bytes=5-4', 200, whole],
+    ['bytes=5-4', 416, undefined],
     ['bytes=0-1,5-6', 200, whole],
     ['lines=1-2', 200, whole],
   ]
