@@ -49,7 +49,6 @@ export type BlobsInit = {
 export class Blobs implements BlobStore {
   readonly index: BlobIndex
   readonly lists: Pick<PieceLists, 'put'>
-  /** Of blobs that are being fetched. */
   readonly fresh = new FreshPieces()
   readonly #directory: string
   readonly #log: Log
