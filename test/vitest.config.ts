@@ -1,6 +1,6 @@
 /**
  * `unit` in parallel threads; then `crowd`, which needs the machine for itself, one file at a time; then `cluster` (several real agents)
- * and `lab` (network namespaces, real Nix), two files at a time: most of their time they wait, and what they promise in seconds has room.
+ * and `lab` (network namespaces, real Nix), three files at a time: most of their time they wait, and what they promise in seconds has room.
  */
 import { defineConfig } from 'vitest/config'
 
@@ -8,7 +8,7 @@ import { defineConfig } from 'vitest/config'
 const CROWD = ['test/cluster/thirty.test.ts', 'test/cluster/fleet.test.ts']
 const patient = { pool: 'forks', testTimeout: 120_000, hookTimeout: 120_000 } as const
 const oneAtATime = { ...patient, fileParallelism: false } as const
-const twoAtATime = { ...patient, maxWorkers: 2 } as const
+const threeAtATime = { ...patient, maxWorkers: 3 } as const
 
 export default defineConfig({
   test: {
@@ -19,6 +19,8 @@ export default defineConfig({
           root: '.',
           include: ['test/agent/**/*.test.ts', 'test/protocols/**/*.test.ts', 'test/architecture.test.ts'],
           testTimeout: 20_000,
+          // Many wait: for a disk, a process, a peer.
+          maxWorkers: 4,
           sequence: { groupOrder: 0 },
         },
       },
@@ -38,7 +40,7 @@ export default defineConfig({
           include: ['test/cluster/**/*.test.ts'],
           exclude: CROWD,
           sequence: { groupOrder: 2 },
-          ...twoAtATime,
+          ...threeAtATime,
         },
       },
       {
@@ -47,7 +49,7 @@ export default defineConfig({
           root: '.',
           include: ['test/lab/**/*.test.ts'],
           sequence: { groupOrder: 2 },
-          ...twoAtATime,
+          ...threeAtATime,
         },
       },
     ],

@@ -44,9 +44,9 @@ function classOf(instance: Instance, nearestMs: number, { zone, self, sticky, fa
   return isFailed + isUnsure + isSpare + isElsewhere + isFar
 }
 
-/** Those that are not connected are farther than all that are. */
+/** Those that are not connected are farther than all that are, and all are farther than this node. */
 function rttOf({ peerId, rttMs }: Instance, self: string): number {
-  return peerId === self ? 0 : (rttMs ?? Number.MAX_VALUE)
+  return peerId === self ? Number.NEGATIVE_INFINITY : (rttMs ?? Number.MAX_VALUE)
 }
 
 /** Weighted without putting back (Efraimidis and Spirakis): the lowest of -ln(u) / weight comes first in proportion to the weights. */
