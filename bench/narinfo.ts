@@ -43,8 +43,8 @@ async function run(report: Report): Promise<void> {
   const { agents } = stack.use(await Network.start(names, { entry, env }))
   await Promise.all(agents.map((agent, nth) => agent.json('publish', closures[nth]?.root ?? '', '--name', `n-${nth}`)))
   const member = agents.at(-1) as RealAgent
-  const knowsAll = async () => (await member.status()).artifacts.known === NODES - 1
-  await until(knowsAll, { what: 'a node knows what all others publish', ms: 60_000 })
+  const knowsAll = async () => (await member.status()).artifacts.known === NODES
+  await until(knowsAll, { what: 'a node knows what all publish', ms: 60_000 })
   await ask(report, { alone: await urlOf(alone), network: await urlOf(member), nginx: cache.url })
 }
 
