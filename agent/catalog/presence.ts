@@ -20,6 +20,8 @@ const LEASE_MS_MIN = 60_000
 const LEASE_MS_PER_NODE = 600
 /** Two renewals may be lost before anybody thinks that the node is gone. */
 const RENEWALS_PER_LEASE = 3
+/** A member that comes and goes does not make this node talk more often. */
+const SAID_MS_MIN = 2_000
 
 export type PresenceOptions = {
   records: Pick<Records, 'put' | 'remove'>
@@ -35,6 +37,7 @@ export type PresenceOptions = {
 
 export class Presence implements Disposable {
   readonly #options: PresenceOptions
+  #saidMs = Number.NEGATIVE_INFINITY
   /** What was said last. */
   #relays: readonly Uint8Array[] = []
   #timer: NodeJS.Timeout | undefined
@@ -72,11 +75,14 @@ export class Presence implements Disposable {
     const isLeft = this.#relays.some((one) => now.some((other) => Buffer.compare(one, other) === 0))
     if (isLeft || now.length === 0) return
     clearTimeout(this.#timer)
-    this.#renew()
+    const waitMs = this.#saidMs + SAID_MS_MIN - performance.now()
+    if (waitMs <= 0) this.#renew()
+    else this.#timer = setTimeout(() => this.#renew(), waitMs).unref()
   }
 
   #renew(): void {
     const { records, nodeCount, log } = this.#options
+    this.#saidMs = performance.now()
     const leaseMs = Math.max(LEASE_MS_MIN, nodeCount() * LEASE_MS_PER_NODE)
     try {
       records.put({ kind: PRESENCE_KIND, name: PRESENCE_NAME, body: this.#body(), leaseMs })

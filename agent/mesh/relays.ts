@@ -16,6 +16,7 @@ import {
   RELAY_PROTOCOL,
   RELAY_WORD_BYTES_MAX,
   type RelayAnswer,
+  type RelayRequest,
 } from '../../protocols/relay/exchange.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import { peerIdOf, publisherOf } from '../identity/peer-id.ts'
@@ -58,6 +59,15 @@ export type RelayNetwork = {
   relaysOf: (peerId: string) => readonly string[]
 }
 
+/** Somebody who asked to be carried, and may be. */
+type Joining = {
+  network: RelayNetwork
+  from: string
+  request: RelayRequest
+  say: (answer: RelayAnswer) => Promise<void>
+  signal: AbortSignal
+}
+
 /** The host, as far as it is needed here. */
 type RelayedHost = {
   readonly relayTransport: RelayTransport
@@ -78,8 +88,8 @@ export type RelaysOptions = {
 export class Relays implements AsyncDisposable {
   readonly #options: RelaysOptions
   readonly #networks = new Map<string, RelayNetwork>()
-  /** Who asked for what is carried now. */
-  readonly #carried = new Map<Stream, string>()
+  /** Who asked for what is carried now, or is about to be, and in which network. */
+  readonly #carried = new Map<Stream, { from: string; network: RelayNetwork }>()
   /** One way to a peer is looked for at a time. */
   readonly #reaching = new Map<string, Promise<void>>()
   readonly #stopping = new AbortController()
@@ -103,6 +113,13 @@ export class Relays implements AsyncDisposable {
         await network.scope.unhandle(RELAY_PROTOCOL)
       },
     }
+  }
+
+  /** Carries no more for whom the network's policy does not allow it any more; to be called when that has changed. */
+  recheck(id: string): void {
+    const changed = this.#networks.get(id)
+    for (const [stream, { from, network }] of this.#carried)
+      if (network === changed && !network.mayUse(from)) stream.abort(new Error('the grant relay:use was taken back'))
   }
 
   /** Connections that this node carries for others. */
@@ -197,21 +214,51 @@ export class Relays implements AsyncDisposable {
     if (request === 'unknown') await say('unknown')
     else if (request.ask === 'from') return await this.#accept(stream, prelude, peerId, peerIdOf(request.peer), say)
     else {
-      const to = await this.#open(network, peerId, peerIdOf(request.peer), signal)
-      await say(typeof to === 'string' ? to : 'ok')
-      if (typeof to !== 'string') return await this.#join(stream, prelude, to, peerId)
+      const refusal = this.#refusal(network, peerId, peerIdOf(request.peer))
+      if (refusal === undefined)
+        return await this.#join(stream, prelude, { network, from: peerId, request, say, signal })
+      await say(refusal)
     }
     prelude.release()
     await stream.close({ signal })
   }
 
-  /** As relay: the stream to the one that is asked for, or why there is none. */
-  async #open(network: RelayNetwork, from: string, to: string, signal: AbortSignal): Promise<Stream | RelayAnswer> {
-    const { scope, mayUse } = network
+  /** As relay: why nothing is carried; undefined when it is. */
+  #refusal({ scope, mayUse }: RelayNetwork, from: string, to: string): RelayAnswer | undefined {
     if (!this.#options.carries || !mayUse(from)) return 'refused'
     if (to === from || !scope.connected().includes(to) || !this.#options.host.isDirect(to)) return 'absent'
-    const own = [...this.#carried.values()].filter((one) => one === from).length
-    if (this.#carried.size >= CARRIED_MAX || own >= PER_MEMBER_MAX) return 'busy'
+    const own = [...this.#carried.values()].filter((one) => one.from === from).length
+    return this.#carried.size >= CARRIED_MAX || own >= PER_MEMBER_MAX ? 'busy' : undefined
+  }
+
+  /** As relay: carries until both ends are closed. The place is taken before the other end is asked. */
+  async #join(stream: Stream, prelude: Prelude, { network, from, request, say, signal }: Joining): Promise<void> {
+    this.#carried.set(stream, { from, network })
+    let other: Stream | undefined
+    try {
+      const to = await this.#open(network.scope, from, peerIdOf(request.peer), signal)
+      if (typeof to === 'string') {
+        await say(to)
+        prelude.release()
+        await stream.close({ signal })
+        return
+      }
+      other = to
+      await say('ok')
+      const spliced = splice(stream, other)
+      prelude.release()
+      const bytes = await spliced
+      this.#options.log.debug({ peerId: from, bytes }, 'relay.carried')
+    } catch (error) {
+      other?.abort(error as Error)
+      throw error
+    } finally {
+      this.#carried.delete(stream)
+    }
+  }
+
+  /** As relay: the stream to the one that is asked for, or why there is none. */
+  async #open(scope: RelayScope, from: string, to: string, signal: AbortSignal): Promise<Stream | RelayAnswer> {
     try {
       const { stream, answer } = await ask(scope, to, { ask: 'from', peer: from }, signal)
       if (answer === 'ok') return stream
@@ -221,19 +268,6 @@ export class Relays implements AsyncDisposable {
       signal.throwIfAborted()
       this.#options.log.debug({ peerId: to, reason: reasonOf(error) }, 'relay.unanswered')
       return 'absent'
-    }
-  }
-
-  /** As relay: carries until both ends are closed. */
-  async #join(stream: Stream, prelude: Prelude, other: Stream, from: string): Promise<void> {
-    this.#carried.set(stream, from)
-    try {
-      const spliced = splice(stream, other)
-      prelude.release()
-      const bytes = await spliced
-      this.#options.log.debug({ peerId: from, bytes }, 'relay.carried')
-    } finally {
-      this.#carried.delete(stream)
     }
   }
 

@@ -61,7 +61,7 @@ const RENEWED = {
 export type ClosedNetworkDeps = {
   key: NodeKey
   host: Pick<Host, 'addresses' | 'isDirect' | 'links'>
-  relays: Pick<Relays, 'serve'>
+  relays: Pick<Relays, 'serve' | 'recheck'>
   streams: NetworkStreams
   gate: Pick<Gate, 'memberOf' | 'recheck' | 'refresh'>
   issuer: Issuer
@@ -254,6 +254,7 @@ async function startParts(
       },
     }),
   )
+  stack.defer(membership.onChange((what) => what === 'policy' && deps.relays.recheck(id)))
   stack.defer(nodes.onAddresses((peerId, addresses) => hear(peerId, addresses)))
   if (providers !== undefined) {
     const connectedCount = () => scope.connected().length

@@ -114,6 +114,52 @@ describe('nodes', () => {
   })
 })
 
+describe('relays', () => {
+  const key = (byte: number) => new Uint8Array(32).fill(byte)
+  const keys = () => [1, 2, 3, 4, 5].map(() => ephemeralNodeKey())
+
+  it('are said, at most four; anew at once when none of them is left, and not more often than every two seconds', () => {
+    vi.useFakeTimers()
+    using store = makeStore()
+    const nodes = new Nodes(store.records)
+    const said = () => nodes.get(store.key.peerId)?.relays
+    const [first, ...others] = [keys(), keys(), keys()]
+    let relays = first
+    using presence = Presence.start({
+      records: store.records,
+      body,
+      relays: () => relays.map(({ publicKey }) => publicKey),
+      nodeCount: () => 1,
+      log: store.log,
+    })
+    const four = (all: typeof first) => all.slice(0, 4).map(({ peerId }) => peerId)
+    expect(said()).toEqual(four(first))
+    vi.advanceTimersByTime(3_000)
+    relays = [...first.slice(3), ...(others[0] ?? [])]
+    presence.relaysChanged()
+    expect(said(), 'one of them is left').toEqual(four(first))
+    relays = []
+    presence.relaysChanged()
+    expect(said(), 'there is nothing better to say').toEqual(four(first))
+    relays = others[0] ?? []
+    presence.relaysChanged()
+    expect(said()).toEqual(four(relays))
+    relays = others[1] ?? []
+    presence.relaysChanged()
+    expect(said(), 'too soon').toEqual(four(others[0] ?? []))
+    vi.advanceTimersByTime(2_000)
+    expect(said()).toEqual(four(relays))
+  })
+
+  it('of others are read, without what is none', () => {
+    using store = makeStore()
+    const nodes = new Nodes(store.records)
+    const relay = ephemeralNodeKey()
+    store.records.accept(presenceOf({ relays: [relay.publicKey, 'relay', key(1).subarray(1)] }).bytes)
+    expect(nodes.list().map(({ relays }) => relays)).toEqual([[relay.peerId]])
+  })
+})
+
 describe('addresses', () => {
   const [here, there] = ['/ip4/192.0.2.7/tcp/7477', '/dns4/attic.example/tcp/7477']
 

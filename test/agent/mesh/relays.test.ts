@@ -138,6 +138,21 @@ describe('a relay', () => {
     await expect(a.relays.reach(b.member.peerId, soon())).rejects.toThrow(/nobody carries/)
   })
 
+  it('cuts what it carries when the grant is taken back', async () => {
+    let mayUse = true
+    const { all } = await stations(['a', 'b', 'relay'], { mayUse: () => mayUse })
+    const [a, b, relay] = all as [Station, Station, Station]
+    await join(a.member.host, relay.member.host)
+    await join(b.member.host, relay.member.host)
+    await until('the relay knows both', () => relay.scope.connected().length === 2)
+    await a.relays.reach(b.member.peerId, soon())
+    relay.relays.recheck('home')
+    expect(relay.relays.carriedCount).toBe(1)
+    mayUse = false
+    relay.relays.recheck('home')
+    await until('it is cut', () => relay.relays.carriedCount === 0 && !a.member.host.isConnected(b.member.peerId))
+  })
+
   it('dials nobody, carries nobody to himself, and does not carry on what is carried to it', async () => {
     const { all } = await stations(['a', 'b', 'relay', 'far'])
     const [a, b, relay, far] = all as [Station, Station, Station, Station]

@@ -6,7 +6,7 @@ import { z } from 'zod'
 import { decodeCbor } from '../../../protocols/cbor.ts'
 import { Revocations } from '../../../protocols/membership/revocation.ts'
 import { MEMBER_KIND, MEMBER_NAME, memberBody, memberIn } from '../../../protocols/records/member.ts'
-import { addressesIn, presenceBody } from '../../../protocols/records/presence.ts'
+import { addressesIn, presenceBody, relaysIn } from '../../../protocols/records/presence.ts'
 import { decodeRecord, encodeRecord } from '../../../protocols/records/record.ts'
 import { HOUR, makeKey, NOW, TestNetwork } from '../membership/people.ts'
 
@@ -18,7 +18,7 @@ const vectors = JSON.parse(readFileSync('protocols/records/vectors.json', 'utf8'
     now: number
     expect: { name: string; labels: object; issues: boolean } | null
   }[]
-  presences: { what: string; body: string; addresses: string[] | null }[]
+  presences: { what: string; body: string; addresses: string[] | null; relays?: string[] }[]
 }
 const hex = (text: string) => Uint8Array.from(Buffer.from(text, 'hex'))
 
@@ -74,10 +74,22 @@ describe('a member record', () => {
 })
 
 describe('a presence', () => {
-  it.each(vectors.presences)('with $what is read as the vectors say', ({ body, addresses }) => {
+  it.each(vectors.presences)('with $what is read as the vectors say', ({ body, addresses, relays = [] }) => {
     const read = presenceBody.safeParse(decodeCbor(hex(body), z.unknown()))
     expect(read.success).toBe(addresses !== null)
-    if (read.success) expect(addressesIn(read.data)).toEqual(addresses)
+    if (!read.success) return
+    expect(addressesIn(read.data)).toEqual(addresses)
+    expect(relaysIn(read.data).map((key) => Buffer.from(key).toString('hex'))).toEqual(relays)
+  })
+
+  it('has at most four relays that are keys, whatever stands there', () => {
+    fc.assert(
+      fc.property(fc.anything(), (relays) => {
+        const read = relaysIn({ relays })
+        expect(read.length).toBeLessThanOrEqual(4)
+        for (const one of read) expect(one.byteLength).toBe(32)
+      }),
+    )
   })
 
   it('has at most eight addresses that are short texts, whatever stands there', () => {
