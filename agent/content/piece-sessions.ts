@@ -16,6 +16,11 @@ import { OPEN_NETWORK_ID } from './publication-key.ts'
 const IDLE_MS_MAX = 5_000
 /** Of one peer in one network. */
 const IDLE_MAX = 4
+/**
+ * A stream that is reset before anything was said on it says nothing of the peer: it may have been opened on a connection that is being
+ * replaced, or when there was no room for a moment.
+ */
+const OPEN_TRIES_MAX = 2
 /** A peer that does not end its side when we ended ours is reset. */
 const CLOSE_MS_MAX = 2_000
 
@@ -61,13 +66,7 @@ export class PieceSessions implements AsyncDisposable {
       clearTimeout(idle.timer)
       if (idle.stream.status === 'open') return idle
     }
-    let stream: Stream
-    try {
-      stream = await this.#streams.openStream(peerId, PIECES_PROTOCOL, signal)
-    } catch (cause) {
-      if (signal.aborted) throw signal.reason as Error
-      throw new WireError('closed', `it cannot be reached (${reasonOf(cause)})`, { cause })
-    }
+    const stream = await this.#openStream(peerId, signal)
     const frames = new Frames(stream)
     const asker = network === OPEN_NETWORK_ID ? new PieceAsker(frames) : new PieceAsker(frames, fromHex(network))
     const session = { peerId, network, frames, asker, lanes: this.#lanes, isUsed: false }
@@ -144,6 +143,19 @@ export class PieceSessions implements AsyncDisposable {
     }
     this.#idle.clear()
     await Promise.all(this.#closing)
+  }
+
+  async #openStream(peerId: string, signal: AbortSignal): Promise<Stream> {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await this.#streams.openStream(peerId, PIECES_PROTOCOL, signal)
+      } catch (cause) {
+        if (signal.aborted) throw signal.reason as Error
+        const wasReset = cause instanceof Error && cause.name === 'StreamResetError'
+        if (wasReset && tries < OPEN_TRIES_MAX) continue
+        throw new WireError('closed', `it cannot be reached (${reasonOf(cause)})`, { cause })
+      }
+    }
   }
 
   #pop(of: Asked): Idle | undefined {

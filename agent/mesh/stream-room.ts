@@ -1,6 +1,7 @@
 /**
  * How many streams a peer may open on a connection: tunnels, which only members can have, are counted apart (routing/acceptor.ts bounds them for each
- * member), so that their number leaves strangers no more room than they had.
+ * member), so that their number leaves strangers no more room than they had. There is as much while a connection is still being made on this side,
+ * and not yet on the other: the library would take ten, and at the next one break off all streams of the connection.
  */
 import type { yamux } from '@chainsafe/libp2p-yamux'
 import type { Stream } from '@libp2p/interface'
@@ -16,7 +17,7 @@ const TUNNEL = NETWORK_PROTOCOL + TUNNEL_PROTOCOL
 
 type Factory = ReturnType<ReturnType<typeof yamux>>
 /** Its own types hide how streams of the other side come in. */
-type Opened = { streams: Stream[]; onRemoteStream(stream: Stream): void }
+type Opened = { streams: Stream[]; maxEarlyStreams: number; onRemoteStream(stream: Stream): void }
 
 /** The same, with room for so many. */
 export function roomed(make: ReturnType<typeof yamux>): ReturnType<typeof yamux> {
@@ -26,6 +27,8 @@ export function roomed(make: ReturnType<typeof yamux>): ReturnType<typeof yamux>
     factory.createStreamMuxer = (channel): ReturnType<Factory['createStreamMuxer']> => {
       const muxer = create(channel)
       const opened = muxer as unknown as Opened
+      // Who asks for many things opens many streams, as soon as it can.
+      opened.maxEarlyStreams = OTHER_STREAMS_MAX
       const take = opened.onRemoteStream.bind(muxer)
       opened.onRemoteStream = (stream) => {
         const isTaken = isRoom(opened.streams)

@@ -24,6 +24,7 @@ import { PieceServer, type PieceServerInit } from '../../../agent/content/server
 import type { Uploads } from '../../../agent/content/uploads.ts'
 import { ephemeralNodeKey, type NodeKey } from '../../../agent/identity/node-key.ts'
 import type { Log } from '../../../agent/log.ts'
+import { roomed } from '../../../agent/mesh/stream-room.ts'
 import { type Database, openDatabase } from '../../../agent/state/database.ts'
 import { signList } from '../../../protocols/pieces/list-statement.ts'
 import { PieceHasher } from '../../../protocols/pieces/tree.ts'
@@ -57,7 +58,7 @@ export class Peer implements AsyncDisposable {
       addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
       transports: [tcp()],
       connectionEncrypters: [noise()],
-      streamMuxers: [yamux()],
+      streamMuxers: [roomed(yamux())],
       connectionManager: { inboundConnectionThreshold: 1_000 },
     })
     return new Peer(node, key, known)
