@@ -5,7 +5,7 @@
  */
 import { Writable } from 'node:stream'
 import { styleText } from 'node:util'
-import { destination, type Logger, pino } from 'pino'
+import { destination, type Logger, type LoggerOptions, levels, pino } from 'pino'
 import { printable } from './printable.ts'
 
 export type Log = Pick<Logger, 'debug' | 'info' | 'warn' | 'error'>
@@ -13,17 +13,35 @@ export type LogLevel = 'debug' | 'info' | 'warn' | 'error' | 'silent'
 
 /** Takes pino's lines. */
 export type LogLines = { write(line: string): void }
+type Told = {
+  /** Takes the lines, where there is one. */
+  journal?: LogLines | undefined
+  terminal?: boolean
+  onEntry?: (level: string, event: string) => void
+}
 
-/** The logger of a running agent. Its level can be changed while it runs (`log.level = 'debug'`). `journal` takes the lines where there is one. */
-export function makeLog(level: LogLevel, journal?: LogLines, terminal = process.stderr.isTTY): Logger {
-  const options = {
+/** The logger of a running agent. Its level can be changed while it runs (`log.level = 'debug'`). `onEntry` is told of what is logged. */
+export function makeLog(level: LogLevel, { journal, terminal = process.stderr.isTTY, onEntry }: Told = {}): Logger {
+  const options: LoggerOptions = {
     level,
+    ...(onEntry !== undefined && { hooks: { logMethod: counting(onEntry) } }),
     base: null,
     timestamp: pino.stdTimeFunctions.isoTime,
     formatters: { level: (label: string) => ({ level: label }) },
   }
   if (journal) return pino(options, journal)
   return terminal ? pino(options, readable()) : pino(options, destination({ fd: 2, sync: true }))
+}
+
+/** An entry is fields and an event: the second argument. */
+function counting(
+  onEntry: NonNullable<Told['onEntry']>,
+): NonNullable<NonNullable<LoggerOptions['hooks']>['logMethod']> {
+  return function logMethod(args, method, level) {
+    const [, event] = args as unknown[]
+    onEntry(levels.labels[level] ?? String(level), typeof event === 'string' ? event : '')
+    method.apply(this, args)
+  }
 }
 
 const COLOURS = { debug: 'gray', info: 'green', warn: 'yellow', error: 'red' } as const
