@@ -12,7 +12,7 @@ import type { Multiaddr } from '@multiformats/multiaddr'
 import { AgentError, reasonOf } from '../error.ts'
 import type { NodeKey } from '../identity/node-key.ts'
 import type { Log } from '../log.ts'
-import { hostIn, parseAddress, peerIdIn } from './addresses.ts'
+import { hostIn, parseAddress, withPeer } from './addresses.ts'
 import { Admission, duplicateOf } from './admission.ts'
 import { Connections, isGone, type Link } from './connections.ts'
 import type { Gate } from './gate.ts'
@@ -172,6 +172,11 @@ export class Host implements AsyncDisposable {
   /** One for each peer. */
   links(): Link[] {
     return this.#connections.links()
+  }
+
+  /** Ends connections that give no sign of life: this machine is somewhere else now. */
+  dropDead(): void {
+    this.#connections.dropDead()
   }
 
   /** Closes relayed connections that nothing uses, of peers to which a direct one has proven itself. */
@@ -425,7 +430,7 @@ export class Host implements AsyncDisposable {
     try {
       const { multiaddrs } = await this.#node.peerRouting.findPeer(peer, { signal: limited, useCache: false })
       await this.dial(
-        multiaddrs.map((address) => withPeer(address, peer)),
+        multiaddrs.map((address) => withPeer(address, peer.toString())),
         limited,
       )
     } catch (error) {
@@ -437,10 +442,6 @@ export class Host implements AsyncDisposable {
   #open(peer: PeerId): Connection | undefined {
     return this.#connections.open(peer)
   }
-}
-
-function withPeer(address: Multiaddr, peer: PeerId): Multiaddr {
-  return peerIdIn(address) === undefined ? address.encapsulate(`/p2p/${peer.toString()}`) : address
 }
 
 function within(ms: number, signal: AbortSignal): AbortSignal {
