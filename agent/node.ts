@@ -35,6 +35,7 @@ import { type Later, sourcesOf, startNetworks } from './node/networks.ts'
 import { startNix, startShared } from './node/nix.ts'
 import { NodeOci } from './node/oci.ts'
 import { Places } from './node/places.ts'
+import { Reach } from './node/reach.ts'
 import { roomWarnings } from './node/room-warnings.ts'
 import { NodeRouting } from './node/routing.ts'
 import { filtersOf, Sharing } from './node/sharing.ts'
@@ -156,6 +157,7 @@ async function startNode(
     stack,
   )
   const { blobs, published, passThrough } = content
+  const reach = stack.use(new Reach({ host, config: values, lanePort: () => content.laneServer?.port, log }))
   const current = { config }
   const shared = startShared({ content, self: host.peerId, mayFetch, log }, stack)
   const routing = stack.use(new NodeRouting({ host, gate, audit: entrance.audit, config: values, log }))
@@ -181,6 +183,7 @@ async function startNode(
       db,
       key,
       host,
+      reach,
       streams,
       relays,
       entrance,
@@ -237,6 +240,7 @@ async function startNode(
     Keeper.start({ host, book: new PeerBook(db), bootstrap: values.bootstrap, maxPeers, wants, log }),
   )
   later.keeper = keeper
+  reach.attend(keeper)
   const joining = stack.use(new Joining({ gate, host, networks: entrance.networks, name, log }))
   if (values.joinFile !== undefined) joining.useFile(values.joinFile)
 
@@ -277,6 +281,7 @@ async function startNode(
   const api = new NodeApi({
     current,
     host,
+    reach,
     keeper,
     openNetwork,
     closed,

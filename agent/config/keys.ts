@@ -46,6 +46,8 @@ export type Config = {
   /** Multiaddrs, with or without /p2p/. */
   bootstrap: string[]
   mdns: boolean
+  /** Whether to have the router let this node's ports in. */
+  portMapping: boolean
   /** Whether to carry for members of this node's networks that cannot reach each other. */
   relay: boolean
   /** Whether the node takes part in the open network: that of everybody. */
@@ -181,6 +183,14 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       reloads: false,
       help: 'find peers on the local network',
     } satisfies Key<'mdns'>,
+    port_mapping: {
+      field: 'portMapping',
+      kind: boolean,
+      // It opens a door in somebody's firewall, and lets all of the Internet try it: its owner says so.
+      byDefault: () => false,
+      reloads: false,
+      help: 'have the router let this node’s ports in, by NAT-PMP or UPnP',
+    } satisfies Key<'portMapping'>,
     relay: {
       field: 'relay',
       kind: boolean,

@@ -9,6 +9,8 @@ import { isRelayed, relayIn } from './relay-transport.ts'
 
 /** A direct connection that has lasted this long has proven itself. */
 const PROVEN_MS = 10_000
+/** A round trip, on a machine that has just found a new network or woken up. */
+const ALIVE_MS = 1_500
 
 /** libp2p gives streams half a second when it closes a connection in order. */
 const CLOSING_MS_MAX = 1_000
@@ -32,9 +34,9 @@ export type Link = {
 
 export class Connections {
   readonly #node: Pick<Libp2p, 'getConnections' | 'getPeers'>
-  readonly #liveness: Pick<Liveness, 'rttMs'>
+  readonly #liveness: Pick<Liveness, 'rttMs' | 'isAlive'>
 
-  constructor(node: Pick<Libp2p, 'getConnections' | 'getPeers'>, liveness: Pick<Liveness, 'rttMs'>) {
+  constructor(node: Pick<Libp2p, 'getConnections' | 'getPeers'>, liveness: Pick<Liveness, 'rttMs' | 'isAlive'>) {
     this.#node = node
     this.#liveness = liveness
   }
@@ -64,6 +66,15 @@ export class Connections {
       if (direct === undefined || isRelayed(direct.remoteAddr)) continue
       if (Date.now() - direct.timeline.open < PROVEN_MS) continue
       void connection.close().catch((error: unknown) => connection.abort(error as Error))
+    }
+  }
+
+  /** Ends those that give no sign of life now: their packets go nowhere, or come from an address that this machine has no more. */
+  dropDead(): void {
+    for (const connection of this.#node.getConnections()) {
+      void this.#liveness.isAlive(connection, ALIVE_MS).then((isAlive) => {
+        if (!isAlive) connection.abort(new Error('no sign of life after this machine moved'))
+      })
     }
   }
 

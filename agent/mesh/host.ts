@@ -177,6 +177,11 @@ export class Host implements AsyncDisposable {
     return this.#connections.links()
   }
 
+  /** Ends connections that give no sign of life: this machine is somewhere else now. */
+  dropDead(): void {
+    this.#connections.dropDead()
+  }
+
   /** Closes relayed connections that nothing uses, of peers to which a direct one has proven itself. */
   dropSpare(): void {
     this.#connections.dropSpare()
@@ -428,7 +433,7 @@ export class Host implements AsyncDisposable {
     try {
       const { multiaddrs } = await this.#node.peerRouting.findPeer(peer, { signal: limited, useCache: false })
       await this.dial(
-        multiaddrs.map((address) => withPeer(address, peer)),
+        multiaddrs.map((address) => withPeer(address, peer.toString())),
         limited,
       )
     } catch (error) {

@@ -10,11 +10,10 @@
  * Some are wanted however many others there are: fellow members of a network of which too few are connected. They are dialled first,
  * and not let go.
  */
-import { peerIdFromString } from '@libp2p/peer-id'
 import { type Multiaddr, multiaddr } from '@multiformats/multiaddr'
 import { reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
-import { peerIdIn } from './addresses.ts'
+import { withPeer } from './addresses.ts'
 import { Bootstraps, type BootstrapView } from './bootstraps.ts'
 import { Candidates } from './candidates.ts'
 import type { Link } from './connections.ts'
@@ -287,10 +286,14 @@ export class Keeper implements AsyncDisposable {
 
   #watchAddresses(now: number): void {
     this.#addressesDueMs = now + ADDRESSES_MS
-    const addresses = this.#host.addresses().join()
-    if (addresses === this.#addresses) return
+    if (this.#host.addresses().join() !== this.#addresses) this.networkChanged()
+  }
+
+  /** Looks around anew: this machine is somewhere else, or slept. */
+  networkChanged(): void {
+    const now = Date.now()
+    this.#addresses = this.#host.addresses().join()
     this.#log.info({ addresses: this.#host.addresses() }, 'addresses.changed')
-    this.#addresses = addresses
     this.#bootstraps.forgive()
     this.#candidates.forgive(now)
     this.#begin(this.#host.refreshAddresses())
@@ -311,8 +314,4 @@ export class Keeper implements AsyncDisposable {
       .finally(() => this.#work.delete(settled))
     this.#work.add(settled)
   }
-}
-
-function withPeer(address: Multiaddr, peerId: string): Multiaddr {
-  return peerIdIn(address) === undefined ? address.encapsulate(`/p2p/${peerIdFromString(peerId).toString()}`) : address
 }

@@ -53,6 +53,7 @@ import { type Entrance, OPEN_NETWORK_NAME } from './entrance.ts'
 import type { Joining } from './joining.ts'
 import type { OpenNetwork } from './open-network.ts'
 import type { Places } from './places.ts'
+import type { Reach } from './reach.ts'
 import type { NodeRouting } from './routing.ts'
 import { NodeShare } from './sharing.ts'
 
@@ -66,6 +67,7 @@ export type Parts = Pick<NodeImagesDeps, 'oci' | 'holders' | 'signatures'> & {
   /** Replaced by a reload. */
   current: { readonly config: LoadedConfig }
   host: Host
+  reach: Reach
   keeper: Keeper
   /** undefined when this node takes no part in it. */
   openNetwork: OpenNetwork | undefined
@@ -126,20 +128,15 @@ export class NodeApi implements AgentApi {
       nameOf: (peerId) => (peerId === parts.host.peerId ? parts.current.config.values.name : this.#nameOf(peerId)),
     })
     const { networks, issuer, invitations, audit, gate } = parts.entrance
-    const { closed, joining, host, current } = parts
-    const open = () => this.#openView()
-    const { name } = current.config.values
     this.membership = new NodeMembership({
-      name,
+      ...parts,
+      name: parts.current.config.values.name,
       networks,
-      closed,
       issuer,
       invitations,
-      joining,
       audit,
       gate,
-      host,
-      open,
+      open: () => this.#openView(),
       shareOf: (id) => parts.content.sharing.shares.modeOf(id),
     })
   }

@@ -39,6 +39,7 @@ import type { NetworkScope, NetworkStreams } from '../mesh/network-streams.ts'
 import type { Relays } from '../mesh/relays.ts'
 import { FILTER_LEASE_MS } from '../nix/store-filter.ts'
 import { type Database, openDatabase } from '../state/database.ts'
+import type { Reach } from './reach.ts'
 
 /** A certificate, to a member that has just connected. */
 const HAND_OVER_MS_MAX = 10_000
@@ -60,7 +61,8 @@ const RENEWED = {
 
 export type ClosedNetworkDeps = {
   key: NodeKey
-  host: Pick<Host, 'addresses' | 'isDirect' | 'links'>
+  host: Pick<Host, 'isDirect' | 'links'>
+  reach: Pick<Reach, 'addresses' | 'onAddresses'>
   relays: Pick<Relays, 'serve' | 'recheck'>
   streams: NetworkStreams
   gate: Pick<Gate, 'memberOf' | 'recheck' | 'refresh'>
@@ -208,7 +210,7 @@ async function startParts(
   deps: ClosedNetworkDeps,
   stack: AsyncDisposableStack,
 ): Promise<Parts> {
-  const { key, host, streams, gate, directory, publishing, providers, presence, hear } = deps
+  const { key, host, reach, streams, gate, directory, publishing, providers, presence, hear } = deps
   const { id, network } = membership
   const log = deps.log.child({ network: membership.name })
   const db = openDatabase(databaseOf(directory, id))
@@ -242,10 +244,11 @@ async function startParts(
   const renewal = await startRenewal(membership, { scope, members }, deps, stack, log)
   stack.use(Renewer.start({ records, leases: RENEWED, log }))
   const relays = () => relaysOf(host, scope)
-  const addresses = () => host.addresses()
+  const addresses = () => reach.addresses()
   const said = stack.use(
     Presence.start({ records, body: presence, addresses, relays, nodeCount: () => nodes.count, log }),
   )
+  stack.defer(reach.onAddresses(() => said.addressesChanged()))
   stack.defer(scope.onPeer(() => said.relaysChanged()))
   stack.defer(scope.onPeerGone(() => said.relaysChanged()))
   stack.use(

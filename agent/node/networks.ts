@@ -24,6 +24,7 @@ import { type Content, closedNetworksOf, forgetContent } from './content.ts'
 import { type Entrance, OPEN_NETWORK_NAME } from './entrance.ts'
 import type { NodeOci } from './oci.ts'
 import { OpenNetwork } from './open-network.ts'
+import type { Reach } from './reach.ts'
 import type { NodeRouting } from './routing.ts'
 
 /** A holder that the DHT has not named by then does not help whoever waits. */
@@ -38,6 +39,7 @@ type NetworksDeps = {
   db: Database
   key: NodeKey
   host: Host
+  reach: Reach
   streams: NetworkStreams
   relays: Relays
   entrance: Entrance
@@ -49,7 +51,7 @@ type NetworksDeps = {
 }
 
 export async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
-  const { routing, shared, db, key, host, streams, relays, entrance, content, oci, later, presence, log } = deps
+  const { routing, shared, db, key, host, reach, streams, relays, entrance, content, oci, later, presence, log } = deps
   const { networks, gate, issuer, directory } = entrance
   const publishing = { pins: content.blobs, paths: content.published }
   const serve = (id: string, scope: PathsScope, records: Records) => content.sharing.serve(id, scope, records)
@@ -85,6 +87,7 @@ export async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableSt
         route: (parts) => routing.route(parts),
         key,
         host,
+        reach,
         streams,
         relays,
         gate,

@@ -3,7 +3,8 @@
  * drop whatever nobody inside asked for. Public addresses are of an ordinary public range, since libp2p takes the documentation's for
  * private ones; nothing leaves the namespaces. Needs root, iproute2 and nftables.
  */
-import { execFileSync } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -11,9 +12,20 @@ import { join } from 'node:path'
 const LANS = [1, 2] as const
 type LanNumber = (typeof LANS)[number]
 
+/** What miniupnpd writes its rules into. */
+const MINIUPNPD_TABLES = `table inet filter {
+  chain miniupnpd { }
+  chain prerouting_miniupnpd { }
+  chain postrouting_miniupnpd { }
+  chain forward { type filter hook forward priority 0; policy accept; jump miniupnpd; }
+  chain prerouting { type nat hook prerouting priority -100; policy accept; jump prerouting_miniupnpd; }
+  chain postrouting { type nat hook postrouting priority 100; policy accept; jump postrouting_miniupnpd; }
+}`
+
 export class NatLab implements Disposable {
   readonly #prefix = `nat${process.pid}x${Math.floor(Math.random() * 1e5)}`
   readonly #made: string[] = []
+  readonly #daemons: ChildProcess[] = []
   readonly #directory = mkdtempSync(join(tmpdir(), 'undernet-nat-'))
 
   /** A host with a public address, and one in each LAN. */
@@ -68,7 +80,44 @@ export class NatLab implements Disposable {
     }
   }
 
+  /** The router lets in what hosts of its LAN ask it to, by NAT-PMP or by UPnP, from now on. `by` is the one that it speaks. */
+  async letPortsIn(lan: LanNumber, by: 'nat-pmp' | 'upnp'): Promise<void> {
+    const router = this.#router(lan)
+    this.#nft(router, `insert rule ip filter forwarded ct status dnat accept\n${MINIUPNPD_TABLES}`)
+    const file = join(this.#directory, `miniupnpd${lan}.conf`)
+    const settings = {
+      ext_ifname: 'wan',
+      listening_ip: 'lan',
+      http_port: 5000,
+      enable_natpmp: by === 'nat-pmp' ? 'yes' : 'no',
+      enable_upnp: by === 'upnp' ? 'yes' : 'no',
+      ipv6_disable: 'yes',
+      secure_mode: 'yes',
+      uuid: '3ac03f29-5381-424c-9cbf-b2c040a62bef',
+      lease_file: join(this.#directory, `leases${lan}`),
+    }
+    const lines = Object.entries(settings).map(([key, value]) => `${key}=${value}`)
+    writeFileSync(
+      file,
+      `${[...lines, 'allow 1024-65535 0.0.0.0/0 1024-65535', 'deny 0-65535 0.0.0.0/0 0-65535'].join('\n')}\n`,
+    )
+    const args = ['netns', 'exec', router, 'miniupnpd', '-d', '-f', file, '-P', join(this.#directory, `pid${lan}`)]
+    const daemon = spawn('ip', args, { stdio: ['ignore', 'pipe', 'pipe'] })
+    this.#daemons.push(daemon)
+    // It says so when it listens.
+    await once(daemon.stderr, 'data')
+    daemon.stderr.resume()
+    daemon.stdout.resume()
+  }
+
+  /** Ports of the router that lead to a host of its LAN by that. */
+  portsIn(lan: LanNumber): number[] {
+    const rules = execFileSync('ip', ['netns', 'exec', this.#router(lan), 'nft', 'list', 'table', 'inet', 'filter'])
+    return [...rules.toString().matchAll(/dport (\d+) dnat/g)].map(([, port]) => Number(port))
+  }
+
   [Symbol.dispose](): void {
+    for (const daemon of this.#daemons) daemon.kill('SIGKILL')
     for (const namespace of this.#made) this.#ip('netns', 'del', namespace)
     rmSync(this.#directory, { recursive: true, force: true })
   }

@@ -13,6 +13,7 @@ import { hasNamespaces } from '../lan.ts'
 import { NatLab } from './nat-lab.ts'
 
 const MIB = 1024 * 1024
+const FLAGS = ['--no-open', '--no-mdns', '--log-level', 'debug']
 
 describe.skipIf(!hasNamespaces)('members behind two NAT routers, and one in public', () => {
   let nat: NatLab
@@ -24,10 +25,9 @@ describe.skipIf(!hasNamespaces)('members behind two NAT routers, and one in publ
   beforeAll(async () => {
     nat = NatLab.make()
     lab = await Lab.open()
-    const flags = ['--no-open', '--no-mdns', '--log-level', 'debug']
     relay = await lab.start({
       name: 'relay',
-      flags,
+      flags: FLAGS,
       namespace: nat.relay,
       listen: `/ip4/${nat.relayAddress}/tcp/7477`,
     })
@@ -35,7 +35,7 @@ describe.skipIf(!hasNamespaces)('members behind two NAT routers, and one in publ
     const behind = async (name: string, lan: 1 | 2) => {
       const agent = await lab.start({
         name,
-        flags,
+        flags: FLAGS,
         namespace: nat.host(lan),
         listen: `/ip4/${nat.hostAddress(lan)}/tcp/7477`,
       })
@@ -100,6 +100,17 @@ describe.skipIf(!hasNamespaces)('members behind two NAT routers, and one in publ
     const again = await publish(b, 'encore', MIB)
     expect(await gets(a, again.cid)).toBe(again.sha256)
   }, 180_000)
+
+  it('are dialled where a router lets them in, which it is told to take back at a stop', async () => {
+    await nat.letPortsIn(2, 'upnp')
+    b = await lab.restart(b, { flags: [...FLAGS, '--port-mapping'] })
+    await onPath('direct')
+    expect((await peerOf(a, 'b'))?.address ?? (await peerOf(b, 'a'))?.address).toMatch(/^\/ip4\/45\.10\.0\./)
+    expect(nat.portsIn(2)).toContain(7477)
+    b = await lab.restart(b, { flags: FLAGS })
+    expect(nat.portsIn(2)).toEqual([])
+    await onPath('relay')
+  }, 120_000)
 
   it('are not carried without the grant', async () => {
     const policy = lab.file(

@@ -33,6 +33,7 @@ async function makeNode() {
     key,
     host,
     streams,
+    reach: { addresses: () => [], onAddresses: () => () => undefined },
     relays: { recheck() {}, serve: async () => ({ [Symbol.asyncDispose]: async () => undefined }) },
     gate,
     issuer,
