@@ -42,6 +42,13 @@ export function isLoopback(address: Multiaddr): boolean {
   return isIn(loopback, address)
 }
 
+/** Whether an IP address is one of the Internet's. */
+export function isPublicHost(host: string): boolean {
+  const family = isIP(host)
+  if (family === 0) return false
+  return ![loopback, linkLocal, privateUse].some((list) => list.check(host, family === 4 ? 'ipv4' : 'ipv6'))
+}
+
 /** Sorts for dialling: an address on one of our own networks first, then public ones, other private ones, loopback. */
 export function byReach(): (a: Address, b: Address) => -1 | 0 | 1 {
   let local = new BlockList()

@@ -36,9 +36,9 @@ import { Topic } from '../mesh/gossip.ts'
 import type { Host } from '../mesh/host.ts'
 import { NetworkGossip } from '../mesh/network-gossip.ts'
 import type { NetworkScope, NetworkStreams } from '../mesh/network-streams.ts'
-import type { Relays } from '../mesh/relays.ts'
 import { FILTER_LEASE_MS } from '../nix/store-filter.ts'
 import { type Database, openDatabase } from '../state/database.ts'
+import type { NodePaths } from './paths.ts'
 
 /** A certificate, to a member that has just connected. */
 const HAND_OVER_MS_MAX = 10_000
@@ -61,7 +61,7 @@ const RENEWED = {
 export type ClosedNetworkDeps = {
   key: NodeKey
   host: Pick<Host, 'addresses' | 'isDirect' | 'links'>
-  relays: Pick<Relays, 'serve' | 'recheck'>
+  paths: Pick<NodePaths, 'serve' | 'recheck'>
   streams: NetworkStreams
   gate: Pick<Gate, 'memberOf' | 'recheck' | 'refresh'>
   issuer: Issuer
@@ -244,7 +244,7 @@ async function startParts(
   stack.defer(scope.onPeer(() => said.relaysChanged()))
   stack.defer(scope.onPeerGone(() => said.relaysChanged()))
   stack.use(
-    await deps.relays.serve(id, {
+    await deps.paths.serve(id, {
       scope,
       isMember: (peerId) => members.get(peerId) !== undefined,
       relaysOf: (peerId) => nodes.get(peerId)?.relays ?? [],
@@ -254,7 +254,7 @@ async function startParts(
       },
     }),
   )
-  stack.defer(membership.onChange((what) => what === 'policy' && deps.relays.recheck(id)))
+  stack.defer(membership.onChange((what) => what === 'policy' && deps.paths.recheck(id)))
   stack.defer(nodes.onAddresses((peerId, addresses) => hear(peerId, addresses)))
   if (providers !== undefined) {
     const connectedCount = () => scope.connected().length

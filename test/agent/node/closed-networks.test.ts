@@ -33,7 +33,7 @@ async function makeNode() {
     key,
     host,
     streams,
-    relays: { recheck() {}, serve: async () => ({ [Symbol.asyncDispose]: async () => undefined }) },
+    paths: { recheck() {}, serve: async () => ({ [Symbol.asyncDispose]: async () => undefined }) },
     gate,
     issuer,
     directory: entrance.directory,
