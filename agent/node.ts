@@ -17,7 +17,6 @@ import { Host } from './mesh/host.ts'
 import { Keeper } from './mesh/keeper.ts'
 import { NetworkStreams } from './mesh/network-streams.ts'
 import { PeerBook } from './mesh/peer-book.ts'
-import { Relays } from './mesh/relays.ts'
 import { CacheKey } from './nix/signing.ts'
 import type { TrustedKeys } from './nix/trust.ts'
 import type { Upstreams } from './nix/upstreams.ts'
@@ -34,6 +33,7 @@ import { networkWarnings } from './node/network-warnings.ts'
 import { type Later, sourcesOf, startNetworks } from './node/networks.ts'
 import { startNix, startShared } from './node/nix.ts'
 import { NodeOci } from './node/oci.ts'
+import { NodePaths } from './node/paths.ts'
 import { Places } from './node/places.ts'
 import { Reach } from './node/reach.ts'
 import { roomWarnings } from './node/room-warnings.ts'
@@ -138,7 +138,8 @@ async function startNode(
   const counts = { version: VERSION, metrics: metrics.libp2p.factory }
   const host = stack.use(await Host.start({ key, listen, mdns, gate, open, maxPeers, ...counts, log }))
   const streams = stack.use(await NetworkStreams.start({ host, gate, log }))
-  const relays = stack.use(new Relays({ host, carries: values.relay, log }))
+  const { relay, reflectPort } = values
+  const paths = stack.use(await NodePaths.start({ host, listen, relay, reflectPort, log }))
 
   const faults = new PeerFaults()
   const isFetcher = (peerId: string, network: string) => entrance.mayFetch(peerId, network)
@@ -185,7 +186,7 @@ async function startNode(
       host,
       reach,
       streams,
-      relays,
+      paths,
       entrance,
       content,
       oci,
@@ -309,7 +310,7 @@ async function startNode(
   metrics.connect({
     status: () => api.status(),
     bootstraps: () => keeper.bootstraps(),
-    relays,
+    relays: paths,
     closed,
     openNetwork,
     content,

@@ -83,11 +83,6 @@ export function peerIdIn(address: Multiaddr): string | undefined {
   return address.getComponents().findLast((component) => component.code === CODE_P2P)?.value
 }
 
-/** The same, with a peer id at its end if it has none. */
-export function withPeer(address: Multiaddr, peerId: string): Multiaddr {
-  return peerIdIn(address) === undefined ? address.encapsulate(`/p2p/${peerId}`) : address
-}
-
 /** The IP address that a multiaddr begins with; undefined for names, and for addresses that mean nothing without an interface. */
 export function hostIn(address: Multiaddr): string | undefined {
   const [first] = address.getComponents()

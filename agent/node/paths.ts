@@ -1,0 +1,70 @@
+/**
+ * Ways between members that are not a plain dial, put together: what a member carries for others (relays), and from where the others' datagrams
+ * are seen (reflectors).
+ */
+import type { Log } from '../log.ts'
+import type { Host } from '../mesh/host.ts'
+import { Reflections } from '../mesh/reflections.ts'
+import { Reflector } from '../mesh/reflector.ts'
+import { type RelayNetwork, Relays } from '../mesh/relays.ts'
+
+export type PathsOptions = {
+  host: Host
+  /** Multiaddrs that libp2p listens on. */
+  listen: readonly string[]
+  /** Whether to carry for others. */
+  relay: boolean
+  /** First UDP port of the reflector; undefined when off. */
+  reflectPort: number | undefined
+  log: Log
+}
+
+type PathsNetwork = RelayNetwork & { scope: { connected(): string[] } }
+
+export class NodePaths implements AsyncDisposable {
+  /** Where this node's datagrams seem to come from. */
+  readonly reflections: Reflections
+  readonly #relays: Relays
+  readonly #reflector: Reflector
+  readonly #scopes = new Map<string, RelayNetwork['scope']>()
+
+  private constructor({ host, relay, log }: PathsOptions, reflector: Reflector) {
+    this.#relays = new Relays({ host, carries: relay, log })
+    this.#reflector = reflector
+    const hostOf = (peerId: string) => host.hostOf(peerId)
+    this.reflections = new Reflections({ scopes: () => [...this.#scopes.values()], hostOf, log })
+  }
+
+  static async start(options: PathsOptions): Promise<NodePaths> {
+    const { listen, reflectPort, log } = options
+    const all = new Set(listen.flatMap((address) => /^\/ip[46]\/([^/]+)\//.exec(address)?.[1] ?? []))
+    const hosts = reflectPort === undefined ? [] : [...all]
+    return new NodePaths(options, await Reflector.start({ hosts, port: reflectPort ?? 0, log }))
+  }
+
+  /** Carries, is carried, reflects and asks for reflections in a network until disposed. */
+  async serve(id: string, network: PathsNetwork): Promise<AsyncDisposable> {
+    await using stack = new AsyncDisposableStack()
+    const { scope } = network
+    stack.use(await this.#relays.serve(id, network))
+    stack.use(await this.#reflector.serve(scope, (peerId) => scope.connected().includes(peerId)))
+    this.#scopes.set(id, scope)
+    stack.defer(() => void this.#scopes.delete(id))
+    return stack.move()
+  }
+
+  /** Streams that are carried for others now. */
+  get carriedCount(): number {
+    return this.#relays.carriedCount
+  }
+
+  /** To be called when a network's policy has changed. */
+  recheck(id: string): void {
+    this.#relays.recheck(id)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#relays[Symbol.asyncDispose]()
+    await this.#reflector[Symbol.asyncDispose]()
+  }
+}
