@@ -35,6 +35,8 @@ allow = ["content:fetch", "content:publish", "image:push *", "image:pull *", "se
 /** What dpkg, systemd and those who log in keep anyway, whatever is installed; nothing in it is the package's. */
 const OF_THE_SYSTEM =
   /^\/(var\/(log|tmp|cache\/(ldconfig|debconf)|lib\/(dpkg|systemd|apt|pam))|run|tmp|root\/\.cache)(\/|$)|^\/(etc|etc\/(passwd|group|shadow|gshadow|subuid|subgid)-?|etc\/ld\.so\.cache)$/
+/** Of what is left behind. */
+const SHOWN_MAX = 10
 const ACCOUNTS = ['/etc/passwd', '/etc/group', '/etc/shadow', '/etc/gshadow']
 
 /** What a step hands on to a later one. */
@@ -235,7 +237,7 @@ async function purge({ all }: ThreeMachines, { clean }: Known): Promise<string> 
   same(left.accounts, clean.accounts)
   const more = left.paths.filter((path) => !(clean.paths.includes(path) || OF_THE_SYSTEM.test(path)))
   const behind = more.filter((path) => !third.isDirectoryOfRoot(path))
-  if (behind.length > 0) throw new Error(`left behind: ${behind.join(' ')}`)
+  if (behind.length > 0) throw new Error(`left behind: ${behind.slice(0, SHOWN_MAX).join(' ')}`)
   same((await third.run('test', '-e', '/run/undernet')).code, 1)
   same((await third.run('systemctl', 'status', UNIT)).code, 4)
   return `${left.paths.length} paths looked at`
