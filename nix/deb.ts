@@ -160,12 +160,14 @@ function writeControl(stage: string, of: { version: string; architecture: Archit
   for (const [name, text] of Object.entries(maintainerScripts)) write(stage, `/DEBIAN/${name}`, text, 0o755)
 }
 
-/** Owners, order and times are dpkg-deb's to make equal; modes are ours. */
+/** Owners, order and times are dpkg-deb's to make equal; modes are ours, whatever the umask was. */
 function pack(stage: string, file: string, epoch: string, how: readonly string[]): string {
-  for (const entry of readdirSync(stage, { recursive: true, withFileTypes: true })) {
-    if (entry.isDirectory()) chmodSync(join(entry.parentPath, entry.name), 0o755)
-  }
   chmodSync(stage, 0o755)
+  for (const entry of readdirSync(stage, { recursive: true, withFileTypes: true })) {
+    const path = join(entry.parentPath, entry.name)
+    const isProgram = entry.isDirectory() || (statSync(path).mode & 0o100) !== 0
+    chmodSync(path, isProgram ? 0o755 : 0o644)
+  }
   mkdirSync(dirname(file), { recursive: true })
   // Beside it first: who looks finds a whole package, or none.
   const arriving = `${file}.part`
