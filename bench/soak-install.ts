@@ -3,7 +3,7 @@
  * who may use it, what happens when it is killed, hangs or cannot start, what Nix, container engines and the resolver are told, and that nothing is
  * left in the end. Needs root, debootstrap and systemd-nspawn (apt-get install debootstrap systemd-container), and `npm run build` before.
  */
-import { lstatSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -41,8 +41,7 @@ const OF_THE_SYSTEM =
 const ACCOUNTS = ['/etc/passwd', '/etc/group', '/etc/shadow', '/etc/gshadow']
 
 type Machines = { first: Machine; second: Machine }
-/** `root`: what the machine is made of. */
-type Known = { root: string; paths: string[]; accounts: string; peerId: string }
+type Known = { paths: string[]; accounts: string; peerId: string }
 type Step = [what: string, does: (machines: Machines, known: Known) => Promise<string | undefined>]
 
 const STEPS: readonly Step[] = [
@@ -295,9 +294,7 @@ async function purge({ first }: Machines, known: Known): Promise<string> {
 async function nothingLeft(machine: Machine, known: Known): Promise<string> {
   same(await machine.does('cat', ...ACCOUNTS), known.accounts)
   const paths = machine.writtenPaths().filter((path) => !(known.paths.includes(path) || OF_THE_SYSTEM.test(path)))
-  // In what Debian has, something came and went.
-  const isThere = (path: string) => lstatSync(join(known.root, path), { throwIfNoEntry: false })?.isDirectory() === true
-  const left = paths.filter((path) => !isThere(path) && !/^\/(nix|home)(\/|$)/.test(path))
+  const left = paths.filter((path) => !machine.isDirectoryOfRoot(path) && !/^\/(nix|home)(\/|$)/.test(path))
   if (left.length > 0) throw new Error(`left behind: ${left.join(' ')}`)
   return `${paths.length} paths looked at`
 }
@@ -338,7 +335,7 @@ try {
   const start = (name: string, nth: number) => Machine.start({ name, root, namespace: hosts.namespace(nth), shared })
   const first = stack.use(await start('first', 0))
   const second = stack.use(await start('second', 1))
-  const known: Known = { root, paths: [], accounts: '', peerId: '' }
+  const known: Known = { paths: [], accounts: '', peerId: '' }
   for (const [what, does] of STEPS) {
     const stepMs = performance.now()
     const remark = await does({ first, second }, known).catch((error: unknown) => {

@@ -1,6 +1,7 @@
 /** A directory that stands for a machine, and what is in it: for tests that it is as it was. */
 import { createHash } from 'node:crypto'
 import {
+  existsSync,
   lstatSync,
   mkdirSync,
   mkdtempSync,
