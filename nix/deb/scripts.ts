@@ -38,8 +38,21 @@ Description: peer-to-peer agent that shares Nix paths, images and services
 `
 }
 
+/** Two services of one name: the one of `agent install` would stand before the package's, which nobody would notice. */
+const PREINST = `#!/bin/sh
+set -e
+
+root="\${DPKG_ROOT:-}"
+if [ "$1" = install ] && [ -e "$root/etc/systemd/system/${UNIT}" ] && [ -e "$root/var/lib/${SERVICE_NAME}-install/manifest.json" ]; then
+  echo "${SERVICE_NAME}: the agent is here already, by 'agent install'. Run 'sudo agent uninstall' first: the node" >&2
+  echo "stays what it is, its state is kept and used by this package." >&2
+  exit 1
+fi
+`
+
 /** By name, as in DEBIAN/. */
-export const maintainerScripts: Readonly<Record<'postinst' | 'prerm' | 'postrm', string>> = {
+export const maintainerScripts: Readonly<Record<'preinst' | 'postinst' | 'prerm' | 'postrm', string>> = {
+  preinst: PREINST,
   postinst: `#!/bin/sh
 set -e
 
