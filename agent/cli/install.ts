@@ -79,13 +79,15 @@ async function install(line: CommandLine, session: Session, options: Options): P
   const root = new Root(options.root)
   const asked = await askedParts(options, root)
   const systemdVersion = await machine.systemdVersion(run)
+  machine.checkOwner(root)
+  machine.checkMachine(root, isDryRun)
   const completion = (shell: (typeof SHELLS)[number]) => completionScript(shell, line.program)
-  const wanted = agentFiles({ program: runningProgram(), systemdVersion, completion })
-  machine.checkMachine(
-    root,
-    wanted.map(({ path }) => path),
-    isDryRun,
-  )
+  const wanted = agentFiles({ program: runningProgram(), root, systemdVersion, completion })
+  if (!isDryRun)
+    machine.checkWritable(
+      root,
+      wanted.map(({ path }) => path),
+    )
   using _lock = isDryRun ? undefined : await machine.lockInstallation(root)
   const manifest = Manifest.load(root)
   const steps = change.planChanges(wanted, root, manifest, force)
@@ -168,7 +170,7 @@ async function installPart(part: OtherPart, work: Work): Promise<void> {
   if (!isJson) terminal.print(...planLines(shownSteps(steps), changed.length > 0 ? commands : []))
   for (const note of files.notes) terminal.note(note)
   if (options.dryRun || changed.length === 0) return
-  machine.checkMachine(root, changed, false)
+  machine.checkWritable(root, changed)
   manifest.begin()
   for (const step of steps) change.applyChange(step, root, manifest)
   for (const command of commands) {

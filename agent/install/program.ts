@@ -47,8 +47,18 @@ export function runningProgram(entry = process.argv[1] ?? '', node = process.exe
     { path: 'node', source: realpathSync(node), isExecutable: true },
     ...bundled,
     ...packageFiles('koffi', join(bundle, 'main.js')),
-  ].sort((a, b) => (a.path < b.path ? -1 : 1))
-  return { id: idOf(files), files, sizeBytes: files.reduce((sum, { source }) => sum + statSync(source).size, 0) }
+  ]
+  return programOf(files)
+}
+
+/** A program of these files. */
+export function programOf(files: readonly ProgramFile[]): Program {
+  const sorted = files.toSorted((a, b) => (a.path < b.path ? -1 : 1))
+  return {
+    id: idOf(sorted),
+    files: sorted,
+    sizeBytes: sorted.reduce((sum, { source }) => sum + statSync(source).size, 0),
+  }
 }
 
 /** Beside the sources when it is they that run. */

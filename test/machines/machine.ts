@@ -7,7 +7,7 @@
  */
 import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Outcome, until } from '../agents.ts'
 
@@ -20,7 +20,7 @@ const POLL_MS = 100
 /** Kept of the console, for the message of a failure. */
 const CONSOLE_LENGTH_MAX = 20_000
 /** What somebody has who logs in as root. */
-const LOGIN = ['PATH=/usr/sbin:/usr/bin:/sbin:/bin', 'HOME=/root', 'LANG=C.UTF-8']
+const LOGIN = ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', 'HOME=/root', 'LANG=C.UTF-8']
 /** Where overlays are; the number of the process that has one is in its name. */
 const DISKS = '/var/cache/undernet-machines/disks'
 /** Of control groups: one, or on older machines several, of which systemd writes to these. */
@@ -77,8 +77,20 @@ export class Machine implements AsyncDisposable {
     const { namespace, shared } = this.#options
     const groups = TREES.map((tree) => join(tree, this.#group))
     for (const group of groups) mkdirSync(group, { recursive: true })
-    const nspawn = ['systemd-nspawn', '-q', '--register=no', '--keep-unit', '--console=pipe', '--resolv-conf=off', '--timezone=off']
-    nspawn.push(`--network-namespace-path=/run/netns/${namespace}`, '--capability=CAP_NET_ADMIN', `--bind=${shared}:/mnt`)
+    const nspawn = [
+      'systemd-nspawn',
+      '-q',
+      '--register=no',
+      '--keep-unit',
+      '--console=pipe',
+      '--resolv-conf=off',
+      '--timezone=off',
+    ]
+    nspawn.push(
+      `--network-namespace-path=/run/netns/${namespace}`,
+      '--capability=CAP_NET_ADMIN',
+      `--bind=${shared}:/mnt`,
+    )
     nspawn.push('-D', this.#place, `--machine=${this.name}`, '-b')
     const enter = groups.map((group) => `echo $$ >${group}/cgroup.procs`).join('; ')
     // Asked to end it turns the machine off. Killed it would leave it running.
@@ -137,6 +149,12 @@ export class Machine implements AsyncDisposable {
   writtenPaths(): string[] {
     const entries = readdirSync(this.written, { recursive: true, withFileTypes: true })
     return entries.map((entry) => join(entry.parentPath, entry.name).slice(this.written.length)).sort()
+  }
+
+  /** Whether it is a directory that Debian itself has there: one is written to when something in it comes and goes. */
+  isDirectoryOfRoot(path: string): boolean {
+    const stats = lstatSync(join(this.#options.root, path), { throwIfNoEntry: false })
+    return stats?.isDirectory() === true && lstatSync(join(this.written, path)).isDirectory()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
