@@ -344,25 +344,13 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
   }),
 )
 
-const LISTS = new Set<keyof Config>([
-  'listen',
-  'bootstrap',
-  'trustedKeys',
-  'upstreams',
-  'privatePaths',
-  'services',
-  'forwards',
-  'registries',
-  'imageKeys',
-])
-
 /** What the command line needs to make a flag of each key. */
-export const configKeys = [...KEYS].map(([key, { kind, field, help, reloads }]) => ({
+export const configKeys = [...KEYS].map(([key, { kind, help, reloads }]) => ({
   key,
   help,
   reloads,
-  isBoolean: (kind as unknown) === boolean,
-  isList: LISTS.has(field),
+  isBoolean: kind.form.is === 'boolean',
+  isList: kind.form.is === 'list',
 }))
 
 /** The host's name without its domain, as far as a node's name may have its characters. */
