@@ -2,7 +2,7 @@
  * The composition root: starts the parts of an agent in order, wires what they need of each other, and stops them in reverse. A start
  * that fails half-way undoes just what had started.
  */
-import { arch, cpus, platform, totalmem } from 'node:os'
+import { arch, availableParallelism, platform, totalmem } from 'node:os'
 import type { CID } from 'multiformats/cid'
 import type { Logger } from 'pino'
 import type { Digest } from '../protocols/artifact/artifact.ts'
@@ -304,7 +304,7 @@ async function startNode(
 
 function presenceBody(name: string) {
   const system = `${arch() === 'x64' ? 'x86_64' : arch() === 'arm64' ? 'aarch64' : arch()}-${platform()}`
-  return { name, version: VERSION, capabilities: { system, cpus: cpus().length, memoryBytes: totalmem() } }
+  return { name, version: VERSION, capabilities: { system, cpus: availableParallelism(), memoryBytes: totalmem() } }
 }
 
 type Reloadable = {

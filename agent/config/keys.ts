@@ -6,6 +6,7 @@
  */
 import { hostname } from 'node:os'
 import type { LogLevel } from '../log.ts'
+import { credential } from './credentials.ts'
 import { type Environment, socketPath, stateDirectory } from './paths.ts'
 import { forwardText, offerText } from './service-values.ts'
 import {
@@ -197,7 +198,7 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
     join_file: {
       field: 'joinFile',
       kind: optionalPath,
-      byDefault: () => 'off',
+      byDefault: (env) => credential('join_file', env) ?? 'off',
       reloads: false,
       help: 'file with tokens of networks to join, one a line, or off',
     } satisfies Key<'joinFile'>,
@@ -323,7 +324,7 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
     registry_auth: {
       field: 'registryAuthFile',
       kind: optionalPath,
-      byDefault: () => 'off',
+      byDefault: (env) => credential('registry_auth', env) ?? 'off',
       reloads: false,
       help: 'auth.json with credentials for registries; off: where podman and docker keep theirs',
     } satisfies Key<'registryAuthFile'>,

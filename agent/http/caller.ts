@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { isIPv6, type Socket } from 'node:net'
 
-/** Column of /proc/net/tcp. */
+/** Column of /proc/net/tcp; below /proc/self it is seen by those, too, who see no more of /proc than processes. */
 const UID_COLUMN = 7
 
 export type CallerRules = {
@@ -41,7 +41,7 @@ async function uidOf({
   const address = remoteAddress.replace(/^::ffff:/, '')
   const own = `${hexAddress(address)}:${hexPort(remotePort)}`
   try {
-    const table = await readFile(isIPv6(address) ? '/proc/net/tcp6' : '/proc/net/tcp', 'utf8')
+    const table = await readFile(isIPv6(address) ? '/proc/self/net/tcp6' : '/proc/self/net/tcp', 'utf8')
     for (const line of table.split('\n')) {
       const columns = line.trim().split(/\s+/)
       const [, local, remote = ''] = columns
