@@ -93,6 +93,8 @@ type Key<Field extends keyof Config> = {
   kind: Kind<Config[Field]>
   /** In the form that a person would write; may depend on the environment, and on the state directory. */
   byDefault: (env: Environment, state: string) => unknown
+  /** What the default is, where it differs from machine to machine or is long. */
+  inWords?: string
   /** Takes effect on SIGHUP; the others need a restart. */
   reloads: boolean
   help: string
@@ -150,6 +152,7 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       field: 'name',
       kind: text(NAME_PATTERN, `a name of letters, digits and ._- (at most ${NAME_LENGTH_MAX})`),
       byDefault: defaultName,
+      inWords: 'the host’s name',
       reloads: false,
       help: 'name of this node, for people',
     } satisfies Key<'name'>,
@@ -234,6 +237,7 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       field: 'socket',
       kind: path,
       byDefault: socketPath,
+      inWords: '`/run/undernet/agent.sock` of the service, else below `$XDG_RUNTIME_DIR` or `state`',
       reloads: false,
       help: 'unix socket of the local API',
     } satisfies Key<'socket'>,
@@ -241,6 +245,7 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       field: 'state',
       kind: path,
       byDefault: stateDirectory,
+      inWords: '`/var/lib/undernet` of the service, else `~/.local/state/undernet`',
       reloads: false,
       help: 'directory of the key, the database and the blobs',
     } satisfies Key<'state'>,
@@ -290,6 +295,7 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       field: 'privatePaths',
       kind: list(namePattern),
       byDefault: () => PRIVATE_PATHS,
+      inWords: '`*.drv`, and names that look like secrets',
       reloads: true,
       help: 'name of store paths to keep private when the Nix store is shared, with * and ?; what refers to one is kept, too',
     } satisfies Key<'privatePaths'>,

@@ -12,9 +12,9 @@ import { resolve } from 'node:path'
  */
 export type Form =
   | { is: 'boolean' }
-  | { is: 'integer'; min: number; max: number; or?: 'off' }
+  | { is: 'integer'; min: number; max: number; off?: true }
   | { is: 'choice'; of: readonly string[] }
-  | { is: 'path'; or?: 'off' }
+  | { is: 'path'; off?: true }
   /** `what` ends the sentence "must be ..."; `orNumber`: a number will do. */
   | { is: 'text'; what: string; pattern: RegExp; orNumber?: true }
   | { is: 'list'; of: Form }
@@ -61,7 +61,7 @@ const BASE64_KEY_LENGTH = 44
 const KEY_PATTERN = /^[^\s:]+:[0-9A-Za-z+/]+=*$/
 const STORE_NAME_PATTERN = /^[0-9a-zA-Z+._?=*-]{1,211}$/
 const SIZE_PATTERN = /^\s*\d+(\.\d+)?\s*[a-zA-Z]*\s*$/
-const RATE_PATTERN = /^(off|\s*\d+(\.\d+)?\s*[a-zA-Z]*\s*(\/s\s*)?)$/
+const RATE_PATTERN = /^(off|\s*\d+(\.\d+)?\s*[a-zA-Z]*\s*(\/[sS]\s*)?)$/
 const DURATION_PATTERN = /^\s*\d+\s*[smhdSMHD]\s*$/
 const LOOPBACK_PATTERN = /^(off|(localhost|\[::1\]|127\.\d+\.\d+\.\d+):\d+)$/
 const RANGE_PATTERN = /^(auto|127\.\d{1,3}\.\d{1,3}\.0\/(16|24))$/
@@ -92,7 +92,7 @@ export function integer(min: number, max: number): Kind<number> {
 
 /** A port, 0 for any; or `off`. */
 export const optionalPort: Kind<number | undefined> = {
-  form: { is: 'integer', min: 0, max: PORT_MAX, or: 'off' },
+  form: { is: 'integer', min: 0, max: PORT_MAX, off: true },
   read(raw, base) {
     if (raw === 'off' || raw === false) return undefined
     try {
@@ -141,7 +141,7 @@ export const path: Kind<string> = {
 
 /** A path, or `off`. */
 export const optionalPath: Kind<string | undefined> = {
-  form: { is: 'path', or: 'off' },
+  form: { is: 'path', off: true },
   read: (raw, base) => (raw === 'off' || raw === false ? undefined : path.read(raw, base)),
   show: (value) => value ?? 'off',
 }
@@ -275,9 +275,8 @@ export const namePattern: Kind<string> = {
 export const upstream: Kind<string> = {
   form: { is: 'text', what: 'the URL of a binary cache', pattern: URL_PATTERN },
   read(raw) {
-    const url = URL.canParse(String(raw)) ? new URL(String(raw)) : undefined
-    const isHttp = url?.protocol === 'http:' || url?.protocol === 'https:'
-    if (!isHttp || url.hash !== '')
+    const url = httpUrl(raw)
+    if (url === undefined || url.hash !== '')
       throw new Error(`must be the URL of a binary cache, https://..., not ${quoted(raw)}`)
     if (url.username !== '' || url.password !== '') throw new Error('must have no password in its URL')
     const other = [...url.searchParams.keys()].find((name) => name !== 'network')
@@ -293,9 +292,9 @@ export const upstream: Kind<string> = {
 export const registry: Kind<string> = {
   form: { is: 'text', what: 'the URL of a registry', pattern: URL_PATTERN },
   read(raw) {
-    const url = URL.canParse(String(raw)) ? new URL(String(raw)) : undefined
-    const isHttp = url?.protocol === 'http:' || url?.protocol === 'https:'
-    if (!isHttp || url.hash !== '') throw new Error(`must be the URL of a registry, https://..., not ${quoted(raw)}`)
+    const url = httpUrl(raw)
+    if (url === undefined || url.hash !== '')
+      throw new Error(`must be the URL of a registry, https://..., not ${quoted(raw)}`)
     if (url.username !== '' || url.password !== '')
       throw new Error('must have no password in its URL: log in with `podman login`')
     const other = [...url.searchParams.keys()].find((name) => name !== 'network' && name !== 'prefix')
@@ -306,6 +305,12 @@ export const registry: Kind<string> = {
     return raw as string
   },
   show: (value) => value,
+}
+
+/** Undefined for what is none, or has blanks in it, which a parser of URLs would pass over. */
+function httpUrl(raw: unknown): URL | undefined {
+  const text = String(raw)
+  return URL_PATTERN.test(text) && URL.canParse(text) ? new URL(text) : undefined
 }
 
 /** What repositories of a registry begin with: the name of its host, unless the configuration has another. */
