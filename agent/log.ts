@@ -4,21 +4,35 @@
  */
 import { Writable } from 'node:stream'
 import { styleText } from 'node:util'
-import { destination, type Logger, pino } from 'pino'
+import { destination, type Logger, type LoggerOptions, levels, pino } from 'pino'
 import { printable } from './printable.ts'
 
 export type Log = Pick<Logger, 'debug' | 'info' | 'warn' | 'error'>
 export type LogLevel = 'debug' | 'info' | 'warn' | 'error' | 'silent'
 
-/** The logger of a running agent. Its level can be changed while it runs (`log.level = 'debug'`). */
-export function makeLog(level: LogLevel, terminal = process.stderr.isTTY): Logger {
-  const options = {
+type Told = { terminal?: boolean; onEntry?: (level: string, event: string) => void }
+
+/** The logger of a running agent. Its level can be changed while it runs (`log.level = 'debug'`). `onEntry` is told of what is logged. */
+export function makeLog(level: LogLevel, { terminal = process.stderr.isTTY, onEntry }: Told = {}): Logger {
+  const options: LoggerOptions = {
     level,
+    ...(onEntry !== undefined && { hooks: { logMethod: counting(onEntry) } }),
     base: null,
     timestamp: pino.stdTimeFunctions.isoTime,
     formatters: { level: (label: string) => ({ level: label }) },
   }
   return terminal ? pino(options, readable()) : pino(options, destination({ fd: 2, sync: true }))
+}
+
+/** An entry is fields and an event: the second argument. */
+function counting(
+  onEntry: NonNullable<Told['onEntry']>,
+): NonNullable<NonNullable<LoggerOptions['hooks']>['logMethod']> {
+  return function logMethod(args, method, level) {
+    const [, event] = args as unknown[]
+    onEntry(levels.labels[level] ?? String(level), typeof event === 'string' ? event : '')
+    method.apply(this, args)
+  }
 }
 
 const COLOURS = { debug: 'gray', info: 'green', warn: 'yellow', error: 'red' } as const

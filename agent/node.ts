@@ -28,6 +28,7 @@ import { NodeDiscovery } from './node/discovery.ts'
 import { Entrance } from './node/entrance.ts'
 import { Joining } from './node/joining.ts'
 import { LIARS_SHOWN_MAX, lieWarnings } from './node/lie-warnings.ts'
+import { NodeMetrics } from './node/metrics.ts'
 import { NodeNames } from './node/names.ts'
 import { networkWarnings } from './node/network-warnings.ts'
 import { type Later, sourcesOf, startNetworks } from './node/networks.ts'
@@ -60,14 +61,15 @@ const SOCKET_MODE_SERVICE = 0o660
  */
 export async function runAgent(config: LoadedConfig): Promise<number> {
   const startedMs = performance.now()
-  const log = makeLog(config.values.logLevel)
+  const metrics = new NodeMetrics()
+  const log = makeLog(config.values.logLevel, { onEntry: (level, event) => metrics.logged(level, event) })
   const told = Promise.withResolvers<NodeJS.Signals>()
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, told.resolve)
 
   const stack = new AsyncDisposableStack()
   try {
     using notifier = await Notifier.fromEnvironment()
-    const { reload, summary } = await startNode(config, stack, log, startedMs)
+    const { reload, summary } = await startNode(config, stack, metrics, log, startedMs)
     stack.use(new FreedMemory({ log }))
     process.on('SIGHUP', () => {
       notifier?.reloading()
@@ -114,6 +116,7 @@ type RunningNode = {
 async function startNode(
   config: LoadedConfig,
   stack: AsyncDisposableStack,
+  metrics: NodeMetrics,
   log: Logger,
   startedMs: number,
 ): Promise<RunningNode> {
@@ -131,7 +134,8 @@ async function startNode(
   )
   const { gate } = entrance
   const { listen, mdns, maxPeers } = values
-  const host = stack.use(await Host.start({ key, listen, mdns, gate, open, maxPeers, version: VERSION, log }))
+  const counts = { version: VERSION, metrics: metrics.libp2p.factory }
+  const host = stack.use(await Host.start({ key, listen, mdns, gate, open, maxPeers, ...counts, log }))
   const streams = stack.use(await NetworkStreams.start({ host, gate, log }))
   const relays = stack.use(new Relays({ host, carries: values.relay, log }))
 
@@ -214,7 +218,10 @@ async function startNode(
       faults,
       isShared,
       beside: discovery,
-      register: (app) => oci.register(app, isShared),
+      register: (app) => {
+        metrics.register(app)
+        oci.register(app, isShared)
+      },
       log,
     },
     stack,
@@ -232,6 +239,7 @@ async function startNode(
   const joining = stack.use(new Joining({ gate, host, networks: entrance.networks, name, log }))
   if (values.joinFile !== undefined) joining.useFile(values.joinFile)
 
+  const clockOffsetMs = () => openNetwork?.replicator.clockOffsetMs() ?? closed.clockOffsetMs()
   const warnings = () => [
     ...warningsOf({
       uptimeSeconds: (performance.now() - startedMs) / 1_000,
@@ -239,7 +247,7 @@ async function startNode(
       mdns,
       open,
       bootstraps: keeper.bootstraps(),
-      clockOffsetMs: openNetwork?.replicator.clockOffsetMs() ?? closed.clockOffsetMs(),
+      clockOffsetMs: clockOffsetMs(),
       missingPaths: published.missingPaths(),
       disk: { directory: values.state, freeBytes: freeBytesOf(values.state) },
     }),
@@ -291,6 +299,20 @@ async function startNode(
     warnings,
     startedMs,
     log,
+  })
+  metrics.connect({
+    status: () => api.status(),
+    bootstraps: () => keeper.bootstraps(),
+    relays,
+    closed,
+    openNetwork,
+    content,
+    upstreams: nix.upstreams,
+    cacheCount: () => current.config.values.upstreams.length,
+    oci,
+    flows: routing.flows,
+    clockOffsetMs,
+    directory: values.state,
   })
   const mode = isShared ? SOCKET_MODE_SERVICE : SOCKET_MODE_PERSON
   const explain = (error: unknown) => diskError(error, values.state)

@@ -23,6 +23,7 @@ const ARROWS: Record<string, readonly string[]> = {
   cli: ['api', 'service'],
   mesh: ['identity', 'state'],
   catalog: ['identity', 'mesh', 'state'],
+  metrics: [],
   membership: ['catalog', 'identity', 'mesh', 'state'],
   content: ['mesh', 'state'],
   artifacts: ['catalog', 'content'],

@@ -88,6 +88,7 @@ export class Records implements Disposable {
   readonly #indexes: ((change: Change) => void)[] = []
   readonly #undone: (() => void)[] = []
   readonly #listeners = new Set<(changes: readonly Change[]) => void>()
+  readonly #received = new Map<Acceptance, number>()
   /** The highest seq that this publisher is known to have used. */
   #lastSeq: number
   /** Nothing expires before. */
@@ -127,7 +128,9 @@ export class Records implements Disposable {
 
   /** The same for many, in one transaction. About 0.2 ms each: the caller keeps lists short for the event loop's sake. */
   acceptAll(list: readonly Uint8Array[]): Acceptance[] {
-    return this.#commit((changes) => list.map((bytes) => this.#accept(bytes, changes)))
+    const outcomes = this.#commit((changes) => list.map((bytes) => this.#accept(bytes, changes)))
+    for (const outcome of outcomes) this.#received.set(outcome, (this.#received.get(outcome) ?? 0) + 1)
+    return outcomes
   }
 
   /**
@@ -196,6 +199,11 @@ export class Records implements Disposable {
 
   counts(): { records: number; publishers: number; bytes: number } {
     return this.#shelves.counts()
+  }
+
+  /** What became of the records that peers sent, since the start. */
+  received(): ReadonlyMap<Acceptance, number> {
+    return this.#received
   }
 
   bucketDigests(): Uint8Array {

@@ -108,3 +108,8 @@ function blocks(...subnets: [address: string, prefix: number, family: 'ipv4' | '
   for (const [address, prefix, family] of subnets) list.addSubnet(address, prefix, family)
   return list
 }
+
+/** With the peer id at its end, if it has none. */
+export function withPeer(address: Multiaddr, peer: { toString(): string }): Multiaddr {
+  return peerIdIn(address) === undefined ? address.encapsulate(`/p2p/${peer.toString()}`) : address
+}

@@ -12,7 +12,7 @@ import type { Multiaddr } from '@multiformats/multiaddr'
 import { AgentError, reasonOf } from '../error.ts'
 import type { NodeKey } from '../identity/node-key.ts'
 import type { Log } from '../log.ts'
-import { hostIn, parseAddress, peerIdIn } from './addresses.ts'
+import { hostIn, parseAddress, withPeer } from './addresses.ts'
 import { Admission, duplicateOf } from './admission.ts'
 import { Connections, isGone, type Link } from './connections.ts'
 import type { Gate } from './gate.ts'
@@ -30,6 +30,7 @@ import {
   makeStack,
   refreshAddresses,
   type Services,
+  type StackOptions,
   startStack,
 } from './stack.ts'
 
@@ -57,6 +58,7 @@ export type HostOptions = {
   maxPeers?: number
   /** Shown to peers, as `undernet/<version>`. */
   version?: string
+  metrics?: StackOptions['metrics']
 }
 
 export type Direction = 'inbound' | 'outbound'
@@ -115,6 +117,7 @@ export class Host implements AsyncDisposable {
       gate: options.gate,
       relays,
       open: options.open,
+      metrics: options.metrics,
     })
     admission.guard({
       connections: (peer) => node.getConnections(peer),
@@ -437,10 +440,6 @@ export class Host implements AsyncDisposable {
   #open(peer: PeerId): Connection | undefined {
     return this.#connections.open(peer)
   }
-}
-
-function withPeer(address: Multiaddr, peer: PeerId): Multiaddr {
-  return peerIdIn(address) === undefined ? address.encapsulate(`/p2p/${peer.toString()}`) : address
 }
 
 function within(ms: number, signal: AbortSignal): AbortSignal {

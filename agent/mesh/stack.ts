@@ -23,7 +23,7 @@ import { type KadDHT, kadDHT, MessageType, passthroughMapper, type QueryEvent } 
 import { type Ping, ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
 import type { Multiaddr } from '@multiformats/multiaddr'
-import { createLibp2p } from 'libp2p'
+import { createLibp2p, type Libp2pOptions } from 'libp2p'
 import { announced, byReach, isLoopback } from './addresses.ts'
 import { BoundedDatastore } from './datastore.ts'
 import { eager } from './eager-noise.ts'
@@ -93,6 +93,8 @@ export type StackOptions = {
   relays: Pick<RelayTransport, 'factory'>
   /** Whether to take part in the open network: its DHT and its gossip. */
   open: boolean
+  /** What libp2p counts of itself is told there. */
+  metrics?: Libp2pOptions['metrics'] | undefined
 }
 
 /** Builds the host, not started yet. */
@@ -104,6 +106,7 @@ export async function makeStack(options: StackOptions): Promise<Libp2p<Services>
     privateKey: options.privateKey,
     // Tells neither the Node version nor the platform.
     nodeInfo: { name: 'undernet', userAgent: options.userAgent },
+    ...(options.metrics !== undefined && { metrics: options.metrics }),
     datastore: new BoundedDatastore(() => keysInUse(node)),
     // After an hour the default forgets the addresses of a peer that never left. The datastore is bounded by itself.
     peerStore: { maxAddressAge: Number.POSITIVE_INFINITY },

@@ -141,6 +141,11 @@ export class ClosedNetwork implements AsyncDisposable {
     }
   }
 
+  /** For what is counted. */
+  get records(): Pick<Records, 'counts' | 'received'> {
+    return this.#records
+  }
+
   /** The clocks of members minus ours; undefined when none is known. */
   clockOffsetMs(): number | undefined {
     return this.#replicator.clockOffsetMs()

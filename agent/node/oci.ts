@@ -147,6 +147,11 @@ export class NodeOci {
     return this.#registries.map(({ registry: { prefix, url, resting } }) => ({ prefix, url, resting }))
   }
 
+  /** Pushes of blobs that are under way. */
+  get uploadStats(): Uploads['stats'] {
+    return this.#uploads.stats
+  }
+
   /** The id of the network in which what comes from an upstream is shared. */
   networkOfUpstream(prefix: string): string | undefined {
     return this.#upstreamOf(prefix)?.network?.id

@@ -45,6 +45,8 @@ export class OpenNetwork implements AsyncDisposable {
   readonly replicator: Replicator
   readonly publications: Publications
   readonly providers: Providers
+  /** For what is counted. */
+  readonly records: Pick<Records, 'counts' | 'received'>
   readonly #stack: AsyncDisposableStack
 
   private constructor(parts: Parts, stack: AsyncDisposableStack) {
@@ -55,6 +57,7 @@ export class OpenNetwork implements AsyncDisposable {
     this.replicator = parts.replicator
     this.publications = parts.publications
     this.providers = parts.providers
+    this.records = parts.records
     this.#stack = stack
   }
 
@@ -71,7 +74,7 @@ export class OpenNetwork implements AsyncDisposable {
 
 type Parts = Pick<
   OpenNetwork,
-  'nodes' | 'artifacts' | 'filters' | 'images' | 'replicator' | 'publications' | 'providers'
+  'nodes' | 'artifacts' | 'filters' | 'images' | 'replicator' | 'publications' | 'providers' | 'records'
 >
 
 async function startParts(deps: OpenNetworkDeps, stack: AsyncDisposableStack): Promise<Parts> {
@@ -95,5 +98,5 @@ async function startParts(deps: OpenNetworkDeps, stack: AsyncDisposableStack): P
   }
   stack.use(Renewer.start({ records, leases, log }))
   stack.use(Presence.start({ records, body: presence, nodeCount: () => nodes.count, log }))
-  return { nodes, artifacts, filters, images, replicator, publications, providers }
+  return { nodes, artifacts, filters, images, replicator, publications, providers, records }
 }

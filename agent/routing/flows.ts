@@ -42,12 +42,20 @@ export type Flow = {
 }
 export type OpenFlow = Flow & { readonly openedMs: number }
 
+/** Since the start. */
+export type FlowTotal = { opened: number; sentBytes: number; receivedBytes: number }
+
 type Sum = { fields: AuditFields; flows: number; sentBytes: number; receivedBytes: number }
 
 export class Flows implements Disposable {
   readonly #audit: { append(fields: AuditFields): void }
   readonly #flows = new Set<OpenFlow>()
   readonly #sums = new Map<string, Sum>()
+  /** Of those that are over. */
+  readonly #ended = {
+    in: { opened: 0, sentBytes: 0, receivedBytes: 0 },
+    out: { opened: 0, sentBytes: 0, receivedBytes: 0 },
+  }
   readonly #timers: NodeJS.Timeout[]
 
   constructor(audit: { append(fields: AuditFields): void }) {
@@ -65,6 +73,13 @@ export class Flows implements Disposable {
   /** Oldest first. */
   list(): OpenFlow[] {
     return [...this.#flows]
+  }
+
+  /** Of all that there were, those that are open included. */
+  totals(): Record<Flow['direction'], FlowTotal> {
+    const totals = { in: { ...this.#ended.in }, out: { ...this.#ended.out } }
+    for (const { direction, stream } of this.#flows) addTo(totals[direction], stream)
+    return totals
   }
 
   /** Counts it until its stream closes. */
@@ -104,6 +119,7 @@ export class Flows implements Disposable {
 
   #over(flow: OpenFlow): void {
     if (!this.#flows.delete(flow)) return
+    addTo(this.#ended[flow.direction], flow.stream)
     const { direction, network, service, peerId, node: name, path, rule, stream } = flow
     const event = direction === 'in' ? ('flow.served' as const) : ('flow.used' as const)
     const fields = { event, network, service, peerId, name, path, rule }
@@ -131,4 +147,10 @@ export class Flows implements Disposable {
       this.#sums.set(key, { fields, flows: 0, sentBytes: 0, receivedBytes: 0 })
     }
   }
+}
+
+function addTo(total: FlowTotal, { sentBytes, receivedBytes }: Flow['stream']): void {
+  total.opened++
+  total.sentBytes += sentBytes
+  total.receivedBytes += receivedBytes
 }
