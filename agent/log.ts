@@ -1,5 +1,6 @@
 /**
- * The agent's log: JSON lines on stderr for a service, short readable lines on a terminal. An entry is an event name (`noun.verb`)
+ * The agent's log: JSON lines on stderr for programs, short readable lines on a terminal, and in the journal what journald makes of it
+ * (service/journal.ts). An entry is an event name (`noun.verb`)
  * and fields; it is written once, where the event is handled. Secrets are never fields.
  */
 import { Writable } from 'node:stream'
@@ -10,10 +11,15 @@ import { printable } from './printable.ts'
 export type Log = Pick<Logger, 'debug' | 'info' | 'warn' | 'error'>
 export type LogLevel = 'debug' | 'info' | 'warn' | 'error' | 'silent'
 
-type Told = { terminal?: boolean; onEntry?: (level: string, event: string) => void }
+/** Takes pino's lines. */
+export type LogLines = { write(line: string): void }
+type Told = { journal?: LogLines | undefined; terminal?: boolean; onEntry?: (level: string, event: string) => void }
 
-/** The logger of a running agent. Its level can be changed while it runs (`log.level = 'debug'`). `onEntry` is told of what is logged. */
-export function makeLog(level: LogLevel, { terminal = process.stderr.isTTY, onEntry }: Told = {}): Logger {
+/**
+ * The logger of a running agent. Its level can be changed while it runs (`log.level = 'debug'`). `journal` takes the lines where there is one;
+ * `onEntry` is told of what is logged.
+ */
+export function makeLog(level: LogLevel, { journal, terminal = process.stderr.isTTY, onEntry }: Told = {}): Logger {
   const options: LoggerOptions = {
     level,
     ...(onEntry !== undefined && { hooks: { logMethod: counting(onEntry) } }),
@@ -21,6 +27,7 @@ export function makeLog(level: LogLevel, { terminal = process.stderr.isTTY, onEn
     timestamp: pino.stdTimeFunctions.isoTime,
     formatters: { level: (label: string) => ({ level: label }) },
   }
+  if (journal) return pino(options, journal)
   return terminal ? pino(options, readable()) : pino(options, destination({ fd: 2, sync: true }))
 }
 

@@ -38,11 +38,14 @@ import { Places } from './node/places.ts'
 import { roomWarnings } from './node/room-warnings.ts'
 import { NodeRouting } from './node/routing.ts'
 import { filtersOf, Sharing } from './node/sharing.ts'
+import { askOwnSocket, Supervision, summaryOf } from './node/supervision.ts'
 import { PeerFaults, warningsOf } from './node/warnings.ts'
 import { startWaysIn } from './node/ways-in.ts'
 import { Holders } from './oci/holders.ts'
 import { readKeys, Signatures } from './oci/signatures.ts'
+import { openJournal } from './service/journal.ts'
 import { Notifier } from './service/notify.ts'
+import { SERVICE_NAME } from './service/unit.ts'
 import { openDatabase } from './state/database.ts'
 import { StateDirectory } from './state/directory.ts'
 import { diskError, freeBytesOf } from './state/disk.ts'
@@ -62,7 +65,8 @@ const SOCKET_MODE_SERVICE = 0o660
 export async function runAgent(config: LoadedConfig): Promise<number> {
   const startedMs = performance.now()
   const metrics = new NodeMetrics()
-  const log = makeLog(config.values.logLevel, { onEntry: (level, event) => metrics.logged(level, event) })
+  const journal = await openJournal(SERVICE_NAME)
+  const log = makeLog(config.values.logLevel, { journal, onEntry: (level, event) => metrics.logged(level, event) })
   const told = Promise.withResolvers<NodeJS.Signals>()
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, told.resolve)
 
@@ -71,17 +75,13 @@ export async function runAgent(config: LoadedConfig): Promise<number> {
     using notifier = await Notifier.fromEnvironment()
     const { reload, summary } = await startNode(config, stack, metrics, log, startedMs)
     stack.use(new FreedMemory({ log }))
-    process.on('SIGHUP', () => {
-      notifier?.reloading()
-      reload()
-      notifier?.ready(summary())
-    })
-    notifier?.ready(summary())
-    notifier?.watch()
+    const ask = askOwnSocket(config.values.socket)
+    using supervision = new Supervision({ notifier, ask, summary, log })
+    process.on('SIGHUP', () => supervision.reload(reload))
     log.info({ ms: Math.round(performance.now() - startedMs) }, 'agent.started')
     const signal = await told.promise
     log.info({ signal }, 'agent.stopping')
-    notifier?.stopping(`stopping on ${signal}`)
+    supervision.stopping(`stopping on ${signal}`)
   } catch (error) {
     await stopWithin(stack, log)
     throw error
@@ -320,7 +320,12 @@ async function startNode(
 
   return {
     reload: () => reload(current, { keeper, trust, routing, upstreams: nix.upstreams, oci, content, log }),
-    summary: () => `${host.connected().length} peers, ${catalogs.count().known} artifacts known`,
+    summary: () =>
+      summaryOf({
+        peers: host.connected().length,
+        networks: entrance.networks.list().length + (openNetwork ? 1 : 0),
+        artifacts: catalogs.count().known,
+      }),
   }
 }
 

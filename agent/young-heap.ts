@@ -10,6 +10,8 @@
 const FLAG = '--max-semi-space-size'
 /** In MiB; of three such spaces. */
 const SEMI_SPACE = 2
+/** For launchers. */
+export const YOUNG_HEAP_FLAG = `${FLAG}=${SEMI_SPACE}`
 
 /** Returns when the flag is set, by whomever, or cannot be. */
 export function limitYoungHeap(): void {
@@ -17,5 +19,5 @@ export function limitYoungHeap(): void {
   if ([...execArgv, env.NODE_OPTIONS ?? ''].some((option) => option.includes(FLAG))) return
   // A parent's IPC channel would not survive.
   if (process.execve === undefined || process.send !== undefined) return
-  process.execve(execPath, [execPath, `${FLAG}=${SEMI_SPACE}`, ...execArgv, ...argv.slice(1)], env)
+  process.execve(execPath, [execPath, YOUNG_HEAP_FLAG, ...execArgv, ...argv.slice(1)], env)
 }

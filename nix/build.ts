@@ -4,13 +4,12 @@
  *
  * koffi stays outside: it carries native code that has to lie beside its own files. The output depends on the sources only.
  */
-import { chmodSync, rmSync } from 'node:fs'
+import { chmodSync, readFileSync, rmSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
-import { build, type Plugin } from 'esbuild'
+import { build, type Metafile, type Plugin } from 'esbuild'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
-const outdir = resolve(process.argv[2] ?? join(root, 'dist'))
 
 /** CommonJS packages inside an ES module call `require` for Node's builtins. */
 const REQUIRE = `import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);`
@@ -49,31 +48,52 @@ function packed(numbers: readonly number[]): string {
   `
 }
 
-if (process.argv[2] === undefined) rmSync(outdir, { recursive: true, force: true })
-const { metafile } = await build({
-  absWorkingDir: root,
-  // The thread is started by the name of its file: see agent/content/lane-workers.ts.
-  entryPoints: { main: 'agent/main.ts', 'lane-worker': 'agent/content/lane-worker.ts' },
-  outdir,
-  bundle: true,
-  splitting: true,
-  format: 'esm',
-  platform: 'node',
-  target: 'node24',
-  minify: true,
-  // Names of classes are seen in errors and logs.
-  keepNames: true,
-  legalComments: 'none',
-  external: ['koffi'],
-  plugins: [lean],
-  banner: { js: REQUIRE },
-  metafile: true,
-  logLevel: 'warning',
-})
-chmodSync(join(outdir, 'main.js'), 0o755)
+/** The release that a bundle says it is, when that is not what package.json has. */
+function released(version: string): Plugin {
+  return {
+    name: 'released',
+    setup(bundling) {
+      bundling.onLoad({ filter: /\/package\.json$/ }, ({ path }) => {
+        if (path !== join(root, 'package.json')) return undefined
+        return { contents: JSON.stringify({ ...JSON.parse(readFileSync(path, 'utf8')), version }), loader: 'json' }
+      })
+    },
+  }
+}
 
-const sizes = Object.entries(metafile.outputs).map(([file, { bytes }]) => ({ file, bytes }))
-const totalBytes = sizes.reduce((sum, { bytes }) => sum + bytes, 0)
-process.stdout.write(
-  `${join(outdir, 'main.js')} and ${sizes.length - 1} chunks, ${Math.round(totalBytes / 1024)} KiB\n`,
-)
+/** Writes the bundle into a directory; what it was made of is returned. */
+export async function bundle(outdir: string, { version }: { version?: string } = {}): Promise<Metafile> {
+  const { metafile } = await build({
+    absWorkingDir: root,
+    // The thread is started by the name of its file: see agent/content/lane-workers.ts.
+    entryPoints: { main: 'agent/main.ts', 'lane-worker': 'agent/content/lane-worker.ts' },
+    outdir,
+    bundle: true,
+    splitting: true,
+    format: 'esm',
+    platform: 'node',
+    target: 'node24',
+    minify: true,
+    // Names of classes are seen in errors and logs.
+    keepNames: true,
+    legalComments: 'none',
+    external: ['koffi'],
+    plugins: [lean, ...(version === undefined ? [] : [released(version)])],
+    banner: { js: REQUIRE },
+    metafile: true,
+    logLevel: 'warning',
+  })
+  chmodSync(join(outdir, 'main.js'), 0o755)
+  return metafile
+}
+
+if (import.meta.main) {
+  const outdir = resolve(process.argv[2] ?? join(root, 'dist'))
+  if (process.argv[2] === undefined) rmSync(outdir, { recursive: true, force: true })
+  const { outputs } = await bundle(outdir)
+  const sizes = Object.values(outputs).map(({ bytes }) => bytes)
+  const totalBytes = sizes.reduce((sum, bytes) => sum + bytes, 0)
+  process.stdout.write(
+    `${join(outdir, 'main.js')} and ${sizes.length - 1} chunks, ${Math.round(totalBytes / 1024)} KiB\n`,
+  )
+}

@@ -10,6 +10,7 @@ import { addConnections, addForward, addTrace } from './forward.ts'
 import { addGc } from './gc.ts'
 import { addGet } from './get.ts'
 import { addImage } from './image.ts'
+import { addInstall } from './install.ts'
 import { addInvite } from './invite.ts'
 import { addJoin } from './join.ts'
 import { addMember } from './member.ts'
@@ -25,10 +26,13 @@ import { addService } from './service.ts'
 import { addStart } from './start.ts'
 import { addStatus } from './status.ts'
 import { addTrust } from './trust.ts'
+import { addUninstall } from './uninstall.ts'
 import { addVersion } from './version.ts'
 
 export const commands: readonly AddCommand[] = [
   addStart,
+  addInstall,
+  addUninstall,
   addStatus,
   addPeers,
   addPing,

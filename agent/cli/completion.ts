@@ -12,6 +12,11 @@ import type { CommandLine } from './command-line.ts'
 
 const SHELLS = { bash, zsh, fish } as const
 
+/** The script for a shell, of all commands of a program. */
+export function completionScript(shell: keyof typeof SHELLS, program: Command): string {
+  return SHELLS[shell](program)
+}
+
 /** Commands whose first argument is a name that the agent knows, by what it names. */
 const TAKES = {
   artifact: ['get', 'show', 'unpublish', 'pin', 'content'],

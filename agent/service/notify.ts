@@ -2,22 +2,12 @@
  * Tells the service manager how the agent is (sd_notify(3)): ready, reloading, stopping, alive. Without NOTIFY_SOCKET there is nobody to
  * tell, and nothing is loaded.
  *
- * The protocol is a datagram on a unix socket, which Node cannot send: libc's sendto does, through koffi. Sending never waits, and a
- * manager that does not listen is no reason to fail.
+ * The protocol is a datagram on a unix socket. A manager that does not listen is no reason to fail.
  */
 import { AgentError, reasonOf } from '../error.ts'
-
-/** As in <sys/socket.h> of Linux. */
-const AF_UNIX = 1
-const SOCK_DGRAM = 2
-const SOCK_CLOEXEC = 0o2000000
-const MSG_DONTWAIT = 0x40
-const MSG_NOSIGNAL = 0x4000
-/** sockaddr_un: a family of two bytes, then the path. */
-const PATH_BYTES_MAX = 108
+import { isSocketAddress, openDatagrams, type Send } from './datagrams.ts'
 
 type Environment = Readonly<Record<string, string | undefined>>
-type Send = (message: Buffer) => void
 
 export class Notifier implements Disposable {
   readonly #send: Send
@@ -86,38 +76,17 @@ function statusLine(status: string): string {
   return `STATUS=${status.replace(/\s+/g, ' ')}`
 }
 
-/** One socket for the life of the process; the manager may go and come back, so it is not connected. */
 async function openSocket(address: string): Promise<Send> {
-  const sockaddr = socketAddress(address)
+  if (!isSocketAddress(address))
+    throw new AgentError('usage', `NOTIFY_SOCKET=${address} is no unix socket`, {
+      next: 'systemd sets it; unset it to start the agent by hand.',
+    })
   try {
-    const { default: koffi } = await import('koffi')
-    // The process itself has libc loaded, by whichever name.
-    const libc = koffi.load(null)
-    const socket = libc.func('int socket(int domain, int type, int protocol)')
-    const sendto = libc.func(
-      'intptr_t sendto(int fd, const void *bytes, size_t length, int flags, const void *address, uint32_t addressLength)',
-    )
-    const fd: number = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)
-    return (message) => {
-      sendto(fd, message, message.byteLength, MSG_NOSIGNAL | MSG_DONTWAIT, sockaddr, sockaddr.byteLength)
-    }
+    return await openDatagrams(address)
   } catch (cause) {
     throw new AgentError('failed', `the service manager cannot be notified: ${reasonOf(cause)}`, {
       cause,
       next: 'Use Type=exec in the unit, without WatchdogSec.',
     })
   }
-}
-
-/** A path, or `@` and a name in the abstract namespace, which begins with a NUL and has none at its end. */
-function socketAddress(address: string): Buffer {
-  const isAbstract = address.startsWith('@')
-  const path = Buffer.from(isAbstract ? `\0${address.slice(1)}` : `${address}\0`)
-  if (!(isAbstract || address.startsWith('/')) || path.byteLength > PATH_BYTES_MAX) {
-    throw new AgentError('usage', `NOTIFY_SOCKET=${address} is no unix socket`, {
-      next: 'systemd sets it; unset it to start the agent by hand.',
-    })
-  }
-  const family = Buffer.from(new Uint16Array([AF_UNIX]).buffer)
-  return Buffer.concat([family, path])
 }

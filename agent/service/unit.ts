@@ -105,6 +105,11 @@ function running(words: readonly string[], kill: string, systemdVersion: number)
     { key: 'TimeoutStopSec', value: '15s' },
     { key: 'KillMode', value: 'mixed' },
     { key: 'SyslogIdentifier', value: SERVICE_NAME },
+    {
+      key: 'SyslogLevel',
+      value: 'err',
+      comment: 'What comes without a level is not the log: a start that failed, a crash.',
+    },
   ]
 }
 

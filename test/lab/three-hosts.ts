@@ -12,8 +12,8 @@ export type Hosts = Disposable & {
   pull(nth: number): () => void
 }
 
-/** So many hosts; `slowBits` a second is what the last of them can receive. */
-export function makeHosts(count: number, slowBits: string): Hosts {
+/** So many hosts; `slowBits` a second is what the last of them can receive, if it is said. */
+export function makeHosts(count: number, slowBits?: string): Hosts {
   const name = `rev${process.pid}x${Math.floor(Math.random() * 1e6)}`
   const made: string[] = []
   const hosts: Hosts = {
@@ -42,6 +42,7 @@ export function makeHosts(count: number, slowBits: string): Hosts {
       ip(`-n ${namespace} link set eth0 up`)
       ip(`-n ${namespace} link set lo up`)
     }
+    if (slowBits === undefined) return hosts
     const slow = `qdisc add dev port${count - 1} root tbf rate ${slowBits} burst 64kb latency 400ms`
     execFileSync('ip', ['netns', 'exec', name, 'tc', ...slow.split(' ')])
     return hosts
