@@ -22,7 +22,7 @@ export default defineConfig({
         test: {
           name: 'unit',
           root: '.',
-          include: ['test/agent/**/*.test.ts', 'test/protocols/**/*.test.ts', 'test/architecture.test.ts'],
+          include: ['test/{agent,nix,protocols}/**/*.test.ts', 'test/architecture.test.ts'],
           testTimeout: 20_000,
           // Many wait: for a disk, a process, a peer.
           maxWorkers: 4,

@@ -62,6 +62,8 @@ export type AddCommand = (line: CommandLine) => void
 export class CommandLine {
   readonly program: Command
   readonly terminal: Terminal
+  /** Of each command, for the reference and for tests that run them. */
+  readonly examples = new Map<Command, CommandSpec['examples']>()
   #isJson = false
   #status = 0
 
@@ -84,7 +86,7 @@ export class CommandLine {
   /** Declares a command; `act` gets what the caller typed. */
   command(spec: CommandSpec): Command {
     const { usage, summary, details, examples, parent = this.program } = spec
-    return parent
+    const command = parent
       .command(usage)
       .summary(summary)
       .description(details ? `${sentence(summary)} ${details}` : sentence(summary))
@@ -92,6 +94,8 @@ export class CommandLine {
       .helpCommand(false)
       .addHelpText('after', exampleText(examples))
       .showHelpAfterError(`Run \`${[parent.name(), usage.split(' ')[0]].join(' ')} --help\` for how it is used.`)
+    this.examples.set(command, examples)
+    return command
   }
 
   /** Gives a command the options of all that ask the agent, and its work. */

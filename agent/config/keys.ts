@@ -97,6 +97,8 @@ type Key<Field extends keyof Config> = {
   kind: Kind<Config[Field]>
   /** In the form that a person would write; may depend on the environment, and on the state directory. */
   byDefault: (env: Environment, state: string) => unknown
+  /** What the default is, where it differs from machine to machine or is long. */
+  inWords?: string
   /** Takes effect on SIGHUP; the others need a restart. */
   reloads: boolean
   help: string
@@ -156,6 +158,7 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       field: 'name',
       kind: text(NAME_PATTERN, `a name of letters, digits and ._- (at most ${NAME_LENGTH_MAX})`),
       byDefault: defaultName,
+      inWords: 'the host’s name',
       reloads: false,
       help: 'name of this node, for people',
     } satisfies Key<'name'>,
@@ -255,6 +258,7 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       field: 'socket',
       kind: path,
       byDefault: socketPath,
+      inWords: '`/run/undernet/agent.sock` of the service, else below `$XDG_RUNTIME_DIR` or `state`',
       reloads: false,
       help: 'unix socket of the local API',
     } satisfies Key<'socket'>,
@@ -262,6 +266,7 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       field: 'state',
       kind: path,
       byDefault: stateDirectory,
+      inWords: '`/var/lib/undernet` of the service, else `~/.local/state/undernet`',
       reloads: false,
       help: 'directory of the key, the database and the blobs',
     } satisfies Key<'state'>,
@@ -311,6 +316,7 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       field: 'privatePaths',
       kind: list(namePattern),
       byDefault: () => PRIVATE_PATHS,
+      inWords: '`*.drv`, and names that look like secrets',
       reloads: true,
       help: 'name of store paths to keep private when the Nix store is shared, with * and ?; what refers to one is kept, too',
     } satisfies Key<'privatePaths'>,
@@ -366,25 +372,13 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
   }),
 )
 
-const LISTS = new Set<keyof Config>([
-  'listen',
-  'bootstrap',
-  'trustedKeys',
-  'upstreams',
-  'privatePaths',
-  'services',
-  'forwards',
-  'registries',
-  'imageKeys',
-])
-
 /** What the command line needs to make a flag of each key. */
-export const configKeys = [...KEYS].map(([key, { kind, field, help, reloads }]) => ({
+export const configKeys = [...KEYS].map(([key, { kind, help, reloads }]) => ({
   key,
   help,
   reloads,
-  isBoolean: (kind as unknown) === boolean,
-  isList: LISTS.has(field),
+  isBoolean: kind.form.is === 'boolean',
+  isList: kind.form.is === 'list',
 }))
 
 /** The host's name without its domain, as far as a node's name may have its characters. */

@@ -9,6 +9,8 @@ export const PROTOS = ['tcp', 'udp', 'http'] as const
 const WEIGHT_MAX = 1_000
 const PORT_MAX = 65_535
 const CHECK_PATTERN = /^(tcp|none|http:\/[!-~]{0,255})$/
+/** A name, where it is, and what else there is to say. */
+const WRITTEN_PATTERN = /^([^=?]+)=([^?]+)(?:\?(.*))?$/s
 const OFFER_KEYS = ['proto', 'check', 'label', 'weight', 'network', 'proxy-protocol']
 const FORWARD_KEYS = ['proto', 'sticky']
 
@@ -34,8 +36,16 @@ export type WrittenForward = {
   isSticky: boolean
 }
 
-export const offerText: Kind<string> = { read: (raw) => checked(raw, parseOffer), show: (value) => value }
-export const forwardText: Kind<string> = { read: (raw) => checked(raw, parseForward), show: (value) => value }
+export const offerText: Kind<string> = {
+  form: { is: 'text', what: 'like web=127.0.0.1:8080', pattern: WRITTEN_PATTERN },
+  read: (raw) => checked(raw, parseOffer),
+  show: (value) => value,
+}
+export const forwardText: Kind<string> = {
+  form: { is: 'text', what: 'like web.home=127.0.0.1:8000', pattern: WRITTEN_PATTERN },
+  read: (raw) => checked(raw, parseForward),
+  show: (value) => value,
+}
 
 /** @throws {Error} whose message ends a sentence that begins with what was read */
 export function parseOffer(text: string): WrittenOffer {
@@ -84,7 +94,7 @@ export function endpointIn(text: string): { host: string; port: number } {
 }
 
 function parts(text: string, known: readonly string[]) {
-  const [, name = '', where = '', search = ''] = /^([^=?]+)=([^?]+)(?:\?(.*))?$/s.exec(text) ?? []
+  const [, name = '', where = '', search = ''] = WRITTEN_PATTERN.exec(text) ?? []
   if (name === '') throw new Error(`must be like web=127.0.0.1:8080, not ${JSON.stringify(text)}`)
   const query = new URLSearchParams(search)
   const other = [...query.keys()].find((key) => !known.includes(key))

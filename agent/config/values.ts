@@ -6,8 +6,22 @@ import { isIP, isIPv6 } from 'node:net'
 import { homedir } from 'node:os'
 import { resolve } from 'node:path'
 
+/**
+ * What a value looks like, for those who describe or check it without reading it: the reference and the NixOS module. `read` may be
+ * stricter than a pattern, never more generous.
+ */
+export type Form =
+  | { is: 'boolean' }
+  | { is: 'integer'; min: number; max: number; off?: true }
+  | { is: 'choice'; of: readonly string[] }
+  | { is: 'path'; off?: true }
+  /** `what` ends the sentence "must be ..."; `orNumber`: a number will do. */
+  | { is: 'text'; what: string; pattern: RegExp; orNumber?: true }
+  | { is: 'list'; of: Form }
+
 /** How a value is read, and how it is shown again. */
 export type Kind<T> = {
+  form: Form
   /** `raw` is a string, a boolean, a number or a list of strings; `base` is what relative paths are relative to. */
   read(raw: unknown, base: string): T
   show(value: T): string | number | boolean | string[]
@@ -44,8 +58,17 @@ const DURATION_MS = new Map([
 const LISTEN_PATTERN = /^\/(ip4|ip6)\/([^/]+)\/tcp\/(\d+)$/
 const DIAL_PATTERN = /^\/(ip4|ip6|dns|dns4|dns6)\/([^/]+)\/tcp\/(\d+)(\/p2p\/[1-9A-HJ-NP-Za-km-z]+)?$/
 const BASE64_KEY_LENGTH = 44
+const KEY_PATTERN = /^[^\s:]+:[0-9A-Za-z+/]+=*$/
+const STORE_NAME_PATTERN = /^[0-9a-zA-Z+._?=*-]{1,211}$/
+const SIZE_PATTERN = /^\s*\d+(\.\d+)?\s*[a-zA-Z]*\s*$/
+const RATE_PATTERN = /^(off|\s*\d+(\.\d+)?\s*[a-zA-Z]*\s*(\/[sS]\s*)?)$/
+const DURATION_PATTERN = /^\s*\d+\s*[smhdSMHD]\s*$/
+const LOOPBACK_PATTERN = /^(off|(localhost|\[::1\]|127\.\d+\.\d+\.\d+):\d+)$/
+const RANGE_PATTERN = /^(auto|127\.\d{1,3}\.\d{1,3}\.0\/(16|24))$/
+const URL_PATTERN = /^[hH][tT][tT][pP][sS]?:\S+$/
 
 export const boolean: Kind<boolean> = {
+  form: { is: 'boolean' },
   read(raw) {
     if (typeof raw === 'boolean') return raw
     if (/^(true|yes|on|1)$/i.test(String(raw))) return true
@@ -57,6 +80,7 @@ export const boolean: Kind<boolean> = {
 
 export function integer(min: number, max: number): Kind<number> {
   return {
+    form: { is: 'integer', min, max },
     read(raw) {
       const value = typeof raw === 'string' && raw.trim() !== '' ? Number(raw) : raw
       if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) return value
@@ -68,6 +92,7 @@ export function integer(min: number, max: number): Kind<number> {
 
 /** A port, 0 for any; or `off`. */
 export const optionalPort: Kind<number | undefined> = {
+  form: { is: 'integer', min: 0, max: PORT_MAX, off: true },
   read(raw, base) {
     if (raw === 'off' || raw === false) return undefined
     try {
@@ -81,6 +106,7 @@ export const optionalPort: Kind<number | undefined> = {
 
 export function oneOf<const T extends string>(choices: readonly T[]): Kind<T> {
   return {
+    form: { is: 'choice', of: choices },
     read(raw) {
       const choice = choices.find((one) => one === raw)
       if (choice === undefined) throw new Error(`must be one of ${choices.join(', ')}, not ${quoted(raw)}`)
@@ -93,6 +119,7 @@ export function oneOf<const T extends string>(choices: readonly T[]): Kind<T> {
 /** `what` ends the sentence "must be ...". */
 export function text(pattern: RegExp, what: string): Kind<string> {
   return {
+    form: { is: 'text', what, pattern },
     read(raw) {
       if (typeof raw === 'string' && pattern.test(raw)) return raw
       throw new Error(`must be ${what}, not ${quoted(raw)}`)
@@ -103,6 +130,7 @@ export function text(pattern: RegExp, what: string): Kind<string> {
 
 /** Absolute afterwards; `~/` is the home directory. */
 export const path: Kind<string> = {
+  form: { is: 'path' },
   read(raw, base) {
     if (typeof raw !== 'string' || raw === '' || raw.includes('\0'))
       throw new Error(`must be a path, not ${quoted(raw)}`)
@@ -113,6 +141,7 @@ export const path: Kind<string> = {
 
 /** A path, or `off`. */
 export const optionalPath: Kind<string | undefined> = {
+  form: { is: 'path', off: true },
   read: (raw, base) => (raw === 'off' || raw === false ? undefined : path.read(raw, base)),
   show: (value) => value ?? 'off',
 }
@@ -120,6 +149,7 @@ export const optionalPath: Kind<string | undefined> = {
 /** Bytes: `20GiB`, `500 MB`, `1073741824`. */
 export function size(min: number): Kind<number> {
   return {
+    form: { is: 'text', what: 'a size like 20GiB', pattern: SIZE_PATTERN, orNumber: true },
     read(raw) {
       const [, digits, unit] = /^\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*$/i.exec(String(raw)) ?? []
       const factor = UNITS.get((unit ?? '?').toLowerCase())
@@ -137,6 +167,7 @@ export function size(min: number): Kind<number> {
 export function rate(min: number): Kind<number | undefined> {
   const bytes = size(min)
   return {
+    form: { is: 'text', what: 'a size like 10MiB, or off', pattern: RATE_PATTERN, orNumber: true },
     read(raw, base) {
       if (raw === 'off' || raw === false) return undefined
       return bytes.read(typeof raw === 'string' ? raw.replace(/\/s\s*$/i, '') : raw, base)
@@ -153,11 +184,16 @@ export const proxy = loopback(7479)
 export const dns = loopback(7453)
 
 function loopback(example: number): Kind<HttpAddress | undefined> {
-  return { read: (raw) => readLoopback(raw, example), show: (value) => (value ? showHttp(value) : 'off') }
+  return {
+    form: { is: 'text', what: `a loopback address like 127.0.0.1:${example}, or off`, pattern: LOOPBACK_PATTERN },
+    read: (raw) => readLoopback(raw, example),
+    show: (value) => (value ? showHttp(value) : 'off'),
+  }
 }
 
 /** `127.77.0.0/16`, or a /24; or `auto`. */
 export const addressRange: Kind<AddressRange | undefined> = {
+  form: { is: 'text', what: 'auto, or a range like 127.77.0.0/16', pattern: RANGE_PATTERN },
   read(raw) {
     if (raw === 'auto') return undefined
     const [, second, third, bits] = /^127\.(\d{1,3})\.(\d{1,3})\.0\/(16|24)$/.exec(String(raw)) ?? []
@@ -193,6 +229,7 @@ function showHttp({ host, port }: HttpAddress): string {
 }
 
 export const listenAddress: Kind<string> = {
+  form: { is: 'text', what: 'a multiaddr like /ip4/0.0.0.0/tcp/7477', pattern: LISTEN_PATTERN },
   read(raw) {
     const [, family, host, port] = LISTEN_PATTERN.exec(String(raw)) ?? []
     if (isHost(family, host) && Number(port) <= PORT_MAX) return raw as string
@@ -202,6 +239,7 @@ export const listenAddress: Kind<string> = {
 }
 
 export const dialAddress: Kind<string> = {
+  form: { is: 'text', what: 'a multiaddr like /ip4/192.0.2.1/tcp/7477', pattern: DIAL_PATTERN },
   read(raw) {
     const [, family, host, port] = DIAL_PATTERN.exec(String(raw)) ?? []
     if (isHost(family, host) && Number(port) >= 1 && Number(port) <= PORT_MAX) return raw as string
@@ -214,6 +252,7 @@ export const dialAddress: Kind<string> = {
 
 /** Nix's public key: a name, a colon, 32 bytes in base64. */
 export const publicKey: Kind<string> = {
+  form: { is: 'text', what: 'a public key as in nix.conf, name:base64', pattern: KEY_PATTERN },
   read(raw) {
     const [, base64] = /^[^\s:]+:([0-9A-Za-z+/]+=*)$/.exec(String(raw)) ?? []
     if (base64?.length === BASE64_KEY_LENGTH && Buffer.from(base64, 'base64').byteLength === 32) return raw as string
@@ -224,8 +263,9 @@ export const publicKey: Kind<string> = {
 
 /** Of what follows the hash part of a store path, with `*` for any text and `?` for any character. */
 export const namePattern: Kind<string> = {
+  form: { is: 'text', what: 'the name of a store path without its hash, like *-secrets', pattern: STORE_NAME_PATTERN },
   read(raw) {
-    if (/^[0-9a-zA-Z+\-._?=*]{1,211}$/.test(String(raw))) return raw as string
+    if (STORE_NAME_PATTERN.test(String(raw))) return raw as string
     throw new Error(`must be the name of a store path without its hash, like *-secrets, not ${quoted(raw)}`)
   },
   show: (value) => value,
@@ -233,10 +273,10 @@ export const namePattern: Kind<string> = {
 
 /** A binary cache; `?network=NAME` says in which network what comes from it is shared. Secrets in a URL would be shown. */
 export const upstream: Kind<string> = {
+  form: { is: 'text', what: 'the URL of a binary cache', pattern: URL_PATTERN },
   read(raw) {
-    const url = URL.canParse(String(raw)) ? new URL(String(raw)) : undefined
-    const isHttp = url?.protocol === 'http:' || url?.protocol === 'https:'
-    if (!isHttp || url.hash !== '')
+    const url = httpUrl(raw)
+    if (url === undefined || url.hash !== '')
       throw new Error(`must be the URL of a binary cache, https://..., not ${quoted(raw)}`)
     if (url.username !== '' || url.password !== '') throw new Error('must have no password in its URL')
     const other = [...url.searchParams.keys()].find((name) => name !== 'network')
@@ -250,10 +290,11 @@ export const upstream: Kind<string> = {
  * A registry of images; `?prefix=NAME` is what its repositories begin with here, and `?network=NAME` says in which network what comes from it is shared.
  */
 export const registry: Kind<string> = {
+  form: { is: 'text', what: 'the URL of a registry', pattern: URL_PATTERN },
   read(raw) {
-    const url = URL.canParse(String(raw)) ? new URL(String(raw)) : undefined
-    const isHttp = url?.protocol === 'http:' || url?.protocol === 'https:'
-    if (!isHttp || url.hash !== '') throw new Error(`must be the URL of a registry, https://..., not ${quoted(raw)}`)
+    const url = httpUrl(raw)
+    if (url === undefined || url.hash !== '')
+      throw new Error(`must be the URL of a registry, https://..., not ${quoted(raw)}`)
     if (url.username !== '' || url.password !== '')
       throw new Error('must have no password in its URL: log in with `podman login`')
     const other = [...url.searchParams.keys()].find((name) => name !== 'network' && name !== 'prefix')
@@ -266,6 +307,12 @@ export const registry: Kind<string> = {
   show: (value) => value,
 }
 
+/** Undefined for what is none, or has blanks in it, which a parser of URLs would pass over. */
+function httpUrl(raw: unknown): URL | undefined {
+  const text = String(raw)
+  return URL_PATTERN.test(text) && URL.canParse(text) ? new URL(text) : undefined
+}
+
 /** What repositories of a registry begin with: the name of its host, unless the configuration has another. */
 export function registryPrefix(url: URL): string {
   return url.searchParams.get('prefix') ?? url.host.replace(/:/g, '-').replace(/[[\]]/g, '')
@@ -274,6 +321,7 @@ export function registryPrefix(url: URL): string {
 /** A time like `90s`, `5m`, `1h`, `2d`, in milliseconds. */
 export function duration(minMs: number, maxMs: number): Kind<number> {
   return {
+    form: { is: 'text', what: 'a time like 90s, 5m, 1h or 2d', pattern: DURATION_PATTERN },
     read(raw) {
       const [, digits, unit = ''] = /^\s*(\d+)\s*([smhd])\s*$/i.exec(String(raw)) ?? []
       const ms = Number(digits) * (DURATION_MS.get(unit.toLowerCase()) ?? Number.NaN)
@@ -294,6 +342,7 @@ function showDuration(ms: number): string {
 /** In TOML a list; elsewhere one value, or several with commas or spaces between. */
 export function list(kind: Kind<string>): Kind<string[]> {
   return {
+    form: { is: 'list', of: kind.form },
     read(raw, base) {
       const values = Array.isArray(raw) ? raw : String(raw).split(/[\s,]+/)
       return [...new Set(values.filter((one) => one !== '').map((one) => kind.read(one, base)))]

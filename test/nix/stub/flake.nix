@@ -1,0 +1,11 @@
+{
+  description = "In place of nixpkgs, for tests: its attributes that flake.nix uses";
+
+  outputs = _: rec {
+    lib = import ./lib.nix;
+    legacyPackages = lib.genAttrs [
+      "x86_64-linux"
+      "aarch64-linux"
+    ] (system: import ./pkgs.nix system lib);
+  };
+}
