@@ -38,6 +38,7 @@ import { NetworkGossip } from '../mesh/network-gossip.ts'
 import type { NetworkScope, NetworkStreams } from '../mesh/network-streams.ts'
 import { FILTER_LEASE_MS } from '../nix/store-filter.ts'
 import { type Database, openDatabase } from '../state/database.ts'
+import { dropCopy } from '../state/upgrade.ts'
 import type { NodePaths } from './paths.ts'
 import type { Reach } from './reach.ts'
 
@@ -202,7 +203,9 @@ export class ClosedNetwork implements AsyncDisposable {
 
 /** Forgets what a network that is not running has on the disk. */
 export function removeNetwork(directory: string, id: string): void {
-  for (const suffix of ['', '-wal', '-shm']) rmSync(`${databaseOf(directory, id)}${suffix}`, { force: true })
+  const path = databaseOf(directory, id)
+  for (const suffix of ['', '-wal', '-shm']) rmSync(`${path}${suffix}`, { force: true })
+  dropCopy(path)
 }
 
 async function startParts(

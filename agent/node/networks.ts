@@ -17,7 +17,7 @@ import type { Providers } from '../mesh/providers.ts'
 import type { SharedFetches } from '../nix/shared-fetches.ts'
 import type { PathsScope } from '../nix/store-paths.ts'
 import type { Substituter } from '../nix/substituter.ts'
-import { type Database, dropHistory } from '../state/database.ts'
+import { type Database, dropCopies, dropHistory } from '../state/database.ts'
 import { ClosedNetworks } from './closed-networks.ts'
 import { type Content, closedNetworksOf, forgetContent } from './content.ts'
 import { type Entrance, OPEN_NETWORK_NAME } from './entrance.ts'
@@ -74,6 +74,7 @@ export async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableSt
         oci.forgetNetwork(id)
         await forgetContent(id, content)
         dropHistory(db)
+        dropCopies(db)
       },
       contentOf: closedNetworksOf(content),
       deps: {
