@@ -13,6 +13,7 @@ import { AgentError, reasonOf } from './error.ts'
 import { FreedMemory } from './freed-memory.ts'
 import { loadOrMakeNodeKey } from './identity/node-key.ts'
 import { type Log, makeLog } from './log.ts'
+import { Guests } from './mesh/guests.ts'
 import { Host } from './mesh/host.ts'
 import { Keeper } from './mesh/keeper.ts'
 import { NetworkStreams } from './mesh/network-streams.ts'
@@ -135,6 +136,7 @@ async function startNode(
   const host = stack.use(await Host.start({ key, listen, mdns, gate, open, maxPeers, version: VERSION, log }))
   const streams = stack.use(await NetworkStreams.start({ host, gate, log }))
   const relays = stack.use(new Relays({ host, carries: values.relay, log }))
+  const guests = stack.use(await Guests.start({ host, gate, relays, log }))
 
   const faults = new PeerFaults()
   const isFetcher = (peerId: string, network: string) => entrance.mayFetch(peerId, network)
@@ -233,7 +235,7 @@ async function startNode(
   )
   later.keeper = keeper
   reach.attend(keeper)
-  const joining = stack.use(new Joining({ gate, host, networks: entrance.networks, name, log }))
+  const joining = stack.use(new Joining({ gate, host, guests, networks: entrance.networks, name, log }))
   if (values.joinFile !== undefined) joining.useFile(values.joinFile)
 
   const warnings = () => [

@@ -27,6 +27,7 @@ import { Frames } from '../../protocols/frame.ts'
 import {
   type Admission,
   answer,
+  type Door,
   type Greeting,
   greet,
   HELLO_PROTOCOL,
@@ -37,15 +38,20 @@ import {
 } from '../../protocols/hello/hello.ts'
 import type { Refused } from '../../protocols/hello/messages.ts'
 import type { Member } from '../../protocols/membership/certificate.ts'
+import type { Pass } from '../../protocols/membership/pass.ts'
 import { hexOf, sameBytes } from '../../protocols/membership/statement.ts'
 import type { Token } from '../../protocols/membership/token.ts'
 import { NAME_PATTERN } from '../../protocols/membership/words.ts'
 import { AgentError, reasonOf } from '../error.ts'
+import { peerIdOf } from '../identity/peer-id.ts'
 import type { Log } from '../log.ts'
 import { firstWords, HELLO_MS_MAX } from './first-words.ts'
+import { asError, refusal, refusalIn, without } from './refusals.ts'
 
 /** How often certificates are held against the clock. What is known at once, a revocation, cuts at once (`recheck`). */
 const CHECK_MS = 1_000
+/** Who is let in to be carried to somebody (guests.ts) is a member by then, or goes. */
+const GUEST_MS_MAX = 60_000
 /** Of a token. The keeper, which also dials its issuer, rests longer each time that it is refused. */
 const SHOW_TRIES_MAX = 3
 
@@ -90,6 +96,7 @@ type Live = {
   readonly peerId: string
   readonly direction: Direction
   readonly raw: MultiaddrConnection
+  readonly sinceMs: number
   admission: Admission
 }
 
@@ -105,6 +112,9 @@ export class Gate implements Disposable {
   /** Tokens to show to their issuers, by key. */
   readonly #joining = new Map<string, Joining>()
   readonly #listeners = new Set<(peerId: string) => void>()
+  /** Passes to show to members that carry, by their peer ids. */
+  readonly passes = new Map<string, Pass>()
+  #door: Door | undefined
   #connections: GateComponents['connectionManager'] | undefined
   #timer: NodeJS.Timeout | undefined
 
@@ -167,6 +177,11 @@ export class Gate implements Disposable {
     }
   }
 
+  /** Says which strangers are let in to be carried to a member. */
+  useDoor(door: Door): void {
+    this.#door = door
+  }
+
   /** What a connected peer proved; undefined for whoever is not in. */
   admitted(peerId: string): Admission | undefined {
     return this.#live.get(peerId)?.at(-1)?.admission
@@ -202,7 +217,7 @@ export class Gate implements Disposable {
   recheck(): number {
     let count = 0
     for (const live of [...this.#live.values()].flat()) {
-      const why = this.#lossOf(live.admission)
+      const why = this.#lossOf(live)
       if (why === undefined) continue
       this.#cut(live, why)
       count++
@@ -306,8 +321,9 @@ export class Gate implements Disposable {
   }
 
   #admit(direction: Direction, raw: MultiaddrConnection, peerId: string, greeting: Greeting | Admission): void {
-    const { open, members, faults } = greeting
-    const live: Live = { peerId, direction, raw, admission: { open, members, faults } }
+    const { open, members, faults, guest } = greeting
+    const sinceMs = this.#options.party.now()
+    const live: Live = { peerId, direction, raw, sinceMs, admission: { open, members, faults, guest } }
     this.#live.set(peerId, [...(this.#live.get(peerId) ?? []), live])
     raw.addEventListener('close', () => this.#forget(live), { once: true })
     this.#timer ??= setInterval(() => this.recheck(), CHECK_MS).unref()
@@ -349,13 +365,13 @@ export class Gate implements Disposable {
 
   #answer(options: HelloOptions): Promise<Admission> {
     const { desk } = this.#options
-    return answer(desk === undefined ? options : { ...options, desk })
+    return answer({ ...options, desk, door: this.#door })
   }
 
   /** The dialler's hello, with a token if one is to be shown to this peer. */
   async #greet(options: HelloOptions): Promise<Greeting> {
     const joining = this.#joining.get(hexOf(options.peer))
-    if (joining === undefined) return greet(options)
+    if (joining === undefined) return greet({ ...options, pass: this.passes.get(peerIdOf(options.peer)) })
     joining.isShown = true
     const greeting = await greet({ ...options, token: joining.token, wished: joining.wished })
     if (greeting.joined !== undefined) await this.#options.joined?.(greeting.joined)
@@ -376,18 +392,20 @@ export class Gate implements Disposable {
   }
 
   /** What a peer proves is now this; `refused` is what it refused of ours. */
-  #replace(peerId: string, { open, members, faults }: Admission, refused: Refused): void {
+  #replace(peerId: string, { open, members, faults, guest }: Admission, refused: Refused): void {
     for (const live of this.#live.get(peerId) ?? []) {
-      live.admission = { open, members, faults }
-      if (members.length > 0 || open) this.#tellAdmitted(live)
+      live.admission = { open, members, faults, guest }
+      if (members.length > 0 || open || guest !== undefined) this.#tellAdmitted(live)
       else this.#cut(live, `the peer refused our certificate: ${refused.map(({ fault }) => fault).join(', ')}`)
     }
   }
 
   /** Why a connection may not stay; undefined when it may. */
-  #lossOf({ open, members }: Admission): string | undefined {
+  #lossOf({ admission: { open, members, guest }, sinceMs }: Live): string | undefined {
     const { party } = this.#options
     const now = party.now()
+    const isOver = members.length === 0 && !open && now - sinceMs >= GUEST_MS_MAX
+    if (guest !== undefined && isOver) return 'it was let in to join a network, and did not'
     const networks = party.networks()
     for (const member of members) {
       if (!networks.some(({ network }) => sameBytes(network, member.network))) return 'this node left the network'
@@ -419,28 +437,8 @@ export class Gate implements Disposable {
   }
 }
 
-/** The gate's reason in what a dial failed with; undefined when it failed otherwise. */
-export function refusalIn(error: unknown): AgentError | undefined {
-  if (error instanceof AggregateError) return error.errors.map(refusalIn).find((one) => one !== undefined)
-  return error instanceof AgentError && error.code === 'not-allowed' ? error : undefined
-}
-
 /** The raw key of a peer id. Nodes have Ed25519 keys, since they sign records and certificates with them. */
 function keyOf(peer: PeerId): Uint8Array {
   if (peer.type !== 'Ed25519') throw new WireError('refused', `a peer with a key of type ${peer.type}`)
   return peer.publicKey.raw
-}
-
-/** What is left of an admission when the peer refused some of what we showed: there we are nothing to each other. */
-function without({ open, members, faults }: Admission, refused: Refused): Admission {
-  const rest = members.filter((one) => !refused.some(({ network }) => sameBytes(network, one.network)))
-  return { open, members: rest, faults }
-}
-
-function refusal(peerId: string, cause: unknown): AgentError {
-  return new AgentError('not-allowed', `no connection with ${peerId}: ${reasonOf(cause)}`, { cause })
-}
-
-function asError(error: unknown): Error {
-  return error instanceof Error ? error : new Error(String(error))
 }

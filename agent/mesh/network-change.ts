@@ -90,7 +90,7 @@ function here(): string {
     (addresses ?? []).filter(({ internal }) => !internal).map(({ address }) => `${name} ${address}`),
   )
   const gateways = [...read(ROUTES_V6).matchAll(ANYWHERE_V6)].map(([, gateway]) => gateway)
-  return `${all.toSorted().join('\n')}\n${[gatewayIn(read(ROUTES_V4)), ...gateways.toSorted()].join(' ')}`
+  return `${all.toSorted().join('\n')}\n${[gatewayIn(read(ROUTES_V4)), ...gateways.toSorted((a = '', b = '') => a.localeCompare(b))].join(' ')}`
 }
 
 function read(path: string): string {

@@ -22,6 +22,7 @@ type Vectors = {
   members: { messages: string[]; chains: { listener: string; dialler: string } }
   join: { token: { network: string; secret: string; id: string }; proof: string; messages: string[] }
   joinNamed: { name: string; messages: string[] }
+  guest: { pass: string; messages: string[] }
   later: { messages: string[] }
   refusedOpenings: { why: string; opening: string }[]
 }
@@ -84,6 +85,17 @@ describe('messages of the hello', () => {
     expect(proof.name).toBe(name)
     expect(hex(having(messages.slice(0, 2)).sign(proof, signer(vectors.dialler)))).toBe(messages[2])
     expect(transcript.readVerdict(bytes(messages[3])).grant).toBeDefined()
+  })
+
+  it('show a pass, and let in by it', () => {
+    const { pass, messages } = vectors.guest
+    const opening = decodeOpening(bytes(messages[0]))
+    expect(hex(opening.pass ?? bytes())).toBe(pass)
+    expect(hex(encodeOpening(opening))).toBe(messages[0])
+    const transcript = having(messages.slice(0, 3))
+    const verdict = transcript.readVerdict(bytes(messages[3]))
+    expect(verdict).toEqual({ guest: true })
+    expect(hex(having(messages.slice(0, 3)).sign(verdict, signer(vectors.listener)))).toBe(messages[3])
   })
 
   it('with a wish that is no name are refused', () => {
