@@ -13,12 +13,10 @@ import { AgentError, reasonOf } from './error.ts'
 import { FreedMemory } from './freed-memory.ts'
 import { loadOrMakeNodeKey } from './identity/node-key.ts'
 import { type Log, makeLog } from './log.ts'
-import { Guests } from './mesh/guests.ts'
 import { Host } from './mesh/host.ts'
 import { Keeper } from './mesh/keeper.ts'
 import { NetworkStreams } from './mesh/network-streams.ts'
 import { PeerBook } from './mesh/peer-book.ts'
-import { Relays } from './mesh/relays.ts'
 import { CacheKey } from './nix/signing.ts'
 import type { TrustedKeys } from './nix/trust.ts'
 import type { Upstreams } from './nix/upstreams.ts'
@@ -34,6 +32,7 @@ import { networkWarnings } from './node/network-warnings.ts'
 import { type Later, sourcesOf, startNetworks } from './node/networks.ts'
 import { startNix, startShared } from './node/nix.ts'
 import { NodeOci } from './node/oci.ts'
+import { NodePaths } from './node/paths.ts'
 import { Places } from './node/places.ts'
 import { Reach } from './node/reach.ts'
 import { roomWarnings } from './node/room-warnings.ts'
@@ -135,8 +134,8 @@ async function startNode(
   const { listen, mdns, maxPeers } = values
   const host = stack.use(await Host.start({ key, listen, mdns, gate, open, maxPeers, version: VERSION, log }))
   const streams = stack.use(await NetworkStreams.start({ host, gate, log }))
-  const relays = stack.use(new Relays({ host, carries: values.relay, log }))
-  const guests = stack.use(await Guests.start({ host, gate, relays, log }))
+  const { relay, reflectPort } = values
+  const paths = stack.use(await NodePaths.start({ host, gate, listen, relay, reflectPort, log }))
 
   const faults = new PeerFaults()
   const isFetcher = (peerId: string, network: string) => entrance.mayFetch(peerId, network)
@@ -182,7 +181,7 @@ async function startNode(
       host,
       reach,
       streams,
-      relays,
+      paths,
       entrance,
       content,
       oci,
@@ -235,7 +234,7 @@ async function startNode(
   )
   later.keeper = keeper
   reach.attend(keeper)
-  const joining = stack.use(new Joining({ gate, host, guests, networks: entrance.networks, name, log }))
+  const joining = stack.use(new Joining({ gate, host, guests: paths.guests, networks: entrance.networks, name, log }))
   if (values.joinFile !== undefined) joining.useFile(values.joinFile)
 
   const warnings = () => [

@@ -49,6 +49,8 @@ export type Config = {
   portMapping: boolean
   /** Whether to carry for members of this node's networks that cannot reach each other. */
   relay: boolean
+  /** First UDP port at which members are told where their datagrams come from, 0 for any; undefined when off. */
+  reflectPort: number | undefined
   /** Whether the node takes part in the open network: that of everybody. */
   open: boolean
   /** File with tokens of networks to join, one a line; undefined when off. */
@@ -106,6 +108,8 @@ const MAX_PEERS_DEFAULT = 24
 const MAX_PEERS_MAX = 1_000
 /** Another one is taken when somebody has it: peers are told which. */
 const LANE_PORT = 7_476
+/** The number that bulk lanes have on TCP; one below is used, too. */
+const REFLECT_PORT = 7_476
 const QUOTA_BYTES_MIN = 2 ** 20
 /** A closure's signatures hold as many of each path. */
 const SIGNATURES_MAX = 8
@@ -197,6 +201,13 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       reloads: false,
       help: 'carry for members of this node’s networks that cannot reach each other',
     } satisfies Key<'relay'>,
+    reflect: {
+      field: 'reflectPort',
+      kind: optionalPort,
+      byDefault: () => REFLECT_PORT,
+      reloads: false,
+      help: 'UDP port (and the one below) where members learn how their routers show them, 0 for any, or off',
+    } satisfies Key<'reflectPort'>,
     open: {
       field: 'open',
       kind: boolean,

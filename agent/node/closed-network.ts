@@ -39,9 +39,9 @@ import { guestAddress } from '../mesh/guests.ts'
 import type { Host } from '../mesh/host.ts'
 import { NetworkGossip } from '../mesh/network-gossip.ts'
 import type { NetworkScope, NetworkStreams } from '../mesh/network-streams.ts'
-import type { Relays } from '../mesh/relays.ts'
 import { FILTER_LEASE_MS } from '../nix/store-filter.ts'
 import { type Database, openDatabase } from '../state/database.ts'
+import type { NodePaths } from './paths.ts'
 import type { Reach } from './reach.ts'
 
 /** A certificate, to a member that has just connected. */
@@ -68,7 +68,7 @@ export type ClosedNetworkDeps = {
   key: NodeKey
   host: Pick<Host, 'isDirect' | 'links'>
   reach: Pick<Reach, 'addresses' | 'onAddresses'>
-  relays: Pick<Relays, 'serve' | 'recheck'>
+  paths: Pick<NodePaths, 'serve' | 'recheck'>
   streams: NetworkStreams
   gate: Pick<Gate, 'memberOf' | 'recheck' | 'refresh'>
   issuer: Issuer
@@ -273,7 +273,7 @@ async function startParts(
   stack.defer(scope.onPeer(() => said.relaysChanged()))
   stack.defer(scope.onPeerGone(() => said.relaysChanged()))
   stack.use(
-    await deps.relays.serve(id, {
+    await deps.paths.serve(id, {
       scope,
       isMember: (peerId) => members.get(peerId) !== undefined,
       issues: (peerId) => members.get(peerId)?.issues === true,
@@ -284,7 +284,7 @@ async function startParts(
       },
     }),
   )
-  stack.defer(membership.onChange((what) => what === 'policy' && deps.relays.recheck(id)))
+  stack.defer(membership.onChange((what) => what === 'policy' && deps.paths.recheck(id)))
   stack.defer(nodes.onAddresses((peerId, addresses) => hear(peerId, addresses)))
   if (providers !== undefined) {
     const connectedCount = () => scope.connected().length

@@ -14,7 +14,6 @@ import type { Host } from '../mesh/host.ts'
 import type { Keeper } from '../mesh/keeper.ts'
 import type { NetworkStreams } from '../mesh/network-streams.ts'
 import type { Providers } from '../mesh/providers.ts'
-import type { Relays } from '../mesh/relays.ts'
 import type { SharedFetches } from '../nix/shared-fetches.ts'
 import type { PathsScope } from '../nix/store-paths.ts'
 import type { Substituter } from '../nix/substituter.ts'
@@ -24,6 +23,7 @@ import { type Content, closedNetworksOf, forgetContent } from './content.ts'
 import { type Entrance, OPEN_NETWORK_NAME } from './entrance.ts'
 import type { NodeOci } from './oci.ts'
 import { OpenNetwork } from './open-network.ts'
+import type { NodePaths } from './paths.ts'
 import type { Reach } from './reach.ts'
 import type { NodeRouting } from './routing.ts'
 
@@ -41,7 +41,7 @@ type NetworksDeps = {
   host: Host
   reach: Reach
   streams: NetworkStreams
-  relays: Relays
+  paths: NodePaths
   entrance: Entrance
   content: Content
   oci: NodeOci
@@ -51,7 +51,7 @@ type NetworksDeps = {
 }
 
 export async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
-  const { routing, shared, db, key, host, reach, streams, relays, entrance, content, oci, later, presence, log } = deps
+  const { routing, shared, db, key, host, reach, streams, paths, entrance, content, oci, later, presence, log } = deps
   const { networks, gate, issuer, directory } = entrance
   const publishing = { pins: content.blobs, paths: content.published }
   const serve = (id: string, scope: PathsScope, records: Records) => content.sharing.serve(id, scope, records)
@@ -89,7 +89,7 @@ export async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableSt
         host,
         reach,
         streams,
-        relays,
+        paths,
         gate,
         issuer,
         directory,

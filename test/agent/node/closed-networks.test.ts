@@ -34,7 +34,7 @@ async function makeNode() {
     host,
     streams,
     reach: { addresses: () => [], onAddresses: () => () => undefined },
-    relays: { recheck() {}, serve: async () => ({ [Symbol.asyncDispose]: async () => undefined }) },
+    paths: { recheck() {}, serve: async () => ({ [Symbol.asyncDispose]: async () => undefined }) },
     gate,
     issuer,
     directory: entrance.directory,
