@@ -22,6 +22,7 @@ import type { TrustedKeys } from './nix/trust.ts'
 import type { Upstreams } from './nix/upstreams.ts'
 import { NodeApi } from './node/api.ts'
 import { NodeNamesApi } from './node/api-names.ts'
+import { netcheckOf } from './node/api-netcheck.ts'
 import { type Content, startContent } from './node/content.ts'
 import { NodeDiscovery } from './node/discovery.ts'
 import { Entrance } from './node/entrance.ts'
@@ -283,6 +284,7 @@ async function startNode(
     places,
     routing,
     names: new NodeNamesApi({ names, dns, routing }),
+    netcheck: netcheckOf({ host, reflections: paths.reflections, reach, closed, openNetwork }),
     content,
     cacheKey,
     trust,

@@ -93,6 +93,11 @@ function here(): string {
   return `${all.toSorted().join('\n')}\n${[gatewayIn(read(ROUTES_V4)), ...gateways.toSorted((a = '', b = '') => a.localeCompare(b))].join(' ')}`
 }
 
+/** Whether there is a way to the Internet by IPv6, as the kernel says. */
+export function hasDefaultRoute6(): boolean {
+  return read(ROUTES_V6).search(ANYWHERE_V6) >= 0
+}
+
 function read(path: string): string {
   try {
     return readFileSync(path, 'utf8').slice(0, ROUTES_CHARS_MAX)
