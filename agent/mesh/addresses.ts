@@ -30,6 +30,15 @@ const privateUse = blocks(
   ['100.64.0.0', 10, 'ipv4'],
   ['fc00::', 7, 'ipv6'],
 )
+/** Of no single machine: unspecified, multicast, reserved. */
+const nobodys = blocks(
+  ['0.0.0.0', 8, 'ipv4'],
+  ['192.0.0.0', 24, 'ipv4'],
+  ['198.18.0.0', 15, 'ipv4'],
+  ['224.0.0.0', 3, 'ipv4'],
+  ['::', 128, 'ipv6'],
+  ['ff00::', 8, 'ipv6'],
+)
 
 /** The addresses to tell others, of those that we listen on. */
 export function announced(addresses: Multiaddr[]): Multiaddr[] {
@@ -46,7 +55,7 @@ export function isLoopback(address: Multiaddr): boolean {
 export function isPublicHost(host: string): boolean {
   const family = isIP(host)
   if (family === 0) return false
-  return ![loopback, linkLocal, privateUse].some((list) => list.check(host, family === 4 ? 'ipv4' : 'ipv6'))
+  return ![loopback, linkLocal, privateUse, nobodys].some((list) => list.check(host, family === 4 ? 'ipv4' : 'ipv6'))
 }
 
 /** Sorts for dialling: an address on one of our own networks first, then public ones, other private ones, loopback. */

@@ -5,8 +5,8 @@
  * network.
  *
  * Two places of libp2p's configuration, both needed: `connectionEncrypters: [gate.secure(noise())]` says the hello, and
- * `connectionGater: gate.gater()` lets through only connections on which it was said. A transport with a secure channel of its own
- * (QUIC) comes by the second only, and is refused until it has the first.
+ * `connectionGater: gate.gater()` lets through only connections on which it was said. A transport with a secure channel and streams in one
+ * (QUIC) comes by the second only: it names the connection's first stream (`streamed`), and the hello is said there; else it is refused.
  */
 import {
   type Connection,
@@ -42,7 +42,8 @@ import type { Token } from '../../protocols/membership/token.ts'
 import { NAME_PATTERN } from '../../protocols/membership/words.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
-import { firstWords, HELLO_MS_MAX } from './first-words.ts'
+import { firstWords, HELLO_MS_MAX, onFirstStream } from './first-words.ts'
+import { type Refusal, refusal, refusalIn, toError } from './refusals.ts'
 
 /** How often certificates are held against the clock. What is known at once, a revocation, cuts at once (`recheck`). */
 const CHECK_MS = 1_000
@@ -61,16 +62,6 @@ export type GateOptions = {
   /** Told of each connection that is not let in, and of each that is cut. */
   onRefused?(refusal: Refusal): void
   log: Log
-}
-
-export type Refusal = {
-  readonly peerId: string
-  readonly address: string
-  readonly direction: Direction
-  /** Whether it had been let in before. */
-  readonly wasIn: boolean
-  /** For people. */
-  readonly why: string
 }
 
 /** What libp2p gives to its services, as far as the gate needs it. */
@@ -93,6 +84,7 @@ type Live = {
   admission: Admission
 }
 
+type OpenFirst = (signal: AbortSignal) => Promise<Stream>
 type Shown = { readonly token: Token; readonly wished: string | undefined }
 type Joining = Shown & { isShown: boolean; joined?: Joined | undefined }
 
@@ -101,6 +93,8 @@ export class Gate implements Disposable {
   readonly #log: Log
   /** By the raw connection, for as long as that exists. */
   readonly #outcomes = new WeakMap<MessageStream, Outcome>()
+  /** Connections with streams on which nothing was said yet. */
+  readonly #unsaid = new WeakMap<MessageStream, OpenFirst>()
   readonly #live = new Map<string, Live[]>()
   /** Tokens to show to their issuers, by key. */
   readonly #joining = new Map<string, Joining>()
@@ -137,11 +131,20 @@ export class Gate implements Disposable {
     }
   }
 
+  /** For a transport with streams from the start: how to get a connection's first one, which is the hello's. */
+  streamed(raw: MultiaddrConnection, first: OpenFirst): void {
+    this.#unsaid.set(raw, first)
+  }
+
   /** For libp2p's `connectionGater`: lets through connections whose hello went well, and no others. */
   gater(): Required<Pick<ConnectionGater, 'denyInboundEncryptedConnection' | 'denyOutboundEncryptedConnection'>> {
     return {
-      denyInboundEncryptedConnection: (peer, raw) => this.#refusalOf('inbound', peer, raw) !== undefined,
-      denyOutboundEncryptedConnection: (peer, raw) => {
+      denyInboundEncryptedConnection: async (peer, raw) => {
+        await this.#helloOnFirst('inbound', peer, raw)
+        return this.#refusalOf('inbound', peer, raw) !== undefined
+      },
+      denyOutboundEncryptedConnection: async (peer, raw) => {
+        await this.#helloOnFirst('outbound', peer, raw)
         const error = this.#refusalOf('outbound', peer, raw)
         // Thrown, it reaches whoever dialled.
         if (error !== undefined) throw error
@@ -234,7 +237,7 @@ export class Gate implements Disposable {
       await stream.close({ signal: limited })
       return admission
     } catch (cause) {
-      stream.abort(asError(cause))
+      stream.abort(toError(cause))
       throw refusal(peerId, cause)
     }
   }
@@ -288,7 +291,15 @@ export class Gate implements Disposable {
       answer: async (frames, signal) => this.#answer(this.#helloOptions(peer, frames, signal)),
     })
     if ('greeting' in said) return { peerId, greeting: said.greeting }
-    return { peerId, error: refusal(peerId, said.cause), why: reasonOf(said.cause) }
+    return failed(peer, said.cause)
+  }
+
+  /** Where nothing was said yet. */
+  async #helloOnFirst(direction: Direction, peer: PeerId, raw: MultiaddrConnection): Promise<void> {
+    const first = this.#unsaid.get(raw)
+    if (first === undefined || !this.#unsaid.delete(raw)) return
+    const say = (stream: Stream) => this.#hello(direction, peer, stream, undefined)
+    this.#outcomes.set(raw, await onFirstStream(raw, first, say).catch((cause: unknown) => failed(peer, cause)))
   }
 
   /** The gater's question. Undefined when the connection is in. */
@@ -371,7 +382,7 @@ export class Gate implements Disposable {
       await stream.close({ signal })
     } catch (error) {
       this.#log.debug({ peerId: peer.toString(), reason: reasonOf(error) }, 'hello.failed')
-      stream.abort(asError(error))
+      stream.abort(toError(error))
     }
   }
 
@@ -419,12 +430,6 @@ export class Gate implements Disposable {
   }
 }
 
-/** The gate's reason in what a dial failed with; undefined when it failed otherwise. */
-export function refusalIn(error: unknown): AgentError | undefined {
-  if (error instanceof AggregateError) return error.errors.map(refusalIn).find((one) => one !== undefined)
-  return error instanceof AgentError && error.code === 'not-allowed' ? error : undefined
-}
-
 /** The raw key of a peer id. Nodes have Ed25519 keys, since they sign records and certificates with them. */
 function keyOf(peer: PeerId): Uint8Array {
   if (peer.type !== 'Ed25519') throw new WireError('refused', `a peer with a key of type ${peer.type}`)
@@ -437,10 +442,7 @@ function without({ open, members, faults }: Admission, refused: Refused): Admiss
   return { open, members: rest, faults }
 }
 
-function refusal(peerId: string, cause: unknown): AgentError {
-  return new AgentError('not-allowed', `no connection with ${peerId}: ${reasonOf(cause)}`, { cause })
-}
-
-function asError(error: unknown): Error {
-  return error instanceof Error ? error : new Error(String(error))
+function failed(peer: PeerId, cause: unknown): Outcome {
+  const peerId = peer.toString()
+  return { peerId, error: refusal(peerId, cause), why: reasonOf(cause) }
 }

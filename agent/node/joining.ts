@@ -16,8 +16,9 @@ import { AgentError, reasonOf } from '../error.ts'
 import type { Membership } from '../identity/membership.ts'
 import type { Networks } from '../identity/networks.ts'
 import type { Log } from '../log.ts'
-import { type Gate, refusalIn } from '../mesh/gate.ts'
+import type { Gate } from '../mesh/gate.ts'
 import type { Host } from '../mesh/host.ts'
+import { refusalIn } from '../mesh/refusals.ts'
 
 /** Dialling, a hello, and the issuer's disk. */
 const JOIN_MS_MAX = 20_000

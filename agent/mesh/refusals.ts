@@ -1,0 +1,28 @@
+/** Why a connection is not let in, or was cut: for whoever dialled, and for who is told of it. */
+import type { Connection } from '@libp2p/interface'
+import { AgentError, reasonOf } from '../error.ts'
+
+export type Refusal = {
+  readonly peerId: string
+  readonly address: string
+  readonly direction: Connection['direction']
+  /** Whether it had been let in before. */
+  readonly wasIn: boolean
+  /** For people. */
+  readonly why: string
+}
+
+/** For whoever dialled. */
+export function refusal(peerId: string, cause: unknown): AgentError {
+  return new AgentError('not-allowed', `no connection with ${peerId}: ${reasonOf(cause)}`, { cause })
+}
+
+/** The gate's reason in what a dial failed with; undefined when it failed otherwise. */
+export function refusalIn(error: unknown): AgentError | undefined {
+  if (error instanceof AggregateError) return error.errors.map(refusalIn).find((one) => one !== undefined)
+  return error instanceof AgentError && error.code === 'not-allowed' ? error : undefined
+}
+
+export function toError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error))
+}
