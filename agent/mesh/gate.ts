@@ -5,8 +5,8 @@
  * network.
  *
  * Two places of libp2p's configuration, both needed: `connectionEncrypters: [gate.secure(noise())]` says the hello, and
- * `connectionGater: gate.gater()` lets through only connections on which it was said. A transport with a secure channel of its own
- * (QUIC) comes by the second only, and is refused until it has the first.
+ * `connectionGater: gate.gater()` lets through only connections on which it was said. A transport with a secure channel and streams in one
+ * (QUIC) comes by the second only: it names the connection's first stream (`streamed`), and the hello is said there; else it is refused.
  */
 import {
   type Connection,
@@ -45,13 +45,12 @@ import { NAME_PATTERN } from '../../protocols/membership/words.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import { peerIdOf } from '../identity/peer-id.ts'
 import type { Log } from '../log.ts'
-import { firstWords, HELLO_MS_MAX } from './first-words.ts'
-import { asError, refusal, refusalIn, without } from './refusals.ts'
+import { firstWords, HELLO_MS_MAX, onFirstStream } from './first-words.ts'
+import { lossOf } from './losses.ts'
+import { type Refusal, refusal, refusalIn, toError, without } from './refusals.ts'
 
 /** How often certificates are held against the clock. What is known at once, a revocation, cuts at once (`recheck`). */
 const CHECK_MS = 1_000
-/** Who is let in to be carried to somebody (guests.ts) is a member by then, or goes. */
-const GUEST_MS_MAX = 60_000
 /** Of a token. The keeper, which also dials its issuer, rests longer each time that it is refused. */
 const SHOW_TRIES_MAX = 3
 
@@ -67,16 +66,6 @@ export type GateOptions = {
   /** Told of each connection that is not let in, and of each that is cut. */
   onRefused?(refusal: Refusal): void
   log: Log
-}
-
-export type Refusal = {
-  readonly peerId: string
-  readonly address: string
-  readonly direction: Direction
-  /** Whether it had been let in before. */
-  readonly wasIn: boolean
-  /** For people. */
-  readonly why: string
 }
 
 /** What libp2p gives to its services, as far as the gate needs it. */
@@ -100,6 +89,7 @@ type Live = {
   admission: Admission
 }
 
+type OpenFirst = (signal: AbortSignal) => Promise<Stream>
 type Shown = { readonly token: Token; readonly wished: string | undefined }
 type Joining = Shown & { isShown: boolean; joined?: Joined | undefined }
 
@@ -108,6 +98,8 @@ export class Gate implements Disposable {
   readonly #log: Log
   /** By the raw connection, for as long as that exists. */
   readonly #outcomes = new WeakMap<MessageStream, Outcome>()
+  /** Connections with streams on which nothing was said yet. */
+  readonly #unsaid = new WeakMap<MessageStream, OpenFirst>()
   readonly #live = new Map<string, Live[]>()
   /** Tokens to show to their issuers, by key. */
   readonly #joining = new Map<string, Joining>()
@@ -147,11 +139,20 @@ export class Gate implements Disposable {
     }
   }
 
+  /** For a transport with streams from the start: how to get a connection's first one, which is the hello's. */
+  streamed(raw: MultiaddrConnection, first: OpenFirst): void {
+    this.#unsaid.set(raw, first)
+  }
+
   /** For libp2p's `connectionGater`: lets through connections whose hello went well, and no others. */
   gater(): Required<Pick<ConnectionGater, 'denyInboundEncryptedConnection' | 'denyOutboundEncryptedConnection'>> {
     return {
-      denyInboundEncryptedConnection: (peer, raw) => this.#refusalOf('inbound', peer, raw) !== undefined,
-      denyOutboundEncryptedConnection: (peer, raw) => {
+      denyInboundEncryptedConnection: async (peer, raw) => {
+        await this.#helloOnFirst('inbound', peer, raw)
+        return this.#refusalOf('inbound', peer, raw) !== undefined
+      },
+      denyOutboundEncryptedConnection: async (peer, raw) => {
+        await this.#helloOnFirst('outbound', peer, raw)
         const error = this.#refusalOf('outbound', peer, raw)
         // Thrown, it reaches whoever dialled.
         if (error !== undefined) throw error
@@ -217,7 +218,7 @@ export class Gate implements Disposable {
   recheck(): number {
     let count = 0
     for (const live of [...this.#live.values()].flat()) {
-      const why = this.#lossOf(live)
+      const why = lossOf(live, this.#options.party)
       if (why === undefined) continue
       this.#cut(live, why)
       count++
@@ -249,7 +250,7 @@ export class Gate implements Disposable {
       await stream.close({ signal: limited })
       return admission
     } catch (cause) {
-      stream.abort(asError(cause))
+      stream.abort(toError(cause))
       throw refusal(peerId, cause)
     }
   }
@@ -303,7 +304,15 @@ export class Gate implements Disposable {
       answer: async (frames, signal) => this.#answer(this.#helloOptions(peer, frames, signal)),
     })
     if ('greeting' in said) return { peerId, greeting: said.greeting }
-    return { peerId, error: refusal(peerId, said.cause), why: reasonOf(said.cause) }
+    return failed(peer, said.cause)
+  }
+
+  /** Where nothing was said yet. */
+  async #helloOnFirst(direction: Direction, peer: PeerId, raw: MultiaddrConnection): Promise<void> {
+    const first = this.#unsaid.get(raw)
+    if (first === undefined || !this.#unsaid.delete(raw)) return
+    const say = (stream: Stream) => this.#hello(direction, peer, stream, undefined)
+    this.#outcomes.set(raw, await onFirstStream(raw, first, say).catch((cause: unknown) => failed(peer, cause)))
   }
 
   /** The gater's question. Undefined when the connection is in. */
@@ -387,7 +396,7 @@ export class Gate implements Disposable {
       await stream.close({ signal })
     } catch (error) {
       this.#log.debug({ peerId: peer.toString(), reason: reasonOf(error) }, 'hello.failed')
-      stream.abort(asError(error))
+      stream.abort(toError(error))
     }
   }
 
@@ -398,23 +407,6 @@ export class Gate implements Disposable {
       if (members.length > 0 || open || guest !== undefined) this.#tellAdmitted(live)
       else this.#cut(live, `the peer refused our certificate: ${refused.map(({ fault }) => fault).join(', ')}`)
     }
-  }
-
-  /** Why a connection may not stay; undefined when it may. */
-  #lossOf({ admission: { open, members, guest }, sinceMs }: Live): string | undefined {
-    const { party } = this.#options
-    const now = party.now()
-    const isOver = members.length === 0 && !open && now - sinceMs >= GUEST_MS_MAX
-    if (guest !== undefined && isOver) return 'it was let in to join a network, and did not'
-    const networks = party.networks()
-    for (const member of members) {
-      if (!networks.some(({ network }) => sameBytes(network, member.network))) return 'this node left the network'
-      if (member.notAfter <= now) return `the certificate of "${member.name}" ended`
-      const fault = party.revocations(member.network).faultOf(member)
-      if (fault === 'revoked') return `the key of "${member.name}" was revoked`
-      if (fault !== undefined) return `whoever issued the certificate of "${member.name}" was revoked`
-    }
-    return members.length === 0 && open && !party.isOpen() ? 'the open network was switched off' : undefined
   }
 
   #cut(live: Live, why: string): void {
@@ -441,4 +433,9 @@ export class Gate implements Disposable {
 function keyOf(peer: PeerId): Uint8Array {
   if (peer.type !== 'Ed25519') throw new WireError('refused', `a peer with a key of type ${peer.type}`)
   return peer.publicKey.raw
+}
+
+function failed(peer: PeerId, cause: unknown): Outcome {
+  const peerId = peer.toString()
+  return { peerId, error: refusal(peerId, cause), why: reasonOf(cause) }
 }

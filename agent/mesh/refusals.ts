@@ -1,8 +1,24 @@
-/** Why there is no connection, or less than was shown: as an error for people, in what a dial failed with, and in what is left. */
+/** Why a connection is not let in, or was cut, or is less than was shown: for whoever dialled, and for who is told of it. */
+import type { Connection } from '@libp2p/interface'
 import type { Admission } from '../../protocols/hello/hello.ts'
 import type { Refused } from '../../protocols/hello/messages.ts'
 import { sameBytes } from '../../protocols/membership/statement.ts'
 import { AgentError, reasonOf } from '../error.ts'
+
+export type Refusal = {
+  readonly peerId: string
+  readonly address: string
+  readonly direction: Connection['direction']
+  /** Whether it had been let in before. */
+  readonly wasIn: boolean
+  /** For people. */
+  readonly why: string
+}
+
+/** For whoever dialled. */
+export function refusal(peerId: string, cause: unknown): AgentError {
+  return new AgentError('not-allowed', `no connection with ${peerId}: ${reasonOf(cause)}`, { cause })
+}
 
 /** The gate's reason in what a dial failed with; undefined when it failed otherwise. */
 export function refusalIn(error: unknown): AgentError | undefined {
@@ -10,11 +26,7 @@ export function refusalIn(error: unknown): AgentError | undefined {
   return error instanceof AgentError && error.code === 'not-allowed' ? error : undefined
 }
 
-export function refusal(peerId: string, cause: unknown): AgentError {
-  return new AgentError('not-allowed', `no connection with ${peerId}: ${reasonOf(cause)}`, { cause })
-}
-
-export function asError(error: unknown): Error {
+export function toError(error: unknown): Error {
   return error instanceof Error ? error : new Error(String(error))
 }
 

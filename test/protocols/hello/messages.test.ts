@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { WireError } from '../../../protocols/error.ts'
+import { encodeFrame } from '../../../protocols/frame.ts'
 import {
   decodeOpening,
   encodeOpening,
@@ -24,6 +25,7 @@ type Vectors = {
   joinNamed: { name: string; messages: string[] }
   guest: { pass: string; messages: string[] }
   later: { messages: string[] }
+  firstStream: { dialler: string; listener: string }
   refusedOpenings: { why: string; opening: string }[]
 }
 const vectors = JSON.parse(readFileSync('protocols/hello/vectors.json', 'utf8')) as Vectors
@@ -44,6 +46,15 @@ function having(messages: readonly string[]): Transcript {
   for (const [at, message] of messages.slice(1).entries()) transcript[read[at] ?? 'readVerdict'](bytes(message))
   return transcript
 }
+
+describe('the first stream of a QUIC connection', () => {
+  it('has the frames of the conversation and nothing else, in each direction', () => {
+    const { members, firstStream } = vectors
+    const framed = (messages: readonly string[]) => messages.map((one) => hex(encodeFrame(bytes(one)))).join('')
+    const [opening = '', reply = '', proof = '', verdict = ''] = members.messages
+    expect(firstStream).toEqual({ dialler: framed([opening, proof]), listener: framed([reply, verdict]) })
+  })
+})
 
 describe('messages of the hello', () => {
   it('have tags that fellow members can compute', () => {
