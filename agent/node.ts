@@ -22,6 +22,7 @@ import type { TrustedKeys } from './nix/trust.ts'
 import type { Upstreams } from './nix/upstreams.ts'
 import { NodeApi } from './node/api.ts'
 import { NodeNamesApi } from './node/api-names.ts'
+import { netcheckOf } from './node/api-netcheck.ts'
 import { type Content, startContent } from './node/content.ts'
 import { NodeDiscovery } from './node/discovery.ts'
 import { Entrance } from './node/entrance.ts'
@@ -139,7 +140,7 @@ async function startNode(
   const host = stack.use(await Host.start({ key, listen, mdns, gate, open, maxPeers, ...counts, log }))
   const streams = stack.use(await NetworkStreams.start({ host, gate, log }))
   const { relay, reflectPort } = values
-  const paths = stack.use(await NodePaths.start({ host, listen, relay, reflectPort, log }))
+  const paths = stack.use(await NodePaths.start({ host, gate, listen, relay, reflectPort, log }))
 
   const faults = new PeerFaults()
   const isFetcher = (peerId: string, network: string) => entrance.mayFetch(peerId, network)
@@ -242,7 +243,7 @@ async function startNode(
   )
   later.keeper = keeper
   reach.attend(keeper)
-  const joining = stack.use(new Joining({ gate, host, networks: entrance.networks, name, log }))
+  const joining = stack.use(new Joining({ gate, host, guests: paths.guests, networks: entrance.networks, name, log }))
   if (values.joinFile !== undefined) joining.useFile(values.joinFile)
 
   const clockOffsetMs = () => openNetwork?.replicator.clockOffsetMs() ?? closed.clockOffsetMs()
@@ -292,6 +293,7 @@ async function startNode(
     places,
     routing,
     names: new NodeNamesApi({ names, dns, routing }),
+    netcheck: netcheckOf({ host, reflections: paths.reflections, reach, closed, openNetwork }),
     content,
     cacheKey,
     trust,

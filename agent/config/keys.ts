@@ -165,7 +165,12 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
     listen: {
       field: 'listen',
       kind: list(listenAddress),
-      byDefault: () => ['/ip4/0.0.0.0/tcp/7477', '/ip6/::/tcp/7477'],
+      byDefault: () => [
+        '/ip4/0.0.0.0/tcp/7477',
+        '/ip6/::/tcp/7477',
+        '/ip4/0.0.0.0/udp/7477/quic-v1',
+        '/ip6/::/udp/7477/quic-v1',
+      ],
       reloads: false,
       help: 'multiaddr to listen on for peers',
     } satisfies Key<'listen'>,

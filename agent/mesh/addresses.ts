@@ -60,6 +60,12 @@ export function isPublicHost(host: string): boolean {
   return ![loopback, linkLocal, privateUse, nobodys].some((list) => list.check(host, family === 4 ? 'ipv4' : 'ipv6'))
 }
 
+/** Whether an IP address is on a network that this machine is in itself, or loopback. */
+export function isNear(host: string): boolean {
+  const family = isIP(host) === 4 ? 'ipv4' : 'ipv6'
+  return isIP(host) !== 0 && [loopback, linkLocal, localNetworks()].some((list) => list.check(host, family))
+}
+
 /** Sorts for dialling: an address on one of our own networks first, then public ones, other private ones, loopback. */
 export function byReach(): (a: Address, b: Address) => -1 | 0 | 1 {
   let local = new BlockList()

@@ -25,7 +25,7 @@ export type Link = {
   readonly connectedMs: number
   /** Undefined until measured once. */
   readonly rttMs: number | undefined
-  readonly path: 'direct' | 'relay'
+  readonly path: 'direct' | 'punched' | 'relay'
   /** Who carries it. */
   readonly relay: string | undefined
   /** Whether a stream is open on it other than those that every connection has. */
@@ -35,16 +35,24 @@ export type Link = {
 export class Connections {
   readonly #node: Pick<Libp2p, 'getConnections' | 'getPeers'>
   readonly #liveness: Pick<Liveness, 'rttMs' | 'isAlive'>
+  /** Whether it goes through a hole in routers. */
+  readonly #isPunched: (connection: Connection) => boolean
 
-  constructor(node: Pick<Libp2p, 'getConnections' | 'getPeers'>, liveness: Pick<Liveness, 'rttMs' | 'isAlive'>) {
+  constructor(
+    node: Pick<Libp2p, 'getConnections' | 'getPeers'>,
+    liveness: Pick<Liveness, 'rttMs' | 'isAlive'>,
+    isPunched: (connection: Connection) => boolean,
+  ) {
     this.#node = node
     this.#liveness = liveness
+    this.#isPunched = isPunched
   }
 
-  /** The one to use; undefined when there is none. */
+  /** The one to use, the plainest there is; undefined when there is none. */
   open(peer: PeerId): Connection | undefined {
     const open = this.#node.getConnections(peer).filter(({ status }) => status === 'open')
-    return open.find(({ remoteAddr }) => !isRelayed(remoteAddr)) ?? open[0]
+    const direct = open.filter(({ remoteAddr }) => !isRelayed(remoteAddr))
+    return direct.find((one) => !this.#isPunched(one)) ?? direct[0] ?? open[0]
   }
 
   isDirect(peer: PeerId): boolean {
@@ -86,7 +94,7 @@ export class Connections {
       direction: connection.direction,
       connectedMs: connection.timeline.open,
       rttMs: this.#liveness.rttMs(connection),
-      path: relay === undefined ? 'direct' : 'relay',
+      path: relay !== undefined ? 'relay' : this.#isPunched(connection) ? 'punched' : 'direct',
       relay,
       busy: isBusy(connection),
     }

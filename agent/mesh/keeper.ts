@@ -229,7 +229,9 @@ export class Keeper implements AsyncDisposable {
     // A better path is looked for as long as there is none.
     const isWanted = (peerId: string) => paths.get(peerId) === 'relay' || this.#wants(peerId)
     const skip = (peerId: string) =>
-      paths.get(peerId) === 'direct' || this.#dialling.has(peerId) || (room <= 0 && !isWanted(peerId))
+      (paths.has(peerId) && paths.get(peerId) !== 'relay') ||
+      this.#dialling.has(peerId) ||
+      (room <= 0 && !isWanted(peerId))
     const due = this.#candidates.due(now, links.length === 0, skip)
     const wanted = due.filter(({ peerId }) => isWanted(peerId)).slice(0, atOnce)
     const others = due.filter((one) => !wanted.includes(one)).slice(0, Math.max(0, room - wanted.length))

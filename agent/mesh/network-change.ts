@@ -90,7 +90,12 @@ function here(): string {
     (addresses ?? []).filter(({ internal }) => !internal).map(({ address }) => `${name} ${address}`),
   )
   const gateways = [...read(ROUTES_V6).matchAll(ANYWHERE_V6)].map(([, gateway]) => gateway)
-  return `${all.toSorted().join('\n')}\n${[gatewayIn(read(ROUTES_V4)), ...gateways.toSorted()].join(' ')}`
+  return `${all.toSorted().join('\n')}\n${[gatewayIn(read(ROUTES_V4)), ...gateways.toSorted((a = '', b = '') => a.localeCompare(b))].join(' ')}`
+}
+
+/** Whether there is a way to the Internet by IPv6, as the kernel says. */
+export function hasDefaultRoute6(): boolean {
+  return read(ROUTES_V6).search(ANYWHERE_V6) >= 0
 }
 
 function read(path: string): string {

@@ -181,12 +181,12 @@ export class NodeMembership implements MembershipApi {
   invite({ network, name, labels, uses, expiresSeconds }: InviteRequest): InviteResult {
     const { invitations, audit, host, reach } = this.#parts
     const membership = this.#meant(network)
+    const relays = this.#closed(membership)?.guestAddresses() ?? []
+    const own = reach.addresses().slice(0, TOKEN_ADDRESSES_MAX - relays.length)
     const made = invitations.create({
       membership,
-      addresses: reach
-        .addresses()
-        .slice(0, TOKEN_ADDRESSES_MAX)
-        .map((address) => multiaddr(address).decapsulate(`/p2p/${host.peerId}`)),
+      addresses: own.map((address) => multiaddr(address).decapsulate(`/p2p/${host.peerId}`)),
+      relays,
       name,
       labels,
       uses,

@@ -23,6 +23,7 @@ import type {
 } from '../api/contract.ts'
 import type { NetworkView } from '../api/membership-contract.ts'
 import type { NamesApi } from '../api/names-api.ts'
+import type { NetcheckApi } from '../api/netcheck-api.ts'
 import type { BringDeps } from '../artifacts/bring.ts'
 import type { Publications } from '../artifacts/publications.ts'
 import { storeUpload } from '../artifacts/upload.ts'
@@ -78,6 +79,7 @@ export type Parts = Pick<NodeImagesDeps, 'oci' | 'holders' | 'signatures'> & {
   places: Places
   routing: NodeRouting
   names: NamesApi
+  netcheck: NetcheckApi
   content: Content
   cacheKey: CacheKey
   trust: TrustedKeys
@@ -100,6 +102,7 @@ export class NodeApi implements AgentApi {
   readonly sharing: NodeShare
   readonly routing: NodeServices
   readonly names: NamesApi
+  readonly netcheck: NetcheckApi
   readonly images: NodeImages
   readonly #parts: Parts
   readonly #places: Places
@@ -108,6 +111,7 @@ export class NodeApi implements AgentApi {
     this.#parts = parts
     this.#places = parts.places
     this.names = parts.names
+    this.netcheck = parts.netcheck
     this.room = new NodeRoom({
       ...parts,
       networks: parts.entrance.networks,

@@ -3,6 +3,8 @@
  * are seen (reflectors).
  */
 import type { Log } from '../log.ts'
+import type { Gate } from '../mesh/gate.ts'
+import { Guests } from '../mesh/guests.ts'
 import type { Host } from '../mesh/host.ts'
 import { Reflections } from '../mesh/reflections.ts'
 import { Reflector } from '../mesh/reflector.ts'
@@ -10,6 +12,7 @@ import { type RelayNetwork, Relays } from '../mesh/relays.ts'
 
 export type PathsOptions = {
   host: Host
+  gate: Gate
   /** Multiaddrs that libp2p listens on. */
   listen: readonly string[]
   /** Whether to carry for others. */
@@ -24,13 +27,16 @@ type PathsNetwork = RelayNetwork & { scope: { connected(): string[] } }
 export class NodePaths implements AsyncDisposable {
   /** Where this node's datagrams seem to come from. */
   readonly reflections: Reflections
+  /** Those who are let in to be carried to a member, and this node where it is one. */
+  readonly guests: Guests
   readonly #relays: Relays
   readonly #reflector: Reflector
   readonly #scopes = new Map<string, RelayNetwork['scope']>()
 
-  private constructor({ host, relay, log }: PathsOptions, reflector: Reflector) {
-    this.#relays = new Relays({ host, carries: relay, log })
-    this.#reflector = reflector
+  private constructor({ host, log }: PathsOptions, parts: { relays: Relays; guests: Guests; reflector: Reflector }) {
+    this.#relays = parts.relays
+    this.guests = parts.guests
+    this.#reflector = parts.reflector
     const hostOf = (peerId: string) => host.hostOf(peerId)
     this.reflections = new Reflections({ scopes: () => [...this.#scopes.values()], hostOf, log })
   }
@@ -39,7 +45,11 @@ export class NodePaths implements AsyncDisposable {
     const { listen, reflectPort, log } = options
     const all = new Set(listen.flatMap((address) => /^\/ip[46]\/([^/]+)\//.exec(address)?.[1] ?? []))
     const hosts = reflectPort === undefined ? [] : [...all]
-    return new NodePaths(options, await Reflector.start({ hosts, port: reflectPort ?? 0, log }))
+    const { host, gate, relay } = options
+    const relays = new Relays({ host, carries: relay, log })
+    const guests = await Guests.start({ host, gate, relays, log })
+    const reflector = await Reflector.start({ hosts, port: reflectPort ?? 0, log })
+    return new NodePaths(options, { relays, guests, reflector })
   }
 
   /** Carries, is carried, reflects and asks for reflections in a network until disposed. */
@@ -64,6 +74,7 @@ export class NodePaths implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.guests[Symbol.asyncDispose]()
     await this.#relays[Symbol.asyncDispose]()
     await this.#reflector[Symbol.asyncDispose]()
   }

@@ -43,7 +43,7 @@ export class Reach implements AsyncDisposable {
   addresses(): string[] {
     const { host } = this.#deps
     const outside = this.#mapping?.addresses() ?? []
-    return [...outside.map((address) => `${address}/p2p/${host.peerId}`), ...host.addresses()]
+    return [...outside.map((address) => `${address.toString()}/p2p/${host.peerId}`), ...host.addresses()]
   }
 
   mapping(): MappingView {

@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { PeerView, PublishResult } from '../../agent/api/contract.ts'
 import { type RealAgent, until } from '../agents.ts'
-import { invite, joinWith, Lab, SOON_MS_MAX, says } from '../cluster/members.ts'
+import { invite, joinWith, Lab, membersOf, SOON_MS_MAX, says } from '../cluster/members.ts'
 import { hasNamespaces } from '../lan.ts'
 import { NatLab } from './nat-lab.ts'
 
@@ -32,23 +32,32 @@ describe.skipIf(!hasNamespaces)('members behind two NAT routers, and one in publ
       listen: `/ip4/${nat.relayAddress}/tcp/7477`,
     })
     await says(relay, 'network', 'create', 'home')
-    const behind = async (name: string, lan: 1 | 2) => {
+    const behind = async (name: string, lan: 1 | 2, by: RealAgent) => {
       const agent = await lab.start({
         name,
         flags: FLAGS,
         namespace: nat.host(lan),
         listen: `/ip4/${nat.hostAddress(lan)}/tcp/7477`,
       })
-      await joinWith(agent, await invite(relay))
+      await joinWith(agent, await invite(by))
       return agent
     }
-    a = await behind('a', 1)
-    b = await behind('b', 2)
+    a = await behind('a', 1, relay)
+    await says(relay, 'network', 'delegate', 'home', 'a', '--may', 'issue')
+    await mayInvite(a)
+    // By a token of somebody whom nobody can dial.
+    b = await behind('b', 2, a)
   }, 120_000)
   afterAll(async () => {
     await lab?.[Symbol.asyncDispose]()
     nat?.[Symbol.dispose]()
   })
+
+  const mayInvite = (agent: RealAgent) =>
+    until(async () => (await membersOf(relay)).find(({ name }) => name === agent.name)?.issues, {
+      what: `${agent.name} may invite, and the relay knows`,
+      ms: SOON_MS_MAX,
+    })
 
   const peerOf = async (agent: RealAgent, name: string): Promise<PeerView | undefined> =>
     (await agent.client.get<{ peers: PeerView[] }>('peers')).peers.find((one) => one.name === name)
