@@ -19,7 +19,7 @@ import {
   type Upgrader,
 } from '@libp2p/interface'
 import { type Multiaddr, multiaddr } from '@multiformats/multiaddr'
-import { AgentError, reasonOf } from '../error.ts'
+import { reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
 import type { Gate } from './gate.ts'
 import { type NativeConnection, QuicMuxer } from './quic-muxer.ts'

@@ -1,9 +1,10 @@
 /**
- * Ways between members that are not a plain dial, put together: what a member carries for others (relays), and from where the others' datagrams
- * are seen (reflectors).
+ * Ways between members that are not a plain dial, put together: what a member carries for others (relays), from where the others' datagrams
+ * are seen (reflectors), and holes in the routers between them.
  */
 import type { Log } from '../log.ts'
 import type { Host } from '../mesh/host.ts'
+import { Puncher } from '../mesh/puncher.ts'
 import { Reflections } from '../mesh/reflections.ts'
 import { Reflector } from '../mesh/reflector.ts'
 import { type RelayNetwork, Relays } from '../mesh/relays.ts'
@@ -16,6 +17,8 @@ export type PathsOptions = {
   relay: boolean
   /** First UDP port of the reflector; undefined when off. */
   reflectPort: number | undefined
+  /** Whether to come through routers where a relay connects. */
+  punch: boolean
   log: Log
 }
 
@@ -26,13 +29,15 @@ export class NodePaths implements AsyncDisposable {
   readonly reflections: Reflections
   readonly #relays: Relays
   readonly #reflector: Reflector
+  readonly #puncher: Puncher
   readonly #scopes = new Map<string, RelayNetwork['scope']>()
 
-  private constructor({ host, relay, log }: PathsOptions, reflector: Reflector) {
+  private constructor({ host, relay, punch, log }: PathsOptions, reflector: Reflector) {
     this.#relays = new Relays({ host, carries: relay, log })
     this.#reflector = reflector
     const hostOf = (peerId: string) => host.hostOf(peerId)
     this.reflections = new Reflections({ scopes: () => [...this.#scopes.values()], hostOf, log })
+    this.#puncher = new Puncher({ host, reflections: this.reflections, isOn: punch, log })
   }
 
   static async start(options: PathsOptions): Promise<NodePaths> {
@@ -42,12 +47,13 @@ export class NodePaths implements AsyncDisposable {
     return new NodePaths(options, await Reflector.start({ hosts, port: reflectPort ?? 0, log }))
   }
 
-  /** Carries, is carried, reflects and asks for reflections in a network until disposed. */
+  /** Carries, is carried, reflects, makes holes and asks for reflections in a network until disposed. */
   async serve(id: string, network: PathsNetwork): Promise<AsyncDisposable> {
     await using stack = new AsyncDisposableStack()
     const { scope } = network
     stack.use(await this.#relays.serve(id, network))
     stack.use(await this.#reflector.serve(scope, (peerId) => scope.connected().includes(peerId)))
+    stack.use(await this.#puncher.serve(scope))
     this.#scopes.set(id, scope)
     stack.defer(() => void this.#scopes.delete(id))
     return stack.move()
@@ -59,6 +65,7 @@ export class NodePaths implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#puncher[Symbol.asyncDispose]()
     await this.#relays[Symbol.asyncDispose]()
     await this.#reflector[Symbol.asyncDispose]()
   }
