@@ -17,6 +17,7 @@ import {
   type KeyObject,
 } from 'node:crypto'
 import type { ICryptoInterface } from '@chainsafe/libp2p-noise'
+import { type EvpCipher, loadEvpCipher } from './evp-cipher.ts'
 
 /** A Uint8Array, or Noise's own version of Uint8ArrayList. */
 type Bytes = Parameters<ICryptoInterface['hashSHA256']>[0]
@@ -30,6 +31,14 @@ const JOINED_BYTES_MAX = 4 * 1024
 /** RFC 8410: what stands before the 32 bytes of an X25519 key in PKCS #8 and in SubjectPublicKeyInfo. */
 const PKCS8_PREFIX = Buffer.from('302e020100300506032b656e04220420', 'hex')
 const SPKI_PREFIX = Buffer.from('302a300506032b656e032100', 'hex')
+
+/** Connections that carry so little are as well off without it, and an agent of which all are like that need not load it. */
+const BULK_BYTES_MIN = 1024 * 1024
+
+/** Once there was enough to seal or to open. */
+let loaded: EvpCipher | undefined
+let passedBytes = 0
+let loading: Promise<void> | undefined
 
 /** By identity: Noise keeps one array for each direction of a connection, and never writes to it. */
 const readyKeys = new WeakMap<Uint8Array, KeyObject>()
@@ -69,6 +78,8 @@ export const noiseCrypto: ICryptoInterface = {
   },
 
   chaCha20Poly1305Encrypt(plaintext, nonce, ad, key) {
+    const evp = ad.byteLength === 0 ? evpFor(plaintext.byteLength) : undefined
+    if (evp !== undefined) return evp.seal(key, nonce, parts(plaintext), plaintext.byteLength)
     const cipher = createCipheriv(CIPHER, ready(key), nonce, OPTIONS)
     if (ad.byteLength > 0) cipher.setAAD(ad, { plaintextLength: plaintext.byteLength })
     const sealed: Uint8Array[] = []
@@ -82,16 +93,30 @@ export const noiseCrypto: ICryptoInterface = {
   chaCha20Poly1305Decrypt(sealed, nonce, ad, key) {
     const length = sealed.byteLength - TAG_BYTES
     if (length < 0) throw new RangeError('a message shorter than its tag')
+    const body = sealed instanceof Uint8Array ? sealed.subarray(0, length) : sealed.sublist(0, length)
+    const evp = ad.byteLength === 0 ? evpFor(length) : undefined
+    if (evp !== undefined) return evp.open(key, nonce, parts(body), length, sealed.subarray(length))
     const decipher = createDecipheriv(CIPHER, ready(key), nonce, OPTIONS)
     if (ad.byteLength > 0) decipher.setAAD(ad, { plaintextLength: length })
     decipher.setAuthTag(sealed.subarray(length))
     const plaintext: Uint8Array[] = []
-    const body = sealed instanceof Uint8Array ? sealed.subarray(0, length) : sealed.sublist(0, length)
     for (const part of parts(body)) plaintext.push(decipher.update(part))
     // Throws when the tag is wrong: only after this is anything given out.
     decipher.final()
     return listed(plaintext, sealed)
   },
+}
+
+/** OpenSSL's own, as soon as it is there. */
+function evpFor(byteLength: number): EvpCipher | undefined {
+  if (loading !== undefined) return loaded
+  passedBytes += byteLength
+  if (passedBytes >= BULK_BYTES_MIN) {
+    loading = loadEvpCipher().then((cipher) => {
+      loaded = cipher
+    })
+  }
+  return undefined
 }
 
 /** The parts as a list of the same class as `like`, uncopied; joined when that is no list. */

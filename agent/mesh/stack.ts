@@ -31,6 +31,7 @@ import { eager } from './eager-noise.ts'
 import type { Gate } from './gate.ts'
 import { makeGossip } from './gossip.ts'
 import { noiseCrypto } from './noise-cipher.ts'
+import { quick, thrifty } from './quick-channel.ts'
 import type { Quic } from './quic.ts'
 import type { RelayTransport } from './relay-transport.ts'
 import { roomed, STREAMS_MAX } from './stream-room.ts'
@@ -126,15 +127,17 @@ export async function makeStack(options: StackOptions): Promise<Libp2p<Services>
       options.relays.factory,
     ],
     connectionProtector,
-    connectionEncrypters: [options.gate.secure(connectionEncrypter)],
+    connectionEncrypters: [options.gate.secure(quick(connectionEncrypter))],
     streamMuxers: [
       roomed(
-        yamux({
-          enableKeepAlive: false,
-          maxInboundStreams: STREAMS_MAX,
-          maxOutboundStreams: STREAMS_MAX,
-          streamOptions: { maxStreamWindowSize: STREAM_WINDOW_BYTES_MAX },
-        }),
+        thrifty(
+          yamux({
+            enableKeepAlive: false,
+            maxInboundStreams: STREAMS_MAX,
+            maxOutboundStreams: STREAMS_MAX,
+            streamOptions: { maxStreamWindowSize: STREAM_WINDOW_BYTES_MAX },
+          }),
+        ),
       ),
     ],
     connectionGater: {
