@@ -37,13 +37,15 @@ export type BlobHolder = {
 /** The hashes of a blob's pieces; see protocols/pieces/spec.md for the root. */
 export type PieceList = { readonly sizeBytes: number; readonly hashes: Uint8Array; readonly root: Uint8Array }
 
-/** A blob that is being fetched, as far as it is here: pieces that were held against the list that it is fetched by. */
+/** A blob that is being fetched, as far as it is here. */
 export type PartSource = {
   readonly list: PieceList
   /** The list as somebody signed it. */
   readonly signed?: Uint8Array | undefined
   readonly generation: number
   has(index: number): boolean
+  /** Whether the piece is there and was held against the list that the blob is fetched by; if it was not yet, it is now. */
+  check(index: number): Promise<boolean>
   bitmap(): Uint8Array
   read(offset: number, length: number): Promise<Uint8Array>
   /** A piece by the list in use, if it is in memory since it was held against that. */

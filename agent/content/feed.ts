@@ -139,7 +139,8 @@ export class Feed {
       const run = supply.pick(peerId, LANE_RUN_PIECES)
       if (!run) return
       this.#pace.asked(run.count)
-      lanes.get(run)
+      // Whose the fault is need not be known before the whole turns out to be wrong, where it came from one source and went to nobody.
+      lanes.get(run, !(supply.isAlone && supply.partial.isTrusting))
     }
   }
 
@@ -154,16 +155,17 @@ export class Feed {
       list: supply.list,
       isFellow: () => this.#isFellow,
       onOpen: () => {
+        partial.hashBy(() => source.hasher(partial.fd))
         this.#pace.widen(true)
         this.#askOnLanes()
       },
-      onPiece: (index, bytes) => {
+      onPiece: (index, bytes, isChecked) => {
         onAnswer()
         deadline.wind()
         this.#usefulMs = performance.now()
         this.#pace.answered()
         this.#pace.arrived(bytes)
-        partial.arrived(index, supply.list)
+        partial.arrived(index, supply.list, isChecked)
         supply.wrote(peerId, index)
         onPiece(bytes, true)
         if (!supply.over.aborted) this.#askOnLanes()

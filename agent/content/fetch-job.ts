@@ -189,10 +189,11 @@ export class FetchJob {
   async piece(index: number, signal: AbortSignal): Promise<void> {
     for (;;) {
       if (this.#isDone) return await this.wait(signal)
+      const changed = this.#changed.promise
       const { partial } = this.#filling
       const isLast = partial && index === partial.pieceCount - 1
-      if (partial?.has(index) && !isLast) return
-      await untilAborted(this.#changed.promise, signal)
+      if (!isLast && (await partial?.check(index))) return
+      await untilAborted(changed, signal)
     }
   }
 

@@ -26,7 +26,7 @@ export type LaneRunsInit = {
   isFellow: () => boolean
   /** There are lanes now. */
   onOpen: () => void
-  onPiece: (index: number, bytes: number) => void
+  onPiece: (index: number, bytes: number, isChecked: boolean) => void
   /** These pieces do not come. */
   onMissing: (runs: Run[]) => void
   /** What went wrong here. */
@@ -63,12 +63,12 @@ export class LaneRuns {
   }
 
   /** Asks for the pieces; to be called while lanes are open. */
-  get(run: Run): void {
+  get(run: Run, isChecked: boolean): void {
     const { list, partial } = this.#init
     const [first, ...others] = this.#lanes
     if (first === undefined) throw new Error('no lane is open')
     const lane = others.reduce((least, one) => (one.load < least.load ? one : least), first)
-    lane.get(this.#request({ op: 'get', ...run }), run, list, partial.fd)
+    lane.get(this.#request({ op: 'get', ...run }), run, list, partial.fd, isChecked)
     if (!lane.isSpent) return
     // What it owes still comes; the next ones are asked for on another.
     this.#lanes.delete(lane)

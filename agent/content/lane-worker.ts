@@ -5,13 +5,15 @@
  * Everything is synchronous between a read from the socket and the write to the disk: so the network waits while the disk is slow, there is
  * one piece in memory for each lane, and when `closed` was said of a lane nothing more is written for it.
  *
+ * It also hashes whole files, whose bytes it has just written.
+ *
  * It knows the shape of answers, not their meaning: one that is not exactly what was expected is shown to the main thread.
  */
-import { hash } from 'node:crypto'
-import { writeSync } from 'node:fs'
+import { createHash, type Hash } from 'node:crypto'
+import { readSync, writeSync } from 'node:fs'
 import { type ConnectionOptions, connect, type TLSSocket } from 'node:tls'
 import { parentPort } from 'node:worker_threads'
-import { PIECE_BYTES, pieceBytes, pieceHash } from '../../protocols/pieces/tree.ts'
+import { isPiece, PIECE_BYTES, pieceBytes } from '../../protocols/pieces/tree.ts'
 
 /** A run of pieces: `request` and `answer` are frames' payloads, the latter as it must be if the pieces follow. */
 type Get = {
@@ -22,8 +24,8 @@ type Get = {
   sizeBytes: number
   from: number
   count: number
-  /** Of these pieces. */
-  hashes: Uint8Array
+  /** Of these pieces; undefined to take them as they come, since the hash of the whole will tell. */
+  hashes: Uint8Array | undefined
 }
 type Address = { host: string; port: number; identity: string; key: Uint8Array }
 type TlsTerms = { suites: string; group: string; openMs: number; quietMs: number }
@@ -36,6 +38,10 @@ export type ToLaneWorker =
   /** The answer that was shown is as it should be: its pieces follow. */
   | { type: 'go-on'; lane: number }
   | { type: 'close'; lane: number }
+  /** The next bytes of a file that is hashed from its beginning. */
+  | { type: 'hash'; hash: number; fd: number; offset: number; length: number }
+  | { type: 'digest'; hash: number }
+  | { type: 'drop'; hash: number }
 
 /** `wrong` is a piece with another hash than it should have, `disk` a failure on this side. */
 export type LaneEnd = { why: 'closed' | 'lost' | 'wrong' | 'disk'; reason: string; code?: string | undefined }
@@ -43,8 +49,10 @@ export type LaneEnd = { why: 'closed' | 'lost' | 'wrong' | 'disk'; reason: strin
 export type FromLaneWorker =
   | { type: 'open'; lane: number }
   | { type: 'answer'; lane: number; payload: Uint8Array }
-  | { type: 'piece'; lane: number; index: number }
+  | { type: 'pieces'; lane: number; from: number; count: number }
   | ({ type: 'closed'; lane: number } & LaneEnd)
+  | { type: 'hashed'; hash: number; isDone: boolean }
+  | { type: 'digest'; hash: number; digest: string }
 
 /** TLS gives 16 KiB at a time. */
 const READ_BYTES = 64 * 1024
@@ -56,12 +64,20 @@ const NOTHING = Buffer.alloc(0)
 
 const port = parentPort
 const lanes = new Map<number, Connection>()
+/** Files that are being hashed, as far as they are. */
+const hashes = new Map<number, Hash>()
+/** What fits into the processor's own memory is hashed quickest. */
+const readBack = Buffer.allocUnsafeSlow(PIECE_BYTES)
 
 function tell(message: FromLaneWorker): void {
   port?.postMessage(message)
 }
 
 port?.on('message', (message: ToLaneWorker) => {
+  if ('hash' in message) {
+    hashFile(message)
+    return
+  }
   const { lane } = message
   if (message.type === 'open') {
     lanes.set(lane, new Connection(lane, message))
@@ -74,6 +90,25 @@ port?.on('message', (message: ToLaneWorker) => {
   else if (message.type === 'go-on') connection?.goOn()
   else connection?.close({ why: 'closed', reason: 'nothing more is wanted' })
 })
+
+function hashFile(message: Extract<ToLaneWorker, { hash: number }>): void {
+  const made = hashes.get(message.hash) ?? createHash('sha256')
+  hashes.delete(message.hash)
+  if (message.type === 'digest') tell({ type: 'digest', hash: message.hash, digest: made.digest('hex') })
+  if (message.type !== 'hash') return
+  hashes.set(message.hash, made)
+  const { fd, offset, length } = message
+  let at = 0
+  try {
+    for (let count = 1; at < length && count > 0; at += count) {
+      count = readSync(fd, readBack, 0, Math.min(readBack.byteLength, length - at), offset + at)
+      made.update(readBack.subarray(0, count))
+    }
+  } catch {
+    // The main thread tries for itself, and sees why.
+  }
+  tell({ type: 'hashed', hash: message.hash, isDone: at >= length })
+}
 
 class Connection {
   readonly #lane: number
@@ -145,6 +180,9 @@ class Connection {
     this.#isClosed = true
     lanes.delete(this.#lane)
     this.#socket.destroy()
+    const [run] = this.#asked
+    if (run?.hashes === undefined && run !== undefined && this.#index !== undefined && this.#index > run.from)
+      tell({ type: 'pieces', lane: this.#lane, from: run.from, count: this.#index - run.from })
     tell({ type: 'closed', lane: this.#lane, ...end })
   }
 
@@ -240,8 +278,7 @@ class Connection {
 
   #endPiece(run: Get, index: number, length: number): void {
     const piece = this.#piece.subarray(0, length)
-    const wanted = pieceHash(run.hashes, index - run.from)
-    if (Buffer.compare(hash('sha256', piece, 'buffer'), wanted) !== 0) {
+    if (run.hashes !== undefined && !isPiece(piece, run.hashes, index - run.from)) {
       this.close({ why: 'wrong', reason: `piece ${index} has another hash than it said` })
       return
     }
@@ -256,6 +293,8 @@ class Connection {
     const isLast = index + 1 === run.from + run.count
     if (isLast) this.#asked.shift()
     this.#index = isLast ? undefined : index + 1
-    tell({ type: 'piece', lane: this.#lane, index })
+    // Who has pieces held against their hashes wants to know of each at once.
+    if (run.hashes !== undefined) tell({ type: 'pieces', lane: this.#lane, from: index, count: 1 })
+    else if (isLast) tell({ type: 'pieces', lane: this.#lane, from: run.from, count: run.count })
   }
 }

@@ -14,6 +14,7 @@ import type { Log } from '../log.ts'
 import type { PieceList } from './content.ts'
 import type { FromLaneWorker, LaneEnd, ToLaneWorker } from './lane-worker.ts'
 import type { Run } from './piece-picker.ts'
+import type { Hasher } from './whole-hash.ts'
 
 /** The cipher of one fills a core; more than two are no faster. */
 const WORKERS_MAX = Math.min(2, availableParallelism())
@@ -33,14 +34,16 @@ export type LaneAddress = { host: string; port: number; identity: string; key: U
 
 /** Who uses a lane is told what comes on it. */
 export type LaneUser = {
-  onPiece(index: number, bytes: number): void
+  onPiece(index: number, bytes: number, isChecked: boolean): void
   /** What was asked for and has not come. */
   onEnd(end: LaneEnd, missing: Run[]): void
 }
 
+type HashMessage = Extract<FromLaneWorker, { hash: number }>
+type LaneMessage = Exclude<FromLaneWorker, { hash: number }>
 type Pending = { resolve: (payload: Uint8Array) => void; reject: (error: Error) => void }
 /** A run under way, and the piece that comes next. */
-type Asked = Run & { next: number; sizeBytes: number }
+type Asked = Run & { next: number; sizeBytes: number; isChecked: boolean }
 
 /** One lane, for one user at a time. */
 export class Lane {
@@ -102,12 +105,12 @@ export class Lane {
     this.#user = user
   }
 
-  /** Asks for pieces, which go into the file. */
-  get(request: Uint8Array, run: Run, { sizeBytes, hashes }: PieceList, fd: number): void {
+  /** Asks for pieces, which go into the file: each held against the list, or `isChecked` is false and they go there as they come. */
+  get(request: Uint8Array, run: Run, { sizeBytes, hashes }: PieceList, fd: number, isChecked: boolean): void {
     const { from, count } = run
     const lengthBytes = rangeBytes(sizeBytes, from, count)
     this.#askedBytes += lengthBytes
-    this.#asked.push({ ...run, next: from, sizeBytes })
+    this.#asked.push({ ...run, next: from, sizeBytes, isChecked })
     this.#tell({
       type: 'get',
       lane: this.#number,
@@ -117,7 +120,7 @@ export class Lane {
       sizeBytes,
       from,
       count,
-      hashes: hashes.slice(from * HASH_BYTES, (from + count) * HASH_BYTES),
+      hashes: isChecked ? hashes.slice(from * HASH_BYTES, (from + count) * HASH_BYTES) : undefined,
     })
   }
 
@@ -139,11 +142,11 @@ export class Lane {
   }
 
   /** What the thread says of it. */
-  hear(message: FromLaneWorker): void {
+  hear(message: LaneMessage): void {
     if (message.type === 'open') {
       this.#wasOpen = true
       this.#opened.resolve()
-    } else if (message.type === 'piece') this.#arrived(message.index)
+    } else if (message.type === 'pieces') this.#arrived(message)
     else if (message.type === 'answer') this.#answered(message.payload)
     else this.finish({ why: message.why, reason: message.reason, code: message.code })
   }
@@ -160,13 +163,14 @@ export class Lane {
     this.#ended.resolve(end)
   }
 
-  #arrived(index: number): void {
+  #arrived({ from, count }: Run): void {
     const [run] = this.#asked
     if (run === undefined || this.#end !== undefined) return
-    run.next = index + 1
+    run.next = from + count
     if (run.next === run.from + run.count) this.#asked.shift()
     if (this.#asked.length === 0) this.#drained?.resolve()
-    this.#user?.onPiece(index, rangeBytes(run.sizeBytes, index, 1))
+    for (let index = from; index < from + count; index++)
+      this.#user?.onPiece(index, rangeBytes(run.sizeBytes, index, 1), run.isChecked)
   }
 
   /** Not just what was expected: more than this version knows of, or a no. */
@@ -188,10 +192,74 @@ export class Lane {
   }
 }
 
+/** A file that a thread hashes. */
+class ThreadHash implements Hasher {
+  readonly #number: number
+  readonly #fd: number
+  readonly #tell: (message: ToLaneWorker) => void
+  readonly #onEnd: () => void
+  #waiting: ((message: HashMessage | undefined) => void) | undefined
+  #isOver = false
+
+  constructor(number: number, fd: number, tell: (message: ToLaneWorker) => void, onEnd: () => void) {
+    this.#number = number
+    this.#fd = fd
+    this.#tell = tell
+    this.#onEnd = onEnd
+  }
+
+  async update(offset: number, length: number): Promise<boolean> {
+    const answer = await this.#ask({ type: 'hash', hash: this.#number, fd: this.#fd, offset, length })
+    return answer?.type === 'hashed' && answer.isDone
+  }
+
+  async digest(): Promise<string | undefined> {
+    const answer = await this.#ask({ type: 'digest', hash: this.#number })
+    return answer?.type === 'digest' ? answer.digest : undefined
+  }
+
+  end(): void {
+    if (!this.#isOver) this.#tell({ type: 'drop', hash: this.#number })
+    this.#isOver = true
+    // What is being read is waited for: the file may be closed then.
+    if (this.#waiting === undefined) this.#onEnd()
+  }
+
+  /** Its thread is gone. */
+  lose(): void {
+    this.#isOver = true
+    this.#answered(undefined)
+  }
+
+  hear(message: HashMessage): void {
+    this.#answered(message)
+  }
+
+  #ask(message: ToLaneWorker): Promise<HashMessage | undefined> {
+    if (this.#isOver) return Promise.resolve(undefined)
+    return new Promise((resolve) => {
+      this.#waiting = resolve
+      this.#tell(message)
+    })
+  }
+
+  #answered(message: HashMessage | undefined): void {
+    const waiting = this.#waiting
+    this.#waiting = undefined
+    if (this.#isOver) this.#onEnd()
+    waiting?.(message)
+  }
+}
+
 /** More than a fetch has under way. */
 const SPENT_MARGIN_BYTES = 64 * 2 ** 20
 
-type Thread = { worker: Worker; lanes: Map<number, Lane>; idle: NodeJS.Timeout | undefined }
+type Thread = {
+  worker: Worker
+  lanes: Map<number, Lane>
+  hashes: Map<number, ThreadHash>
+  idle: NodeJS.Timeout | undefined
+}
 
 export class LaneWorkers implements AsyncDisposable {
   readonly #log: Log
@@ -231,6 +299,21 @@ export class LaneWorkers implements AsyncDisposable {
     return lane
   }
 
+  /** Hashes a file on the thread that has the fewest to hash; undefined when none runs. The file stays open until it was ended, and is quiet. */
+  hasher(fd: number): Hasher | undefined {
+    const [thread] = [...this.#threads].sort((a, b) => a.hashes.size - b.hashes.size)
+    if (thread === undefined) return undefined
+    const number = ++this.#count
+    const hash = new ThreadHash(
+      number,
+      fd,
+      (message) => thread.worker.postMessage(message),
+      () => thread.hashes.delete(number),
+    )
+    thread.hashes.set(number, hash)
+    return hash
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.#threads].map((thread) => this.#stop(thread)))
   }
@@ -239,14 +322,18 @@ export class LaneWorkers implements AsyncDisposable {
     const [least] = [...this.#threads].sort((a, b) => a.lanes.size - b.lanes.size)
     if (least !== undefined && (least.lanes.size === 0 || this.#threads.size >= WORKERS_MAX)) return least
     const worker = new Worker(WORKER_URL, { name: 'lanes', resourceLimits: LIMITS, execArgv: [] })
-    const thread: Thread = { worker, lanes: new Map(), idle: undefined }
+    const thread: Thread = { worker, lanes: new Map(), hashes: new Map(), idle: undefined }
     this.#threads.add(thread)
-    worker.on('message', (message: FromLaneWorker) => thread.lanes.get(message.lane)?.hear(message))
+    worker.on('message', (message: FromLaneWorker) => {
+      if ('hash' in message) thread.hashes.get(message.hash)?.hear(message)
+      else thread.lanes.get(message.lane)?.hear(message)
+    })
     worker.on('error', (error) => this.#log.warn({ reason: reasonOf(error) }, 'lane.thread-failed'))
     worker.on('exit', () => {
       this.#threads.delete(thread)
       clearTimeout(thread.idle)
       for (const lane of thread.lanes.values()) lane.finish({ why: 'lost', reason: 'its thread ended' })
+      for (const hash of thread.hashes.values()) hash.lose()
     })
     return thread
   }

@@ -13,6 +13,7 @@ import type { LaneEnd } from './lane-worker.ts'
 import { type Lane, LaneWorkers } from './lane-workers.ts'
 import { fromHex } from './piece-lists.ts'
 import { OPEN_NETWORK_ID } from './publication-key.ts'
+import type { Hasher } from './whole-hash.ts'
 
 /** One for each of the threads that receive. */
 const LANES_PER_BLOB = 2
@@ -38,6 +39,8 @@ export type LaneSource = {
   /** As many as there are to be had now, perhaps none. The one who takes them gives back each. */
   take(want: LaneWant): Promise<Lane[]>
   give(lane: Lane): Promise<void>
+  /** Hashes a file in a thread of lanes; undefined when none runs. */
+  hasher(fd: number): Hasher | undefined
 }
 
 export type LanesInit = {
@@ -96,6 +99,10 @@ export class Lanes implements LaneSource, AsyncDisposable {
     } finally {
       this.#count -= count
     }
+  }
+
+  hasher(fd: number): Hasher | undefined {
+    return this.#workers.hasher(fd)
   }
 
   async give(lane: Lane): Promise<void> {

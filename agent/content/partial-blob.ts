@@ -7,11 +7,10 @@
  * has in common with the next list is kept.
  */
 
-import { createHash, hash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { setImmediate } from 'node:timers/promises'
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { isPiece, PIECE_BYTES, pieceBytes, pieceCount, pieceHash } from '../../protocols/pieces/tree.ts'
 import { AgentError, reasonOf } from '../error.ts'
@@ -19,13 +18,13 @@ import { diskError } from '../state/disk.ts'
 import type { Blobs, Fetching } from './blobs.ts'
 import type { PartSource, PieceList } from './content.ts'
 import { offers } from './piece-picker.ts'
+import { type Hasher, WholeHash } from './whole-hash.ts'
 
 /** What is lost by a power cut, or read again after a kill. Syncing more often would keep the disk from its work. */
 const SAVE_MS = 5_000
-/** What the whole hash wants is read in one go, into memory that is used again. */
-const READ_BACK_PIECES = 4
-/** Pieces in memory that are hashed in a row, in about 2 ms: then others have their turn. */
-const HASHED_MAX = 16
+/** A piece is in the file, and was held against the list; or it was not, and the hash of the whole is to say whether it is right. */
+const CHECKED = 1
+const UNCHECKED = 2
 const ZEROS = Buffer.alloc(PIECE_BYTES)
 const ZEROS_HASH = hash('sha256', ZEROS, 'buffer')
 
@@ -38,19 +37,16 @@ export class PartialBlob implements PartSource {
   readonly #file: FileHandle
   readonly #name: string
   #list: PieceList
-  /** One byte a piece: 1 when it is in the file and was held against the list. */
+  /** One byte a piece: CHECKED, UNCHECKED or 0. */
   #have: Uint8Array
   #doneBytes = 0
-  /** Hash of the pieces before #hashedCount, which run ahead of nothing: pieces that come out of order are read back for it. */
-  #whole = createHash('sha256')
-  #hashedCount = 0
+  readonly #whole: WholeHash
   #generation = 0
   #users = 1
   /** Fellows ask for what arrives. */
   #isShared = false
-  /** Reads back, for the whole hash, what came out of order; one at a time. */
-  #catchingUp: Promise<void> | undefined
-  #back: Uint8Array | undefined
+  /** The hash of the whole was wrong: from now on every piece is held against the list. */
+  #isStrict = false
   #saving: Promise<void> | undefined
   #savedMs = performance.now()
   #missing: number
@@ -81,6 +77,13 @@ export class PartialBlob implements PartSource {
     this.#name = `${digest} ${network}`
     this.#have = new Uint8Array(pieceCount(list.sizeBytes))
     this.#missing = this.#have.length
+    this.#whole = new WholeHash({
+      has: (index) => this.has(index),
+      peek: (index) => blobs.fresh.peek(this.#name, index),
+      fill: (bytes, offset) => this.#fill(bytes, offset),
+      lose: (index) => this.#lose(index),
+      shape: () => this.#list,
+    })
   }
 
   get list(): PieceList {
@@ -101,7 +104,26 @@ export class PartialBlob implements PartSource {
   }
 
   has(index: number): boolean {
-    return this.#have[index] === 1
+    return (this.#have[index] ?? 0) !== 0
+  }
+
+  /**
+   * Whether pieces may come in that nobody has held against the list: nobody reads what arrives, and the hash of the whole has yet to be
+   * wrong. It tells as much, and when it does, each is held against the list.
+   */
+  get isTrusting(): boolean {
+    return this.#users === 1 && !this.#isShared && !this.#isStrict
+  }
+
+  /** Whether the piece is there and as listed: to be asked before it is given to anybody. */
+  async check(index: number): Promise<boolean> {
+    if (this.#have[index] !== UNCHECKED) return this.has(index)
+    const list = this.#list
+    const isSound = await this.#isSound(index)
+    if (this.#list !== list) return false
+    if (isSound) this.#have[index] = CHECKED
+    else this.#lose(index)
+    return isSound
   }
 
   get isFull(): boolean {
@@ -114,10 +136,10 @@ export class PartialBlob implements PartSource {
   }
 
   /** What is there, as the protocol says it: bit 0x80 of byte 0 is piece 0. */
-  bitmap(): Uint8Array {
+  bitmap(isThere = (state: number) => state !== 0): Uint8Array {
     const bitmap = new Uint8Array(Math.ceil(this.#have.length / 8))
-    for (let at = this.#have.indexOf(1); at !== -1; at = this.#have.indexOf(1, at + 1))
-      bitmap[at >> 3] = (bitmap[at >> 3] ?? 0) | (0x80 >> (at & 7))
+    for (const [at, state] of this.#have.entries())
+      if (isThere(state)) bitmap[at >> 3] = (bitmap[at >> 3] ?? 0) | (0x80 >> (at & 7))
     return bitmap
   }
 
@@ -128,11 +150,7 @@ export class PartialBlob implements PartSource {
   async write(index: number, bytes: Uint8Array): Promise<Uint8Array | undefined> {
     const list = this.#list
     if (this.has(index)) return bytes
-    const isInTurn = index === this.#hashedCount && this.#catchingUp === undefined
-    if (isInTurn) {
-      this.#whole.update(bytes)
-      this.#hashedCount++
-    }
+    const isInTurn = this.#whole.take(index, bytes)
     try {
       for (let at = 0; at < bytes.byteLength; ) {
         const { bytesWritten } = await this.#file.write(bytes, at, bytes.byteLength - at, index * PIECE_BYTES + at)
@@ -144,7 +162,7 @@ export class PartialBlob implements PartSource {
     if (!this.#isOfUse(index, list)) return bytes
     // What nobody will want soon is not kept: memory that was just used is quicker to use again.
     const free = isInTurn && !this.#isShared ? bytes : this.#blobs.fresh.put(this.#name, index, bytes)
-    this.#take(index)
+    this.#take(index, CHECKED)
     return free
   }
 
@@ -153,15 +171,20 @@ export class PartialBlob implements PartSource {
     return this.#file.fd
   }
 
-  /** A piece that was held against `list` is in the file. */
-  arrived(index: number, list: PieceList): void {
-    if (this.#isOfUse(index, list)) this.#take(index)
+  /** Leaves the hash of the whole to a thread, while there is one: pieces come to the file without coming by here. */
+  hashBy(make: () => Hasher | undefined): void {
+    this.#whole.useThread(make)
+  }
+
+  /** A piece of `list` is in the file, held against that or not. */
+  arrived(index: number, list: PieceList, isChecked: boolean): void {
+    if (this.#isOfUse(index, list)) this.#take(index, isChecked ? CHECKED : UNCHECKED)
   }
 
   /** A copy of a piece that is still in memory since it was held against the list in use; for fellows, who ask for such. */
   fresh(index: number): Uint8Array | undefined {
     this.#isShared = true
-    const fresh = this.has(index) ? this.#blobs.fresh.peek(this.#name, index) : undefined
+    const fresh = this.#have[index] === CHECKED ? this.#blobs.fresh.peek(this.#name, index) : undefined
     if (fresh === undefined) return undefined
     const copy = Buffer.allocUnsafeSlow(fresh.byteLength)
     copy.set(fresh)
@@ -192,10 +215,12 @@ export class PartialBlob implements PartSource {
     this.#missing = this.#have.length
     this.#doneBytes = 0
     for (const index of had.keys()) {
-      if (had[index] === 1 && isSame(index, before, list)) this.#mark(index, pieceBytes(list.sizeBytes, index))
-      else if (had[index] === 1) this.#generation++
+      const state = had[index] ?? 0
+      if (state === 0) continue
+      if (isSame(index, before, list)) this.#mark(index, pieceBytes(list.sizeBytes, index), state)
+      else this.#generation++
     }
-    this.#restartWhole()
+    this.#whole.restart()
     this.#blobs.keepPartial(this, list.sizeBytes)
   }
 
@@ -205,14 +230,9 @@ export class PartialBlob implements PartSource {
    */
   async finish(signal: AbortSignal): Promise<'whole' | 'wrong' | 'hole'> {
     try {
-      await this.#catchingUp
       await this.#saving
-      while (this.#hashedCount < this.#have.length) {
-        signal.throwIfAborted()
-        if (!(await this.#hashNext())) return 'hole'
-      }
-      const digest = this.#whole.digest('hex')
-      this.#restartWhole()
+      const digest = await this.#whole.digest(signal)
+      if (digest === undefined) return 'hole'
       if (digest !== this.digest) return (await this.#findHoles(signal)) ? 'hole' : 'wrong'
       // A longer list may have been tried before this one.
       await this.#file.truncate(this.#list.sizeBytes)
@@ -233,7 +253,8 @@ export class PartialBlob implements PartSource {
     } finally {
       this.#blobs.endPartial(this.digest)
       this.#blobs.fresh.drop(this.#name)
-      await this.#catchingUp
+      this.#whole.end()
+      await this.#whole.settled
       await this.#saving
       if (!this.#blobs.has(this.digest)) await this.#save()
       await this.release()
@@ -262,9 +283,9 @@ export class PartialBlob implements PartSource {
       const length = pieceBytes(this.#list.sizeBytes, index)
       const isThere = index * PIECE_BYTES + length <= size
       if (isThere && ((isOurs && offers(saved.pieces, index)) || (await this.#isSound(index))))
-        this.#mark(index, length)
+        this.#mark(index, length, CHECKED)
     }
-    this.#beginCatchingUp()
+    this.#whole.catchUp()
   }
 
   /** Whether a piece in the file is as listed. Holes are read as zeros, which need no hashing. */
@@ -283,9 +304,9 @@ export class PartialBlob implements PartSource {
   }
 
   /** A piece is in the file. */
-  #take(index: number): void {
-    this.#mark(index, pieceBytes(this.#list.sizeBytes, index))
-    this.#beginCatchingUp()
+  #take(index: number, state: number): void {
+    this.#mark(index, pieceBytes(this.#list.sizeBytes, index), state)
+    this.#whole.catchUp()
     if (performance.now() - this.#savedMs > SAVE_MS) this.#saving ??= this.#save()
   }
 
@@ -297,66 +318,20 @@ export class PartialBlob implements PartSource {
     }
   }
 
-  #beginCatchingUp(): void {
-    if (this.#catchingUp !== undefined || !this.has(this.#hashedCount)) return
-    this.#catchingUp = this.#catchUp().finally(() => {
-      this.#catchingUp = undefined
-    })
-  }
-
-  /** Takes into the whole hash what is there of the pieces whose turn it is. */
-  async #catchUp(): Promise<void> {
-    const list = this.#list
-    while (this.#list === list && this.has(this.#hashedCount)) {
-      if (!(await this.#hashNext())) return
-      if (this.#hashedCount % HASHED_MAX === 0) await setImmediate()
-    }
-  }
-
-  /** Takes the next pieces into the whole hash. @returns whether they could be read. */
-  async #hashNext(): Promise<boolean> {
-    const [list, index] = [this.#list, this.#hashedCount]
-    const fresh = this.#blobs.fresh.peek(this.#name, index)
-    const bytes = fresh ?? (await this.#readBack(index))
-    if (this.#list !== list || this.#hashedCount !== index) return false
-    if (bytes === undefined) {
-      this.#lose(index)
-      return false
-    }
-    this.#whole.update(bytes)
-    this.#hashedCount += Math.ceil(bytes.byteLength / PIECE_BYTES)
-    return true
-  }
-
-  /** The piece, and what is there of those behind it; until it is called again. Undefined when the piece cannot be read. */
-  async #readBack(index: number): Promise<Uint8Array | undefined> {
-    let end = index + 1
-    while (end < index + READ_BACK_PIECES && this.has(end)) end++
-    this.#back ??= Buffer.allocUnsafeSlow(READ_BACK_PIECES * PIECE_BYTES)
-    for (const last of new Set([end - 1, index])) {
-      const bytes = this.#back.subarray(0, (last - index) * PIECE_BYTES + pieceBytes(this.#list.sizeBytes, last))
-      try {
-        await this.#fill(bytes, index * PIECE_BYTES)
-        return bytes
-      } catch {
-        // Of several, another one may be what is missing.
-      }
-    }
-    return undefined
-  }
-
   /** Holds every piece against the list; true when some are not as listed, which are no longer there then. */
   async #findHoles(signal: AbortSignal): Promise<boolean> {
+    this.#isStrict = true
     for (let index = 0; index < this.#have.length; index++) {
       signal.throwIfAborted()
-      if (!(await this.#isSound(index))) this.#lose(index)
+      if (await this.#isSound(index)) this.#have[index] = CHECKED
+      else this.#lose(index)
     }
     return !this.isFull
   }
 
   /** Writes down which pieces are there, once they are there for good. */
   async #save(): Promise<void> {
-    const [pieces, { root }] = [this.bitmap(), this.#list]
+    const [pieces, { root }] = [this.bitmap((state) => state === CHECKED), this.#list]
     this.#savedMs = performance.now()
     try {
       await this.#file.datasync()
@@ -368,25 +343,20 @@ export class PartialBlob implements PartSource {
     }
   }
 
-  #mark(index: number, length: number): void {
-    if (this.#have[index] === 1) return
-    this.#have[index] = 1
+  #mark(index: number, length: number, state: number): void {
+    if (this.has(index)) return
+    this.#have[index] = state
     this.#missing--
     this.#doneBytes += length
   }
 
   #lose(index: number): void {
-    if (this.#have[index] !== 1) return
+    if (!this.has(index)) return
     this.#have[index] = 0
     this.#missing++
     this.#doneBytes -= pieceBytes(this.#list.sizeBytes, index)
     this.#generation++
-    this.#restartWhole()
-  }
-
-  #restartWhole(): void {
-    this.#whole = createHash('sha256')
-    this.#hashedCount = 0
+    this.#whole.restart()
   }
 }
 

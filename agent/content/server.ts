@@ -136,8 +136,10 @@ export class PieceServer implements AsyncDisposable {
     let isBegin = from === 0
     const wait = (turn: Promise<() => void>) => deadline.hold(turn)
     for await (const piece of this.#uploads.paced(peerId, pieces, wait, deadline.signal)) {
+      // Where it is sent its memory is given back.
+      const { byteLength } = piece
       yield piece
-      onServed?.(digest, piece.byteLength, isBegin)
+      onServed?.(digest, byteLength, isBegin)
       isBegin = false
     }
   }

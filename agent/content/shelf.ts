@@ -17,6 +17,7 @@ import { AgentError } from '../error.ts'
 import type { BlobHolder, BlobSource, PartSource, PieceList } from './content.ts'
 import type { Deadline } from './deadline.ts'
 import type { PieceLists } from './piece-lists.ts'
+import type { Run } from './piece-picker.ts'
 import { OPEN_NETWORK_ID } from './publication-key.ts'
 
 /** Half-fetched blobs whose list one stream was told: an asker goes on with the one that it asked for last. */
@@ -106,7 +107,7 @@ export class Shelf implements PieceHolder, AsyncDisposable {
     const list = 'part' in found ? found.part.list : await this.#listOf(found.open, signal)
     const range = getRange(list.sizeBytes, from, count)
     if (!range) return { error: 'range' }
-    if ('part' in found && !this.#mayGive(found.part, list, keyOf(digest, network), { from, count }))
+    if ('part' in found && !(await this.#mayGive(found.part, list, keyOf(digest, network), { from, count })))
       return { error: 'absent' }
     if (this.#init.isBusy()) return { error: 'busy' }
     const isSound: IsSound = this.#init.isUnchecked ? () => true : isPiece
@@ -124,10 +125,10 @@ export class Shelf implements PieceHolder, AsyncDisposable {
   }
 
   /** Whether these pieces arrived, and by the list that the peer was told. */
-  #mayGive(part: PartSource, list: PieceList, key: string, { from, count }: { from: number; count: number }): boolean {
-    return (
-      this.#stated.get(key) === list && Array.from({ length: count }, (_, at) => part.has(from + at)).every(Boolean)
-    )
+  async #mayGive(part: PartSource, list: PieceList, key: string, { from, count }: Run): Promise<boolean> {
+    for (let index = from; index < from + count; index++)
+      if (this.#stated.get(key) !== list || part.list !== list || !(await part.check(index))) return false
+    return this.#stated.get(key) === list
   }
 
   #state(key: string, list: PieceList): void {

@@ -88,14 +88,18 @@ export class Supply {
     this.tellChanged()
   }
 
+  /** Whether all comes from one source, and nobody else wants it. */
+  get isAlone(): boolean {
+    return this.#givers.size === 1 && !this.#picker.hasFellows
+  }
+
   /** What to ask the source for now: a few pieces, or where nobody shares them up to `countMax`. */
   pick(peerId: string, countMax?: number): Run | undefined {
     const giver = this.#givers.get(peerId)
     if (!giver || this.partial.isFull) return undefined
     const { room } = giver.pace
     // Each request costs both sides about as much as a piece; small ones are for those who share.
-    const isAlone = this.#givers.size === 1 && !this.#picker.hasFellows
-    const most = countMax ?? (isAlone ? GET_PIECES_MAX : SHARE_PIECES)
+    const most = countMax ?? (this.isAlone ? GET_PIECES_MAX : SHARE_PIECES)
     return this.#picker.pick(peerId, Math.min(most, room), { alsoOthers: this.#areFellowsSlow(giver) })
   }
 

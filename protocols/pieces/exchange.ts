@@ -328,8 +328,9 @@ export async function answerPieces(
       }
       await frames.write(encodeGetAnswer(answer.lengthBytes), signal)
       for await (const chunk of answer.chunks) {
+        const { byteLength } = chunk
         await frames.writeBytes(chunk, signal)
-        onProgress(chunk.byteLength)
+        onProgress(byteLength)
       }
     }
   }

@@ -11,7 +11,7 @@ function made() {
   const lane = new Lane(1, (message) => told.push(message))
   const heard: unknown[] = []
   lane.use({
-    onPiece: (index, bytes) => heard.push([index, bytes]),
+    onPiece: (index, bytes, isChecked) => heard.push([index, bytes, isChecked]),
     onEnd: ({ why }, missing) => heard.push({ why, missing }),
   })
   return { lane, told, heard, types: () => told.map(({ type }) => type) }
@@ -22,18 +22,20 @@ const request = Uint8Array.of(1)
 
 describe('a lane', () => {
   test('tells its user of pieces, and at its end of those that did not come', async () => {
-    const { lane, heard } = made()
-    lane.get(request, { from: 7, count: 3 }, list, 3)
-    lane.get(request, { from: 0, count: 2 }, list, 3)
+    const { lane, heard, told } = made()
+    lane.get(request, { from: 7, count: 3 }, list, 3, false)
+    lane.get(request, { from: 0, count: 2 }, list, 3, true)
     expect(lane.load).toBe(5)
-    for (const index of [7, 8, 9, 0]) lane.hear({ type: 'piece', lane: 1, index })
+    expect(told).toMatchObject([{ hashes: undefined }, { hashes: new Uint8Array(64) }])
+    lane.hear({ type: 'pieces', lane: 1, from: 7, count: 3 })
+    lane.hear({ type: 'pieces', lane: 1, from: 0, count: 1 })
     expect(lane.load).toBe(1)
     lane.hear({ type: 'closed', lane: 1, why: 'lost', reason: 'gone' })
     expect(heard).toEqual([
-      [7, PIECE_BYTES],
-      [8, PIECE_BYTES],
-      [9, PIECE_BYTES - 5],
-      [0, PIECE_BYTES],
+      [7, PIECE_BYTES, false],
+      [8, PIECE_BYTES, false],
+      [9, PIECE_BYTES - 5, false],
+      [0, PIECE_BYTES, true],
       { why: 'lost', missing: [{ from: 1, count: 1 }] },
     ])
     expect(lane.isOpen).toBe(false)
@@ -52,7 +54,7 @@ describe('a lane', () => {
     ] as const
     for (const [answer, then] of answers) {
       const { lane, types } = made()
-      lane.get(request, { from: 0, count: 2 }, list, 3)
+      lane.get(request, { from: 0, count: 2 }, list, 3, true)
       lane.hear({ type: 'answer', lane: 1, payload: encodeCbor(answer) })
       expect(types()).toEqual(['get', then])
     }
@@ -62,9 +64,9 @@ describe('a lane', () => {
     const { lane } = made()
     const large = { sizeBytes: BLOB_BYTES_MAX, hashes: new Uint8Array(0), root: new Uint8Array(32) }
     const count = (LANE_BYTES_MAX / PIECE_BYTES) * 0.75
-    lane.get(request, { from: 0, count }, large, 3)
+    lane.get(request, { from: 0, count }, large, 3, true)
     expect(lane.isSpent).toBe(false)
-    lane.get(request, { from: count, count: count / 3 }, large, 3)
+    lane.get(request, { from: count, count: count / 3 }, large, 3, true)
     expect(lane.isSpent).toBe(true)
     let isDrained = false
     const drained = lane.drained.then(() => {

@@ -129,7 +129,11 @@ describe('goes on over the stream', () => {
   test('while lanes are still being opened, and does not wait for that', async () => {
     const [source, getter] = [await seed(), await node()]
     const { blobs, log } = getter.store
-    const lanes = { take: () => new Promise<never>(() => undefined), give: async () => undefined }
+    const lanes = {
+      take: () => new Promise<never>(() => undefined),
+      give: async () => undefined,
+      hasher: () => undefined,
+    }
     await using fetcher = new Fetcher({ blobs, streams: getter.peer.streams, self: getter.peerId, lanes, log })
     await fetcher.fetch(DIGEST, from(source.peerId))
     await expectBlob(getter)
