@@ -189,7 +189,7 @@ describe('the service manager is told', () => {
     const a = await start({ name: 'a', env: { NOTIFY_SOCKET: address, WATCHDOG_USEC: '600000' } })
     const ready = await manager.hears('READY=1')
     console.log(`ready ${Math.round(performance.now() - startedMs)} ms after it was spawned`)
-    expect(ready).toMatch(/^STATUS=\d+ peers, \d+ artifacts known$/m)
+    expect(ready).toMatch(/^STATUS=\d+ peers in \d+ networks?, \d+ artifacts known$/m)
 
     await until(() => manager.heard('WATCHDOG=1').length >= 3, { what: 'three signs of life', ms: 3_000 })
 
