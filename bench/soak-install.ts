@@ -3,7 +3,7 @@
  * who may use it, what happens when it is killed, hangs or cannot start, what Nix, container engines and the resolver are told, and that nothing is
  * left in the end. Needs root, debootstrap and systemd-nspawn (apt-get install debootstrap systemd-container), and `npm run build` before.
  */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -35,9 +35,9 @@ from = "*"
 to = "*"
 allow = ["content:fetch", "content:publish", "service:offer *", "service:connect *"]
 `
-/** What systemd and those who log in keep anyway, whatever is installed. */
+/** What systemd and those who log in keep anyway, whatever is installed, and what a sysusers leaves that is killed. */
 const OF_THE_SYSTEM =
-  /^\/(var\/(log|tmp|lib\/(systemd|private))|run|tmp|root(\/\.cache)?|etc\/\.pwd\.lock|etc\/(passwd|group|shadow|gshadow|subuid|subgid)-?)(\/|$)/
+  /^\/(var\/(log|tmp|lib\/(systemd|private))|run|tmp|root(\/\.cache)?|etc\/\.pwd\.lock|etc\/\.#(passwd|group|shadow|gshadow)\w+|etc\/(passwd|group|shadow|gshadow|subuid|subgid)-?)(\/|$)/
 const ACCOUNTS = ['/etc/passwd', '/etc/group', '/etc/shadow', '/etc/gshadow']
 
 type Machines = { first: Machine; second: Machine }
@@ -45,6 +45,7 @@ type Known = { paths: string[]; accounts: string; peerId: string }
 type Step = [what: string, does: (machines: Machines, known: Known) => Promise<string | undefined>]
 
 const STEPS: readonly Step[] = [
+  ['it stays away where it may not, or cannot', refusals],
   ['--dry-run shows everything and changes nothing', dryRun],
   ['killed at any moment, it is run again, or taken away', cutOff],
   ['installed, it runs and answers; a second time changes nothing', install],
@@ -55,14 +56,27 @@ const STEPS: readonly Step[] = [
   ['it reloads; a mistake in the configuration ends it for good, and says why', configuration],
   ['killed, hanging, without its socket: systemd starts it again', failures],
   ['Nix and the resolver are told; a path of a shared store, a large file and a name come through', programs],
-  ['container engines are told', containers],
+  ['somebody at a terminal is shown what engines would be told, and asked', containers],
+  ['a newer program takes the place of the older, which goes', upgrade],
   ['what was changed since stays; the state does, and is the same node again', uninstall],
   ['purged, nothing is left', purge],
 ]
 
-async function dryRun({ first }: Machines, known: Known): Promise<string> {
+async function refusals({ first }: Machines, known: Known): Promise<string> {
   known.paths = first.writtenPaths()
   known.accounts = await first.does('cat', ...ACCOUNTS)
+  const nobody = await first.run('runuser', '-u', 'nobody', '--', ...BROUGHT, 'install')
+  same([nobody.code, nobody.stderr.includes('only root may')], [4, true])
+  await first.does('mount', '--bind', '/etc', '/etc')
+  await first.does('mount', '-o', 'remount,ro,bind', '/etc')
+  const readOnly = await first.run(...BROUGHT, 'install')
+  await first.does('umount', '/etc')
+  same([readOnly.code, /read-only/.test(readOnly.stderr)], [4, true])
+  await nothingLeft(first, known)
+  return readOnly.stderr.split('\n')[0] ?? ''
+}
+
+async function dryRun({ first }: Machines, known: Known): Promise<string> {
   const plan = await first.does(...BROUGHT, 'install', '--dry-run')
   for (const line of ['/etc/systemd/system/undernet.service', '+ Type=notify', `run      systemctl start ${UNIT}`])
     if (!plan.includes(line)) throw new Error(`the plan has no ${line}:\n${plan}`)
@@ -115,11 +129,11 @@ async function group({ first }: Machines): Promise<string> {
   const { code, stderr } = await first.run('runuser', '-u', 'stranger', '--', 'agent', 'status')
   same(code, 4)
   // The same of what they push to the cache, by the table of sockets.
-  const put = (user: string) =>
-    first.does(
-      ...['runuser', '-u', user, '--', 'curl', '-s', '-o', '/dev/null', '-w', '%{http_code}', '-T', '/etc/hostname'],
-      `http://127.0.0.1:7478/nix/nar/${'0'.repeat(52)}.nar`,
-    )
+  const put = (user: string) => {
+    const url = `http://127.0.0.1:7478/nix/nar/${'0'.repeat(52)}.nar`
+    const curl = `curl -s -o /dev/null -w '%{http_code}' -T /etc/hostname ${url}`
+    return first.does('runuser', '-u', user, '--', 'sh', '-c', curl)
+  }
   const [friend, stranger] = [await put('friend'), await put('stranger')]
   if (stranger !== '403' || friend === '403') throw new Error(`friend ${friend}, stranger ${stranger}`)
   await first.does('userdel', '-r', 'stranger')
@@ -259,14 +273,30 @@ async function programs({ first, second }: Machines): Promise<string> {
 }
 
 async function containers({ second }: Machines): Promise<string> {
-  const said = await second.does('agent', 'install', '--containers')
+  const atTerminal = async (answer: string) =>
+    await second.does('sh', '-c', `(sleep 2; echo ${answer}) | script -qec 'agent install' /dev/null`)
+  await atTerminal('n')
+  await second.does('test', '!', '-e', '/etc/containers/registries.conf.d/undernet.conf')
+  const said = await atTerminal('y')
+  if (!/\+ location = "127.0.0.1:7478"[\s\S]*Do this\?/.test(said)) throw new Error(said)
   const conf = await second.does('cat', '/etc/containers/registries.conf.d/undernet.conf')
   if (!conf.includes('location = "127.0.0.1:7478"')) throw new Error(conf)
   const again = await second.does('agent', 'install')
   if (!again.includes('Nothing to change')) throw new Error(again)
   await second.does('agent', 'uninstall', '--containers')
   await second.does('test', '!', '-e', '/etc/containers/registries.conf.d/undernet.conf')
-  return said.split('\n')[0] ?? ''
+  return /Images.*\?/.exec(said)?.[0] ?? ''
+}
+
+async function upgrade({ first }: Machines, known: Known): Promise<string> {
+  const before = await property(first, 'MainPID')
+  await first.does('sh', '-c', 'cp -r /mnt/program /root/newer && echo "// newer" >>/root/newer/dist/main.js')
+  const said = await first.does('/root/newer/node', '/root/newer/dist/main.js', 'install')
+  if (before === (await property(first, 'MainPID'))) throw new Error(`it is not started anew:\n${said}`)
+  same((await first.does('ls', '/usr/local/lib/undernet')).split('\n').length, 2)
+  same((await statusOf(first)).peerId, known.peerId)
+  await first.does('rm', '-r', '/root/newer')
+  return said.split('\n')[1] ?? ''
 }
 
 async function uninstall({ first, second }: Machines, known: Known): Promise<string> {
@@ -330,6 +360,8 @@ try {
   stack.defer(() => rmSync(shared, { recursive: true, force: true }))
   const program = runningProgram(fileURLToPath(new URL('../dist/main.js', import.meta.url)))
   copyProgram(program, new Root(shared), '/program')
+  // For users who are nobody, too.
+  chmodSync(shared, 0o755)
   const root = await machineRoot(print)
   const hosts = stack.use(makeHosts(2))
   const start = (name: string, nth: number) => Machine.start({ name, root, namespace: hosts.namespace(nth), shared })

@@ -160,7 +160,7 @@ function entryFor(
 }
 
 /** Each that is missing, from above; what we made is taken away when it is empty. */
-export function makeDirectories(path: string, part: Part, root: Root, manifest: Manifest): void {
+function makeDirectories(path: string, part: Part, root: Root, manifest: Manifest): void {
   const missing: string[] = []
   for (let one = path; one !== '/' && root.stat(one) === undefined; one = dirname(one)) missing.unshift(one)
   for (const one of missing) {

@@ -16,7 +16,7 @@ const OUTPUT_BYTES_MAX = 1024 * 1024
 const UNITS_OF_PACKAGES = ['/usr/lib/systemd/system/undernet.service', '/lib/systemd/system/undernet.service']
 
 export type Command = readonly [string, ...string[]]
-export type Outcome = { status: number; output: string }
+type Outcome = { status: number; output: string }
 export type Run = (command: Command) => Promise<Outcome>
 
 /** Runs a command to its end; one that cannot be run has the status 127, as in a shell. */

@@ -1,6 +1,6 @@
 /** Files put on a machine and taken away again: the bytes are the same as before, whatever was there, whoever changed it since, wherever it was cut off. */
-import { chmodSync, existsSync, readlinkSync, rmSync, symlinkSync } from 'node:fs'
-import { join } from 'node:path'
+import { chmodSync, existsSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
 import fc from 'fast-check'
 import { afterAll, describe, expect, it } from 'vitest'
 import { applyChange, planChanges, type Wanted } from '../../../agent/install/change.ts'
@@ -33,6 +33,8 @@ const ALL: readonly Wanted[] = [
   CONF,
 ]
 
+const IN_THE_WAY: Wanted = { kind: 'file', part, path: '/usr/local/share/x', text: 'ours', mode: 0o644 }
+
 function install(root: Root, wanted: readonly Wanted[], force = false): string[] {
   const manifest = Manifest.load(root)
   const steps = planChanges(wanted, root, manifest, force)
@@ -53,18 +55,24 @@ function uninstall(root: Root, parts: readonly Part[] = PARTS, isPurge = false):
   return undoing
 }
 
-/** Ends like a process that is killed: at the nth write, before or after it. */
+const MOMENTS = ['before', 'amid', 'after'] as const
+type Moment = (typeof MOMENTS)[number]
+
+/** Ends like a process that is killed: at the nth write, before, amid or after it. */
 class CutOff extends Root {
   left: number
-  readonly #after: boolean
+  readonly #moment: Moment
 
-  constructor(directory: string, at: number, after: boolean) {
+  constructor(directory: string, at: number, moment: Moment) {
     super(directory)
     this.left = at
-    this.#after = after
+    this.#moment = moment
   }
 
   override write(...given: Parameters<Root['write']>): void {
+    const [path] = given
+    if (this.left === 0 && this.#moment === 'amid')
+      writeFileSync(this.at(join(dirname(path), `.${basename(path)}.undernet-new`)), 'half of')
     this.#once(() => super.write(...given))
   }
 
@@ -78,7 +86,7 @@ class CutOff extends Root {
 
   #once(work: () => void): void {
     const isNow = this.left-- === 0
-    if (!isNow || this.#after) work()
+    if (!isNow || this.#moment === 'after') work()
     if (isNow) throw new Error('cut off')
   }
 }
@@ -118,26 +126,27 @@ describe('an installation', () => {
   })
 
   it('that was cut off anywhere can be ended, or undone', () => {
-    for (const after of [false, true])
+    for (const moment of MOMENTS)
       for (let at = 0; ; at++) {
         using tree = new Tree()
         tree.put('etc/nix/nix.conf', 'max-jobs = 2\n')
+        tree.put('usr/local/share/x', 'mine')
         const before = tree.snapshot()
-        const cut = new CutOff(tree.directory, at, after)
+        const cut = new CutOff(tree.directory, at, moment)
         const root = new Root(tree.directory)
         let isCut = true
         try {
-          install(cut, ALL)
+          install(cut, [...ALL, IN_THE_WAY], true)
           isCut = false
         } catch (error) {
           expect(String(error)).toContain('cut off')
         }
         if (at % 2 === 0) {
-          install(root, ALL)
-          expect(planChanges(ALL, root, Manifest.load(root)).map(({ action }) => action)).toEqual(ALL.map(() => 'same'))
+          install(root, [...ALL, IN_THE_WAY], true)
+          expect(install(root, [...ALL, IN_THE_WAY]).every((action) => action === 'same')).toBe(true)
         }
         uninstall(root)
-        expect(tree.snapshot(), `cut off at ${at}`).toEqual(before)
+        expect(tree.snapshot(), `cut off ${moment} ${at}`).toEqual(before)
         if (!isCut) break
       }
   })
@@ -193,6 +202,25 @@ describe('an installation', () => {
 })
 
 describe('taking away', () => {
+  it('that was cut off anywhere can be done again', () => {
+    for (const moment of MOMENTS)
+      for (let at = 0; at < 3; at++) {
+        using tree = new Tree()
+        tree.put('etc/nix/nix.conf', 'max-jobs = 2\n')
+        tree.put('usr/local/share/x', 'mine')
+        const before = tree.snapshot()
+        const root = new Root(tree.directory)
+        install(root, [...ALL, IN_THE_WAY], true)
+        try {
+          uninstall(new CutOff(tree.directory, at, moment))
+        } catch (error) {
+          expect(String(error)).toContain('cut off')
+        }
+        uninstall(root)
+        expect(tree.snapshot(), `cut off ${moment} ${at}`).toEqual(before)
+      }
+  })
+
   it('leaves what was changed since, and takes only its own lines out of it', () => {
     using tree = new Tree()
     tree.put('etc/nix/nix.conf', 'a = 1\n')
