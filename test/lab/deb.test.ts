@@ -42,7 +42,7 @@ describe.skipIf(missing.length > 0)('the Debian package', () => {
 
   beforeAll(async () => {
     // As on the machine of somebody else.
-    const elsewhere = { TZ: 'Asia/Tokyo', LC_ALL: 'C.UTF-8', HOME: directory }
+    const elsewhere = { TZ: 'Asia/Tokyo', LC_ALL: 'C.UTF-8', HOME: directory, FORCE_COLOR: '1', UNDERNET_QUOTA: '1GiB' }
     ;[file, again] = await Promise.all([build('umask 022', at('one')), build('umask 077', at('two'), elsewhere)])
     execFileSync('dpkg-deb', ['--raw-extract', file, at('unpacked')])
     newer = repacked(at('unpacked'), at('newer'))

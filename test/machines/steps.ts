@@ -214,7 +214,10 @@ async function upgrade({ all, packages }: ThreeMachines, { peerIds }: Known): Pr
   // What somebody changed in the configuration is still there.
   await first.does('grep', '-q', '^upload_rate', '/etc/undernet/agent.toml')
   await members(first, all.length)
-  return `${atOnce >> 20} of ${LARGE_BYTES >> 20} MiB were there when ${version} ran`
+  const at = async (what: string) =>
+    Number(await first.does('systemctl', 'show', '-P', `${what}TimestampMonotonic`, UNIT))
+  const downMs = ((await at('ActiveEnter')) - (await at('ActiveExit'))) / 1_000
+  return `${atOnce >> 20} of ${LARGE_BYTES >> 20} MiB were there when ${version} ran; it was down for ${(downMs / 1_000).toFixed(1)} s`
 }
 
 async function removeAndReinstall({ all, packages }: ThreeMachines, { peerIds }: Known): Promise<undefined> {
