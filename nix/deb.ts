@@ -71,7 +71,7 @@ export async function buildDeb({
   const scratch = mkdtempSync(join(tmpdir(), 'undernet-deb-'))
   try {
     const stage = join(scratch, 'stage')
-    const epoch = process.env.SOURCE_DATE_EPOCH ?? lastCommit()
+    const epoch = sourceDate()
     const library = join(stage, LIBRARY)
     mkdirSync(library, { recursive: true })
     const metafile = await bundle(library, { version })
@@ -198,6 +198,13 @@ function filesBelow(directory: string): string[] {
     .filter((entry) => entry.isFile())
     .map((entry) => relative(directory, join(entry.parentPath, entry.name)))
     .sort()
+}
+
+/** Seconds: when these sources were made. */
+function sourceDate(): string {
+  const said = process.env.SOURCE_DATE_EPOCH ?? lastCommit()
+  if (!/^\d{1,10}$/.test(said)) throw new Error(`SOURCE_DATE_EPOCH=${said} is no time in seconds since 1970`)
+  return said
 }
 
 function lastCommit(): string {

@@ -38,8 +38,21 @@ Description: peer-to-peer agent that shares Nix paths, images and services
 `
 }
 
+/** Two services of one name: the one of `agent install` would stand before the package's, which nobody would notice. */
+const PREINST = `#!/bin/sh
+set -e
+
+root="\${DPKG_ROOT:-}"
+if [ "$1" = install ] && [ -e "$root/etc/systemd/system/${UNIT}" ] && [ -e "$root/var/lib/${SERVICE_NAME}-install/manifest.json" ]; then
+  echo "${SERVICE_NAME}: the agent is here already, by 'agent install'. Run 'sudo agent uninstall' first: the node" >&2
+  echo "stays what it is, its state is kept and used by this package." >&2
+  exit 1
+fi
+`
+
 /** By name, as in DEBIAN/. */
-export const maintainerScripts: Readonly<Record<'postinst' | 'prerm' | 'postrm', string>> = {
+export const maintainerScripts: Readonly<Record<'preinst' | 'postinst' | 'prerm' | 'postrm', string>> = {
+  preinst: PREINST,
   postinst: `#!/bin/sh
 set -e
 
@@ -82,13 +95,10 @@ if [ "$1" = purge ]; then
   fi
   # The key of this node is there, too: that is what purge means.
   rm -rf "\${DPKG_ROOT:-}/var/lib/${SERVICE_NAME}" "\${DPKG_ROOT:-}/var/cache/${SERVICE_NAME}"
-  # Nothing is left that they could own.
-  if grep -q '^${SERVICE_NAME}:' "\${DPKG_ROOT:-}/etc/passwd"; then
-    userdel \${DPKG_ROOT:+--prefix "$DPKG_ROOT"} ${SERVICE_NAME}
-  fi
-  if grep -q '^${SERVICE_NAME}:' "\${DPKG_ROOT:-}/etc/group"; then
-    groupdel \${DPKG_ROOT:+--prefix "$DPKG_ROOT"} ${SERVICE_NAME}
-  fi
+  # Nothing is left that they could own. 6: there is none, as userdel takes the group along.
+  for program in userdel groupdel; do
+    said=$("$program" \${DPKG_ROOT:+--prefix "$DPKG_ROOT"} ${SERVICE_NAME} 2>&1) || [ $? -eq 6 ] || echo "$said" >&2
+  done
 fi
 `,
 }

@@ -15,7 +15,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { basename, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { commentedConfig } from '../../agent/config/commented.ts'
@@ -42,7 +42,7 @@ describe.skipIf(missing.length > 0)('the Debian package', () => {
 
   beforeAll(async () => {
     // As on the machine of somebody else.
-    const elsewhere = { TZ: 'Asia/Tokyo', LC_ALL: 'C.UTF-8', HOME: directory }
+    const elsewhere = { TZ: 'Asia/Tokyo', LC_ALL: 'C.UTF-8', HOME: directory, FORCE_COLOR: '1', UNDERNET_QUOTA: '1GiB' }
     ;[file, again] = await Promise.all([build('umask 022', at('one')), build('umask 077', at('two'), elsewhere)])
     execFileSync('dpkg-deb', ['--raw-extract', file, at('unpacked')])
     newer = repacked(at('unpacked'), at('newer'))
@@ -100,7 +100,7 @@ describe.skipIf(missing.length > 0)('the Debian package', () => {
   })
 
   it('has scripts that a shell can read', () => {
-    for (const script of ['postinst', 'prerm', 'postrm'])
+    for (const script of ['preinst', 'postinst', 'prerm', 'postrm'])
       expect(spawnSync('sh', ['-n', at('unpacked', 'DEBIAN', script)]).status, script).toBe(0)
   })
 
@@ -109,6 +109,19 @@ describe.skipIf(missing.length > 0)('the Debian package', () => {
       code: 2,
       stderr: expect.stringContaining('choose --arch amd64 or arm64'),
     })
+  })
+
+  it('is not installed beside what `agent install` put there', async () => {
+    const system = new System(at('taken'))
+    for (const file of ['etc/systemd/system/undernet.service', 'var/lib/undernet-install/manifest.json']) {
+      mkdirSync(dirname(system.path(file)), { recursive: true })
+      writeFileSync(system.path(file), '')
+    }
+    const { code, stderr } = await system.tries('-i', newer)
+    expect([code, stderr]).toEqual([1, expect.stringContaining("Run 'sudo agent uninstall' first")])
+    expect([existsSync(system.path('usr/bin/agent')), ...system.users()]).toEqual([false])
+    rmSync(system.path('etc/systemd/system/undernet.service'))
+    await system.dpkg('-i', newer)
   })
 
   it('is installed, upgraded, removed, installed again and purged; what is the user’s stays until then', async () => {
@@ -186,9 +199,13 @@ class System {
     return lines.map((line) => line.split(':')[0] ?? '').filter((name) => name !== '' && name !== 'root')
   }
 
-  async dpkg(...args: string[]): Promise<Outcome> {
+  tries(...args: string[]): Promise<Outcome> {
     const how = ['--force-depends', '--force-script-chrootless', '--force-unsafe-io', '--log=/dev/null']
-    const result = await run('dpkg', [`--root=${this.#root}`, ...how, ...args])
+    return run('dpkg', [`--root=${this.#root}`, ...how, ...args])
+  }
+
+  async dpkg(...args: string[]): Promise<Outcome> {
+    const result = await this.tries(...args)
     expect(result.code, result.stderr).toBe(0)
     return result
   }

@@ -35,6 +35,8 @@ allow = ["content:fetch", "content:publish", "image:push *", "image:pull *", "se
 /** What dpkg, systemd and those who log in keep anyway, whatever is installed; nothing in it is the package's. */
 const OF_THE_SYSTEM =
   /^\/(var\/(log|tmp|cache\/(ldconfig|debconf)|lib\/(dpkg|systemd|apt|pam))|run|tmp|root\/\.cache)(\/|$)|^\/(etc|etc\/(passwd|group|shadow|gshadow|subuid|subgid)-?|etc\/ld\.so\.cache)$/
+/** Of what is left behind. */
+const SHOWN_MAX = 10
 const ACCOUNTS = ['/etc/passwd', '/etc/group', '/etc/shadow', '/etc/gshadow']
 
 /** What a step hands on to a later one. */
@@ -212,7 +214,10 @@ async function upgrade({ all, packages }: ThreeMachines, { peerIds }: Known): Pr
   // What somebody changed in the configuration is still there.
   await first.does('grep', '-q', '^upload_rate', '/etc/undernet/agent.toml')
   await members(first, all.length)
-  return `${atOnce >> 20} of ${LARGE_BYTES >> 20} MiB were there when ${version} ran`
+  const at = async (what: string) =>
+    Number(await first.does('systemctl', 'show', '-P', `${what}TimestampMonotonic`, UNIT))
+  const downMs = ((await at('ActiveEnter')) - (await at('ActiveExit'))) / 1_000
+  return `${atOnce >> 20} of ${LARGE_BYTES >> 20} MiB were there when ${version} ran; it was down for ${(downMs / 1_000).toFixed(1)} s`
 }
 
 async function removeAndReinstall({ all, packages }: ThreeMachines, { peerIds }: Known): Promise<undefined> {
@@ -235,7 +240,7 @@ async function purge({ all }: ThreeMachines, { clean }: Known): Promise<string> 
   same(left.accounts, clean.accounts)
   const more = left.paths.filter((path) => !(clean.paths.includes(path) || OF_THE_SYSTEM.test(path)))
   const behind = more.filter((path) => !third.isDirectoryOfRoot(path))
-  if (behind.length > 0) throw new Error(`left behind: ${behind.join(' ')}`)
+  if (behind.length > 0) throw new Error(`left behind: ${behind.slice(0, SHOWN_MAX).join(' ')}`)
   same((await third.run('test', '-e', '/run/undernet')).code, 1)
   same((await third.run('systemctl', 'status', UNIT)).code, 4)
   return `${left.paths.length} paths looked at`
