@@ -264,11 +264,12 @@ async function programs({ first, second }: Machines): Promise<string> {
     ms: SOON_MS_MAX,
     everyMs: POLL_MS,
   })
-  await until(async () => (await first.does('journalctl', '-u', UNIT, '-o', 'cat')).includes('memory.returned'), {
-    what: 'memory is given back',
-    ms: SOON_MS_MAX,
-    everyMs: POLL_MS,
-  })
+  for (const event of ['lane.given', 'memory.returned'])
+    await until(async () => (await first.run('journalctl', '-q', '-n', '1', `UNDERNET_EVENT=${event}`)).stdout !== '', {
+      what: `the first says ${event}`,
+      ms: SOON_MS_MAX,
+      everyMs: POLL_MS,
+    })
   return path
 }
 
