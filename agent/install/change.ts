@@ -39,7 +39,8 @@ export function planChanges(wanted: readonly Wanted[], root: Root, manifest: Man
   const steps = wanted.map((one): Step => {
     const step = planOne(one, root, manifest, force)
     if (step !== undefined) return step
-    inTheWay.push(root.at(one.path))
+    const isLink = root.stat(one.path)?.isSymbolicLink() === true
+    inTheWay.push(`${root.at(one.path)}${isLink ? ' (a link: whoever made it has to remove it)' : ''}`)
     return { wanted: one, action: 'keep' }
   })
   if (inTheWay.length === 0) return steps
@@ -78,6 +79,8 @@ function planFile(
   manifest: Manifest,
   force: boolean,
 ): Step | undefined {
+  // What it leads to is not what is meant.
+  if (root.stat(wanted.path)?.isSymbolicLink() && !wanted.isYours) return undefined
   const there = root.read(wanted.path)
   const after = wanted.text
   if (there === undefined) return { wanted, action: 'create', after }

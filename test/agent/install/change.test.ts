@@ -164,6 +164,10 @@ describe('an installation', () => {
       }),
     )
     expect(tree.snapshot()).toEqual(before)
+    rmSync(join(tree.directory, 'usr/local/bin/agent'))
+    symlinkSync('../lib/undernet/current', join(tree.directory, 'usr/local/bin/agent'))
+    expect(() => install(root, [PROGRAM_FILE], true)).toThrow('a link')
+    expect(tree.read('usr/local/lib/undernet/current')).toBe('mine')
   })
 
   it('replaces a file when it was told to, and puts it back', () => {
