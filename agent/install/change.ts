@@ -49,6 +49,17 @@ export function planChanges(wanted: readonly Wanted[], root: Root, manifest: Man
   })
 }
 
+/** The same, where nobody asked for it anew: what somebody took out since he does not want. */
+export function withoutTakenOut(steps: readonly Step[], manifest: Manifest): Step[] {
+  return steps.map((step) => {
+    const { wanted, action, before } = step
+    if (manifest.isUnfinished || manifest.file(wanted.path) === undefined) return step
+    const isGone = action === 'create' || (wanted.kind === 'block' && withoutBlock(before ?? '') === undefined)
+    if (!isGone || action === 'same' || action === 'keep') return step
+    return { wanted, action: 'keep', note: `taken out by somebody; --${wanted.part} puts it in again` }
+  })
+}
+
 /** undefined when something is in the way. */
 function planOne(wanted: Wanted, root: Root, manifest: Manifest, force: boolean): Step | undefined {
   switch (wanted.kind) {
