@@ -159,7 +159,8 @@ async function installPart(part: OtherPart, work: Work, question?: string): Prom
       terminal.note(`agent: nothing for --${part}: ${error.message}`, `       ${error.next ?? ''} Then: ${MORE[part]}`)
     return
   }
-  const steps = change.planChanges(files.wanted, root, manifest, options.force)
+  const planned = change.planChanges(files.wanted, root, manifest, options.force)
+  const steps = options[part] ? planned : change.withoutTakenOut(planned, manifest)
   const changed = steps.filter(({ action }) => action !== 'same' && action !== 'keep').map(({ wanted }) => wanted.path)
   const commands = commandsFor(manifest.isUnfinished ? files.wanted.map(({ path }) => path) : changed)
   if (question !== undefined && changed.length === 0) return

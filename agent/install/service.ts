@@ -1,10 +1,11 @@
 /**
  * The agent as a service of this machine: its user, and the commands that make systemd do what the files say.
  */
+import { existsSync } from 'node:fs'
 import { AgentError } from '../error.ts'
 import { SERVICE_NAME } from '../service/unit.ts'
 import type { Step } from './change.ts'
-import { STATE_DIRECTORIES, SYSUSERS, UNIT, UNIT_FILE } from './layout.ts'
+import { LAUNCHER, PROGRAMS, STATE_DIRECTORIES, SYSUSERS, UNIT, UNIT_FILE } from './layout.ts'
 import { type Command, must, type Run } from './machine.ts'
 import type { Manifest } from './manifest.ts'
 import type { Root } from './root.ts'
@@ -34,10 +35,12 @@ export function startCommands(
   const isNew = steps.some(({ wanted, action }) => wanted.kind === 'tree' && action !== 'same')
   const user: Command[] = hasUser ? [] : [sysusersCommand(root)]
   if (!root.isMachine) return user
+  // The kind of a file is that of its directory until somebody looks it up.
+  const label: Command[] = isNew && hasSelinux() ? [['restorecon', '-R', PROGRAMS, LAUNCHER, UNIT_FILE]] : []
   const isOther = isChanged(UNIT_FILE) || isUnfinished
   const reload: Command[] = isOther || state.needsReload ? [['systemctl', 'daemon-reload']] : []
-  if (!state.isActive) return [...user, ...reload, ['systemctl', 'start', UNIT]]
-  return [...user, ...reload, ...(isOther || isNew ? [['systemctl', 'restart', UNIT] as const] : [])]
+  if (!state.isActive) return [...user, ...label, ...reload, ['systemctl', 'start', UNIT]]
+  return [...user, ...label, ...reload, ...(isOther || isNew ? [['systemctl', 'restart', UNIT] as const] : [])]
 }
 
 /** Runs one of these; when the agent does not start, what it said is the reason. @throws {AgentError} `failed` */
@@ -54,6 +57,10 @@ export async function runOnService(run: Run, command: Command): Promise<void> {
       ? `Everything is in its place. Mend that, and run the command again; more is in journalctl -u ${UNIT}.`
       : 'Mend that, and run the command again.',
   })
+}
+
+function hasSelinux(): boolean {
+  return existsSync('/sys/fs/selinux/enforce')
 }
 
 function sysusersCommand(root: Root): Command {

@@ -90,9 +90,9 @@ describe.skipIf(!isAble)('agent install --root', () => {
     using tree = machine()
     expect((await run(['install', '--root', tree.directory])).status).toBe(0)
     const program = join(tree.directory, 'usr/local/lib/undernet/current')
-    const said = spawnSync(join(program, 'node'), [join(program, 'dist/main.js')], { encoding: 'utf8' })
+    const said = spawnSync(join(program, 'bin/node'), [join(program, 'dist/main.js')], { encoding: 'utf8' })
     expect(said.stdout).toBe('hello\n')
-    const koffi = spawnSync(join(program, 'node'), ['-e', "require('koffi').load(null)"], {
+    const koffi = spawnSync(join(program, 'bin/node'), ['-e', "require('koffi').load(null)"], {
       cwd: program,
       encoding: 'utf8',
     })

@@ -3,7 +3,7 @@ import { chmodSync, existsSync, readlinkSync, rmSync, symlinkSync, writeFileSync
 import { basename, dirname, join } from 'node:path'
 import fc from 'fast-check'
 import { afterAll, describe, expect, it } from 'vitest'
-import { applyChange, planChanges, type Wanted } from '../../../agent/install/change.ts'
+import { applyChange, planChanges, type Wanted, withoutTakenOut } from '../../../agent/install/change.ts'
 import { Manifest, PARTS, type Part, parseManifest } from '../../../agent/install/manifest.ts'
 import { programOf } from '../../../agent/install/program.ts'
 import { Root } from '../../../agent/install/root.ts'
@@ -164,6 +164,10 @@ describe('an installation', () => {
       }),
     )
     expect(tree.snapshot()).toEqual(before)
+    rmSync(join(tree.directory, 'usr/local/bin/agent'))
+    symlinkSync('../lib/undernet/current', join(tree.directory, 'usr/local/bin/agent'))
+    expect(() => install(root, [PROGRAM_FILE], true)).toThrow('a link')
+    expect(tree.read('usr/local/lib/undernet/current')).toBe('mine')
   })
 
   it('replaces a file when it was told to, and puts it back', () => {
@@ -198,6 +202,29 @@ describe('an installation', () => {
     tree.put('usr/local/bin/agent', 'mine now')
     expect(install(root, newer)).toEqual(['keep', 'keep'])
     expect(tree.read('usr/local/bin/agent')).toBe('mine now')
+  })
+})
+
+describe('a later installation', () => {
+  it('puts nothing back that somebody took out, unless it is asked for', () => {
+    using tree = new Tree()
+    tree.put('etc/nix/nix.conf', 'a = 1\n')
+    const root = new Root(tree.directory)
+    const other: Wanted = { ...IN_THE_WAY, part: 'containers' }
+    const fresh: Wanted = { ...other, path: '/usr/local/share/fresh' }
+    install(root, [CONF, other])
+    const steps = (wanted: readonly Wanted[]) => {
+      const manifest = Manifest.load(root)
+      return withoutTakenOut(planChanges(wanted, root, manifest), manifest).map(({ action }) => action)
+    }
+    const newer = { ...CONF, lines: ['extra = 2'] } as Wanted
+    expect(steps([newer, other, fresh])).toEqual(['edit', 'same', 'create'])
+    tree.put('etc/nix/nix.conf', 'a = 1\nb = 2\n')
+    rmSync(join(tree.directory, 'usr/local/share/x'))
+    expect(steps([newer, other, fresh])).toEqual(['keep', 'keep', 'create'])
+    // One that was cut off is another matter.
+    Manifest.load(root).begin()
+    expect(steps([newer, other, fresh])).toEqual(['edit', 'create', 'create'])
   })
 })
 
