@@ -23,7 +23,7 @@ const SOON_MS_MAX = 60_000
 const POLL_MS = 200
 const UNIT = 'undernet.service'
 /** What is run before anything is installed: as a stick that somebody brings. */
-const BROUGHT = ['/mnt/program/node', '/mnt/program/dist/main.js']
+const BROUGHT = ['/mnt/program/bin/node', '/mnt/program/dist/main.js']
 /** The promise of the unit. */
 const EXPOSURE_MAX = 2
 /** An installation takes a second or two. */
@@ -264,11 +264,12 @@ async function programs({ first, second }: Machines): Promise<string> {
     ms: SOON_MS_MAX,
     everyMs: POLL_MS,
   })
-  await until(async () => (await first.does('journalctl', '-u', UNIT, '-o', 'cat')).includes('memory.returned'), {
-    what: 'memory is given back',
-    ms: SOON_MS_MAX,
-    everyMs: POLL_MS,
-  })
+  for (const event of ['lane.given', 'memory.returned'])
+    await until(async () => (await first.run('journalctl', '-q', '-n', '1', `UNDERNET_EVENT=${event}`)).stdout !== '', {
+      what: `the first says ${event}`,
+      ms: SOON_MS_MAX,
+      everyMs: POLL_MS,
+    })
   return path
 }
 
@@ -291,7 +292,7 @@ async function containers({ second }: Machines): Promise<string> {
 async function upgrade({ first }: Machines, known: Known): Promise<string> {
   const before = await property(first, 'MainPID')
   await first.does('sh', '-c', 'cp -r /mnt/program /root/newer && echo "// newer" >>/root/newer/dist/main.js')
-  const said = await first.does('/root/newer/node', '/root/newer/dist/main.js', 'install')
+  const said = await first.does('/root/newer/bin/node', '/root/newer/dist/main.js', 'install')
   if (before === (await property(first, 'MainPID'))) throw new Error(`it is not started anew:\n${said}`)
   same((await first.does('ls', '/usr/local/lib/undernet')).split('\n').length, 2)
   same((await statusOf(first)).peerId, known.peerId)

@@ -64,7 +64,7 @@ type Work = {
 }
 
 async function install(line: CommandLine, session: Session, options: Options): Promise<void> {
-  const [{ agentFiles, SHELLS, UNIT }, { runningProgram }, { Root }, { Manifest }, machine, service, change] =
+  const [{ agentFiles, SHELLS }, { runningProgram }, { Root }, { Manifest }, machine, service, change] =
     await Promise.all([
       import('../install/layout.ts'),
       import('../install/program.ts'),
@@ -109,7 +109,7 @@ async function install(line: CommandLine, session: Session, options: Options): P
     if (!hasUser) manifest.record({ kind: 'user', path: 'undernet', part: 'agent' })
     for (const command of commands) {
       say(`${'run'.padEnd(8)} ${command.join(' ')}`)
-      await machine.must(run, command, `See what it says: journalctl -u ${UNIT} -n 20`)
+      await service.runOnService(run, command)
     }
     for (const path of service.oldTrees(manifest, steps)) await removeTree(path, work)
   }
@@ -159,7 +159,8 @@ async function installPart(part: OtherPart, work: Work, question?: string): Prom
       terminal.note(`agent: nothing for --${part}: ${error.message}`, `       ${error.next ?? ''} Then: ${MORE[part]}`)
     return
   }
-  const steps = change.planChanges(files.wanted, root, manifest, options.force)
+  const planned = change.planChanges(files.wanted, root, manifest, options.force)
+  const steps = options[part] ? planned : change.withoutTakenOut(planned, manifest)
   const changed = steps.filter(({ action }) => action !== 'same' && action !== 'keep').map(({ wanted }) => wanted.path)
   const commands = commandsFor(manifest.isUnfinished ? files.wanted.map(({ path }) => path) : changed)
   if (question !== undefined && changed.length === 0) return

@@ -59,7 +59,11 @@ async function uninstall(session: Session, options: Options): Promise<void> {
   const hasUser = isWhole && manifest.entries.some(({ kind }) => kind === 'user')
   if (undoing.length === 0 && !(isPurge && (hasUser || state.length > 0))) {
     if (session.isJson) return session.terminal.json({ changes: [], commands: [], kept: state })
-    return session.terminal.print('Nothing to take away: `agent install` has put nothing here, or it is gone already.')
+    const what = named.map((part) => ` --${part}`).join('')
+    session.terminal.print(
+      `Nothing to take away: \`agent install${what}\` has put nothing here, or it is gone already.`,
+    )
+    return
   }
   const commands = await commandsAfter(undoing)
   if (!isDryRun) {

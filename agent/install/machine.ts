@@ -7,6 +7,7 @@ import { existsSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { promisify } from 'node:util'
 import { AgentError } from '../error.ts'
+import { UNIT, UNIT_FILE } from './layout.ts'
 import { AS_ROOT, type Root } from './root.ts'
 
 /** A start may have to change the database, and systemd gives it five minutes. */
@@ -54,6 +55,10 @@ export function checkOwner(root: Root): void {
   if (root.stat('/etc/NIXOS') !== undefined)
     throw new AgentError('failed', 'this is NixOS, which is changed by its configuration', {
       next: 'Use the module of the flake: services.undernet.enable = true;',
+    })
+  if (root.linkTarget(UNIT_FILE) === '/dev/null')
+    throw new AgentError('taken', `${UNIT} is masked: somebody wants it not to run`, {
+      next: `If that is no longer so: sudo systemctl unmask ${UNIT}`,
     })
   const packaged = UNITS_OF_PACKAGES.find((path) => root.stat(path) !== undefined)
   if (packaged !== undefined)

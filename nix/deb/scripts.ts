@@ -95,13 +95,10 @@ if [ "$1" = purge ]; then
   fi
   # The key of this node is there, too: that is what purge means.
   rm -rf "\${DPKG_ROOT:-}/var/lib/${SERVICE_NAME}" "\${DPKG_ROOT:-}/var/cache/${SERVICE_NAME}"
-  # Nothing is left that they could own.
-  if grep -q '^${SERVICE_NAME}:' "\${DPKG_ROOT:-}/etc/passwd"; then
-    userdel \${DPKG_ROOT:+--prefix "$DPKG_ROOT"} ${SERVICE_NAME}
-  fi
-  if grep -q '^${SERVICE_NAME}:' "\${DPKG_ROOT:-}/etc/group"; then
-    groupdel \${DPKG_ROOT:+--prefix "$DPKG_ROOT"} ${SERVICE_NAME}
-  fi
+  # Nothing is left that they could own. 6: there is none, as userdel takes the group along.
+  for program in userdel groupdel; do
+    said=$("$program" \${DPKG_ROOT:+--prefix "$DPKG_ROOT"} ${SERVICE_NAME} 2>&1) || [ $? -eq 6 ] || echo "$said" >&2
+  done
 fi
 `,
 }

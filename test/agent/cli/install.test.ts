@@ -3,7 +3,7 @@
  * boot: bench/soak-install.ts.
  */
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parse } from 'smol-toml'
@@ -90,9 +90,9 @@ describe.skipIf(!isAble)('agent install --root', () => {
     using tree = machine()
     expect((await run(['install', '--root', tree.directory])).status).toBe(0)
     const program = join(tree.directory, 'usr/local/lib/undernet/current')
-    const said = spawnSync(join(program, 'node'), [join(program, 'dist/main.js')], { encoding: 'utf8' })
+    const said = spawnSync(join(program, 'bin/node'), [join(program, 'dist/main.js')], { encoding: 'utf8' })
     expect(said.stdout).toBe('hello\n')
-    const koffi = spawnSync(join(program, 'node'), ['-e', "require('koffi').load(null)"], {
+    const koffi = spawnSync(join(program, 'bin/node'), ['-e', "require('koffi').load(null)"], {
       cwd: program,
       encoding: 'utf8',
     })
@@ -165,6 +165,10 @@ describe('agent install, where it cannot be', () => {
     tree.put('etc/NIXOS', '')
     expect((await run(['install', '--root', tree.directory])).err).toContain('services.undernet.enable')
     expect(Object.keys(tree.snapshot())).toHaveLength(6)
+    rmSync(join(tree.directory, 'etc/NIXOS'))
+    mkdirSync(join(tree.directory, 'etc/systemd/system'), { recursive: true })
+    symlinkSync('/dev/null', join(tree.directory, 'etc/systemd/system/undernet.service'))
+    expect((await run(['install', '--root', tree.directory])).err).toContain('systemctl unmask undernet.service')
   })
 
   it('names what is in its way, and changes nothing', async () => {

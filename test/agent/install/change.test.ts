@@ -1,9 +1,9 @@
 /** Files put on a machine and taken away again: the bytes are the same as before, whatever was there, whoever changed it since, wherever it was cut off. */
-import { chmodSync, existsSync, readlinkSync, rmSync, symlinkSync } from 'node:fs'
-import { join } from 'node:path'
+import { chmodSync, existsSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
 import fc from 'fast-check'
 import { afterAll, describe, expect, it } from 'vitest'
-import { applyChange, planChanges, type Wanted } from '../../../agent/install/change.ts'
+import { applyChange, planChanges, type Wanted, withoutTakenOut } from '../../../agent/install/change.ts'
 import { Manifest, PARTS, type Part, parseManifest } from '../../../agent/install/manifest.ts'
 import { programOf } from '../../../agent/install/program.ts'
 import { Root } from '../../../agent/install/root.ts'
@@ -33,6 +33,8 @@ const ALL: readonly Wanted[] = [
   CONF,
 ]
 
+const IN_THE_WAY: Wanted = { kind: 'file', part, path: '/usr/local/share/x', text: 'ours', mode: 0o644 }
+
 function install(root: Root, wanted: readonly Wanted[], force = false): string[] {
   const manifest = Manifest.load(root)
   const steps = planChanges(wanted, root, manifest, force)
@@ -53,18 +55,24 @@ function uninstall(root: Root, parts: readonly Part[] = PARTS, isPurge = false):
   return undoing
 }
 
-/** Ends like a process that is killed: at the nth write, before or after it. */
+const MOMENTS = ['before', 'amid', 'after'] as const
+type Moment = (typeof MOMENTS)[number]
+
+/** Ends like a process that is killed: at the nth write, before, amid or after it. */
 class CutOff extends Root {
   left: number
-  readonly #after: boolean
+  readonly #moment: Moment
 
-  constructor(directory: string, at: number, after: boolean) {
+  constructor(directory: string, at: number, moment: Moment) {
     super(directory)
     this.left = at
-    this.#after = after
+    this.#moment = moment
   }
 
   override write(...given: Parameters<Root['write']>): void {
+    const [path] = given
+    if (this.left === 0 && this.#moment === 'amid')
+      writeFileSync(this.at(join(dirname(path), `.${basename(path)}.undernet-new`)), 'half of')
     this.#once(() => super.write(...given))
   }
 
@@ -78,7 +86,7 @@ class CutOff extends Root {
 
   #once(work: () => void): void {
     const isNow = this.left-- === 0
-    if (!isNow || this.#after) work()
+    if (!isNow || this.#moment === 'after') work()
     if (isNow) throw new Error('cut off')
   }
 }
@@ -118,26 +126,27 @@ describe('an installation', () => {
   })
 
   it('that was cut off anywhere can be ended, or undone', () => {
-    for (const after of [false, true])
+    for (const moment of MOMENTS)
       for (let at = 0; ; at++) {
         using tree = new Tree()
         tree.put('etc/nix/nix.conf', 'max-jobs = 2\n')
+        tree.put('usr/local/share/x', 'mine')
         const before = tree.snapshot()
-        const cut = new CutOff(tree.directory, at, after)
+        const cut = new CutOff(tree.directory, at, moment)
         const root = new Root(tree.directory)
         let isCut = true
         try {
-          install(cut, ALL)
+          install(cut, [...ALL, IN_THE_WAY], true)
           isCut = false
         } catch (error) {
           expect(String(error)).toContain('cut off')
         }
         if (at % 2 === 0) {
-          install(root, ALL)
-          expect(planChanges(ALL, root, Manifest.load(root)).map(({ action }) => action)).toEqual(ALL.map(() => 'same'))
+          install(root, [...ALL, IN_THE_WAY], true)
+          expect(install(root, [...ALL, IN_THE_WAY]).every((action) => action === 'same')).toBe(true)
         }
         uninstall(root)
-        expect(tree.snapshot(), `cut off at ${at}`).toEqual(before)
+        expect(tree.snapshot(), `cut off ${moment} ${at}`).toEqual(before)
         if (!isCut) break
       }
   })
@@ -155,6 +164,10 @@ describe('an installation', () => {
       }),
     )
     expect(tree.snapshot()).toEqual(before)
+    rmSync(join(tree.directory, 'usr/local/bin/agent'))
+    symlinkSync('../lib/undernet/current', join(tree.directory, 'usr/local/bin/agent'))
+    expect(() => install(root, [PROGRAM_FILE], true)).toThrow('a link')
+    expect(tree.read('usr/local/lib/undernet/current')).toBe('mine')
   })
 
   it('replaces a file when it was told to, and puts it back', () => {
@@ -192,7 +205,49 @@ describe('an installation', () => {
   })
 })
 
+describe('a later installation', () => {
+  it('puts nothing back that somebody took out, unless it is asked for', () => {
+    using tree = new Tree()
+    tree.put('etc/nix/nix.conf', 'a = 1\n')
+    const root = new Root(tree.directory)
+    const other: Wanted = { ...IN_THE_WAY, part: 'containers' }
+    const fresh: Wanted = { ...other, path: '/usr/local/share/fresh' }
+    install(root, [CONF, other])
+    const steps = (wanted: readonly Wanted[]) => {
+      const manifest = Manifest.load(root)
+      return withoutTakenOut(planChanges(wanted, root, manifest), manifest).map(({ action }) => action)
+    }
+    const newer = { ...CONF, lines: ['extra = 2'] } as Wanted
+    expect(steps([newer, other, fresh])).toEqual(['edit', 'same', 'create'])
+    tree.put('etc/nix/nix.conf', 'a = 1\nb = 2\n')
+    rmSync(join(tree.directory, 'usr/local/share/x'))
+    expect(steps([newer, other, fresh])).toEqual(['keep', 'keep', 'create'])
+    // One that was cut off is another matter.
+    Manifest.load(root).begin()
+    expect(steps([newer, other, fresh])).toEqual(['edit', 'create', 'create'])
+  })
+})
+
 describe('taking away', () => {
+  it('that was cut off anywhere can be done again', () => {
+    for (const moment of MOMENTS)
+      for (let at = 0; at < 3; at++) {
+        using tree = new Tree()
+        tree.put('etc/nix/nix.conf', 'max-jobs = 2\n')
+        tree.put('usr/local/share/x', 'mine')
+        const before = tree.snapshot()
+        const root = new Root(tree.directory)
+        install(root, [...ALL, IN_THE_WAY], true)
+        try {
+          uninstall(new CutOff(tree.directory, at, moment))
+        } catch (error) {
+          expect(String(error)).toContain('cut off')
+        }
+        uninstall(root)
+        expect(tree.snapshot(), `cut off ${moment} ${at}`).toEqual(before)
+      }
+  })
+
   it('leaves what was changed since, and takes only its own lines out of it', () => {
     using tree = new Tree()
     tree.put('etc/nix/nix.conf', 'a = 1\n')
