@@ -9,7 +9,7 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { promisify } from 'node:util'
+import { promisify, stripVTControlCharacters } from 'node:util'
 import { type Bundle, type Outcome, until } from '../agents.ts'
 import { type Hosts, makeHosts } from './three-hosts.ts'
 
@@ -118,6 +118,8 @@ export class Box implements AsyncDisposable {
     await promisify(execFile)('cp', ['-a', '/etc', this.#directory])
     this.#program('bin/sudo', '#!/bin/sh\nexec "$@"\n')
     this.#program('bin/systemctl', SYSTEMCTL)
+    // Another machine: here.
+    this.#program('bin/ssh', '#!/bin/sh\nshift\nexec sh -c "$*"\n')
     this.file('/etc/containers/containers.conf', CONTAINERS)
     this.file('/etc/containers/storage.conf', STORAGE)
     const binds = ['/etc etc', '/root root', '/usr/local local', ...(hasOwnNix ? ['/nix nix'] : [])]
@@ -143,9 +145,13 @@ export class Box implements AsyncDisposable {
     this.#inside = Number(readFileSync(`/proc/${holder}/task/${holder}/children`, 'utf8').trim().split(' ')[0])
   }
 
-  /** Writes a file of the box: below /etc or /root. */
+  /** Where a file of the box is on this machine: below /etc or /root. */
+  path(path: string): string {
+    return join(this.#directory, path)
+  }
+
   file(path: string, text: string): void {
-    const file = join(this.#directory, path)
+    const file = this.path(path)
     mkdirSync(dirname(file), { recursive: true })
     writeFileSync(file, text)
   }
@@ -169,9 +175,26 @@ export class Box implements AsyncDisposable {
     })
   }
 
-  /** Runs a line that goes on until the box ends, and waits until it has said something that `pattern` matches. */
-  async goOn(line: string, pattern = /./): Promise<void> {
-    const [program = '', ...args] = this.#words(line)
+  /** Runs a line on a terminal, whose questions are answered one by one. */
+  async answer(line: string, answers: readonly string[]): Promise<Outcome> {
+    const [program = '', ...args] = this.#words(`exec script -qec ${quoted(line)} /dev/null`)
+    return await new Promise((resolve) => {
+      const child = spawn(program, args, { stdio: 'pipe', timeout: LINE_MS_MAX })
+      const left = [...answers]
+      let stdout = ''
+      child.stdout.on('data', (bytes: Buffer) => {
+        stdout += bytes
+        const next = /[:\]?] ?$/.test(stripVTControlCharacters(stdout)) ? left.shift() : undefined
+        if (next !== undefined) child.stdin.write(`${next}\r`)
+      })
+      child.stdin.on('error', () => {})
+      child.on('close', (code) => resolve({ code: code ?? -1, stdout, stderr: '' }))
+    })
+  }
+
+  /** Runs a line that goes on, and waits until it has said something that `pattern` matches. It ends with the box, or when the result is called. */
+  async goOn(line: string, pattern = /./): Promise<() => Promise<void>> {
+    const [program = '', ...args] = this.#words(line, ['setpriv', '--pdeathsig', 'TERM'])
     const child = spawn(program, args, { stdio: 'pipe' })
     this.#running.push(child)
     let said = ''
@@ -181,6 +204,12 @@ export class Box implements AsyncDisposable {
       ms: START_MS_MAX,
       unless: () => child.exitCode !== null && `${line} on ${this.name} ended with ${child.exitCode}: ${said}`,
     })
+    return async () => {
+      const ended = new Promise((resolve) => child.once('close', resolve))
+      // What runs inside is told so, and ends.
+      child.kill('SIGKILL')
+      await ended
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -198,7 +227,7 @@ export class Box implements AsyncDisposable {
     writeFileSync(join(this.#directory, path), text, { mode: 0o755 })
   }
 
-  #words(line: string): string[] {
+  #words(line: string, before: readonly string[] = []): string[] {
     const env = {
       PATH: `${this.#directory}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin`,
       HOME: '/root',
@@ -207,7 +236,7 @@ export class Box implements AsyncDisposable {
     }
     const inside = ['nsenter', `--target=${this.#inside}`, '--mount', '--uts', '--pid', '--net']
     const set = Object.entries(env).map(([name, value]) => `${name}=${value}`)
-    return [...inside, 'env', '--chdir=/root', '-i', ...set, 'bash', '-eo', 'pipefail', '-c', line]
+    return [...inside, ...before, 'env', '--chdir=/root', '-i', ...set, 'bash', '-eo', 'pipefail', '-c', line]
   }
 }
 
@@ -218,4 +247,8 @@ function isThere(path: string): boolean {
   } catch {
     return false
   }
+}
+
+function quoted(text: string): string {
+  return `'${text.replaceAll("'", "'\\''")}'`
 }
