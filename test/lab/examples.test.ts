@@ -118,10 +118,10 @@ const WAYS: Readonly<Record<string, Way>> = {
 }
 
 const ASKING = [
-  ...['status', 'peers', 'ping', 'search', 'show', 'pin', 'unpin', 'pins', 'content', 'gc', 'unpublish', 'service'],
-  ...['connections', 'trace', 'image', 'network', 'invite', 'member', 'policy', 'audit', 'trust', 'names'],
-  ...['dns-conf', 'nix-conf', 'oci-conf', 'config'],
-]
+  ['status', 'peers', 'ping', 'search', 'show', 'pin', 'unpin', 'pins', 'content', 'gc', 'unpublish', 'service'],
+  ['connections', 'trace', 'image', 'network', 'invite', 'member', 'policy', 'audit', 'trust', 'names'],
+  ['dns-conf', 'nix-conf', 'oci-conf', 'config'],
+].flat()
 
 /** What makes the network, and what others need to be there. */
 const EARLY = ['network create home', 'join', 'join --file token.txt --as web1', 'join < token.txt']
@@ -132,15 +132,15 @@ const SOON = [
 ]
 /** What takes something away that others need. */
 const LATE = [
-  ...['image rm home/team/app:1', 'service drain web', 'service drain web --undo', 'service remove web'],
-  ...['network remove-root home', 'network import-root home home-root.age'],
+  ['image rm home/team/app:1', 'service drain web', 'service drain web --undo', 'service remove web'],
+  ['network remove-root home', 'network import-root home home-root.age'],
   'network import-root home - --passphrase-file pass < home-root.age',
   // One gate after the other.
   'member revoke gate --issuer --issued-after 2026-11-01',
-  ...['network restore home-root.age --as gate', 'member revoke gate --issuer'],
-  ...['network leave home', 'network create home --as gate', 'network leave test --force'],
-  ...['member revoke web1', 'member revoke web1 --reason "stolen"'],
-]
+  ['network restore home-root.age --as gate', 'member revoke gate --issuer'],
+  ['network leave home', 'network create home --as gate', 'network leave test --force'],
+  ['member revoke web1', 'member revoke web1 --reason "stolen"'],
+].flat()
 
 const all = new Set([...new CommandLine(commands).examples.values()].flat().map(([typed]) => typed))
 const named = [...EARLY, ...SOON, ...LATE]
