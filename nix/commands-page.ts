@@ -31,7 +31,7 @@ function section(line: CommandLine, command: Command, parents: readonly string[]
   return [
     `${'#'.repeat(path.length + 1)} agent ${path.join(' ')}`,
     '',
-    `\`agent ${[...path, ...argumentsOf(command)].join(' ')}\`${children.length > 0 ? '' : optionsHint(options)}`,
+    `\`agent ${[...path, ...argumentsOf(command)].join(' ')}${options.length > 0 ? ' [options]' : ''}\``,
     '',
     command.description(),
     '',
@@ -49,10 +49,6 @@ function argumentsOf(command: Command): string[] {
     const name = `${argument.name()}${argument.variadic ? '...' : ''}`
     return argument.required ? `<${name}>` : `[${name}]`
   })
-}
-
-function optionsHint(options: readonly Option[]): string {
-  return options.length === 0 ? '' : ' with these options:'
 }
 
 function optionTable(options: readonly Option[]): string[] {

@@ -12,7 +12,10 @@ export function addDnsConf(line: CommandLine): void {
     details: 'Run it again when this node has joined or left a network.',
     examples: [
       ['dns-conf', 'read them, for both'],
-      ['dns-conf systemd-resolved | sudo tee /etc/systemd/resolved.conf.d/undernet.conf', 'put them into place'],
+      [
+        'dns-conf systemd-resolved | sudo install -Dm644 /dev/stdin /etc/systemd/resolved.conf.d/undernet.conf',
+        'put them into place',
+      ],
       ['dns-conf dnsmasq | sudo tee /etc/dnsmasq.d/undernet.conf', 'the same for dnsmasq'],
     ],
   })

@@ -71,7 +71,7 @@ function addSet(line: CommandLine, parent: Command): void {
       details: 'Shows which grants come and go, and asks, on a terminal. - is standard input.',
       examples: [
         ['policy set policy.toml', 'from a file, TOML or JSON'],
-        ['policy show | sed s/web1/web2/ | policy set -', 'from standard input'],
+        ['policy show | sed s/web1/web2/ | agent policy set -', 'from standard input'],
       ],
     })
     .option(...IN_NETWORK)
