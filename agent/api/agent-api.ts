@@ -10,7 +10,6 @@ import type {
   ArtifactDetail,
   ArtifactView,
   ConfigView,
-  DoctorResult,
   FetchResult,
   NixConfView,
   PeerView,
@@ -28,6 +27,7 @@ import type { NamesApi } from './names-api.ts'
 import type { RoomApi } from './room-api.ts'
 import type { ServiceApi } from './service-api.ts'
 import type { ShareApi } from './share-contract.ts'
+import type { UpkeepApi } from './upkeep-api.ts'
 
 type Awaitable<T> = T | Promise<T>
 
@@ -45,6 +45,7 @@ export interface AgentApi {
   readonly names: NamesApi
   readonly routing: ServiceApi
   readonly images: ImageApi
+  readonly upkeep: UpkeepApi
 
   status(): Awaitable<Status>
   peers(): Awaitable<PeerView[]>
@@ -77,5 +78,4 @@ export interface AgentApi {
   nixConf(): Awaitable<NixConfView>
 
   config(): Awaitable<ConfigView>
-  doctor(signal: AbortSignal): Promise<DoctorResult>
 }

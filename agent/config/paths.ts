@@ -12,6 +12,7 @@ export type Environment = Readonly<Record<string, string | undefined>>
 
 export const SERVICE_CONFIG = '/etc/undernet/agent.toml'
 export const SERVICE_SOCKET = '/run/undernet/agent.sock'
+export const SERVICE_STATE = '/var/lib/undernet'
 export const SOCKET_NAME = 'agent.sock'
 
 /** True under a systemd unit that gives the agent its directories. */

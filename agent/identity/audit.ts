@@ -53,6 +53,7 @@ export type AuditEvent =
   | 'root.imported'
   | 'root.removed'
   | 'certificate.renewed'
+  | 'backup.made'
   | 'flow.used'
   | 'flow.served'
 
