@@ -10,6 +10,7 @@ import { createGzip } from 'node:zlib'
 import type { Client } from '../api/client.ts'
 import type { ConfigView, Status } from '../api/contract.ts'
 import type { MemberList } from '../api/membership-contract.ts'
+import { filesEnvironment } from '../config/paths.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import { VERSION } from '../version.ts'
 import type { CommandLine } from './command-line.ts'
@@ -77,7 +78,7 @@ function saying(error: unknown): { error: string } {
 async function localConfig(): Promise<object> {
   const { loadConfig } = await import('../config/config.ts')
   try {
-    const { file, entries } = loadConfig()
+    const { file, entries } = loadConfig({ env: filesEnvironment(process.env) })
     return { file, entries }
   } catch (error) {
     return saying(error)

@@ -1,9 +1,10 @@
 /** What `agent doctor` can see without asking the agent: the configuration, the state directory, the ports, and why the agent does not answer. */
-import { existsSync, statfsSync, statSync } from 'node:fs'
+import { accessSync, constants, statfsSync, statSync } from 'node:fs'
 import { createServer } from 'node:net'
 import type { Check } from '../api/upkeep-contract.ts'
 import { type LoadedConfig, loadConfig } from '../config/config.ts'
 import type { Config } from '../config/keys.ts'
+import { filesEnvironment, SERVICE_STATE } from '../config/paths.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import { showSize } from './measures.ts'
 
@@ -13,7 +14,7 @@ const FREE_BYTES_MIN = 512 * 1024 * 1024
 export function checkConfig(): { checks: Check[]; config?: LoadedConfig } {
   const name = 'configuration'
   try {
-    const config = loadConfig()
+    const config = loadConfig({ env: filesEnvironment(process.env) })
     const message = config.file ? `${config.file} is sound` : 'no file; the defaults hold'
     return { checks: [{ id: name, name, state: 'ok', message }], config }
   } catch (error) {
@@ -32,9 +33,18 @@ export function checkSilence(error: AgentError): Check {
 
 export async function checkState(path: string): Promise<Check[]> {
   const check = checkDirectory(path)
-  if (!existsSync(path) || check.state === 'failed') return [check]
+  if (!mayRead(path) || check.state === 'failed') return [check]
   const { examineState } = await import('../state/examine.ts')
   return [check, ...examineState(path).map((finding) => ({ name: finding.id.split('.')[0] ?? '', ...finding }))]
+}
+
+function mayRead(path: string): boolean {
+  try {
+    accessSync(path, constants.R_OK | constants.X_OK)
+    return true
+  } catch {
+    return false
+  }
 }
 
 function checkDirectory(path: string): Check {
@@ -42,6 +52,8 @@ function checkDirectory(path: string): Check {
   const stats = statSync(path, { throwIfNoEntry: false })
   if (!stats) return { id: name, name, state: 'ok', message: `${path} will be made at the first start` }
   if (stats.uid !== process.getuid?.() && process.getuid?.() !== 0) {
+    if (path === SERVICE_STATE)
+      return { id: name, name, state: 'ok', message: `${path} is the service's; sudo agent doctor looks into it` }
     const next = 'Run the agent as that user, or choose another directory with --state.'
     return { id: 'state.other-user', name, state: 'failed', message: `${path} belongs to another user`, next }
   }

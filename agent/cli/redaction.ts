@@ -18,7 +18,7 @@ const SECRETS: readonly (readonly [RegExp, string])[] = [
   [/\b(authorization|cookie)((?:\\?["'])?\s*[:=]\s*(?:\\?["'])?)[^"'\r\n\\]+/gi, '$1$2[secret]'],
   [/\b(basic|bearer) +[A-Za-z0-9._~+/=-]{6,}/gi, '$1 [secret]'],
   [
-    /([\w-]*(?:pass(?:word|phrase|wd)?|secret|token|api[_-]?key|credentials?)(?:\\?["'])?\s*[:=]\s*)(\\?"[^"\\]*\\?"|\\?'[^'\\]*\\?'|[^\s,;&"'\\]+)/gi,
+    /((?:pass(?:word|phrase|wd)?|secret|token|api[_-]?key|credential)[\w-]{0,40}(?:\\?["'])?\s*[:=]\s*)(\\?"[^"\\]*\\?"|\\?'[^'\\]*\\?'|[^\s,;&"'\\]+)/gi,
     '$1[secret]',
   ],
 ]
@@ -27,10 +27,11 @@ const IDS: readonly (readonly [kind: string, RegExp])[] = [
   ['cid', /\bbaf[a-z2-7]{50,}\b/g],
   ['hash', /\b[0-9a-f]{32,}\b/gi],
   ['key', /(?<![\w+/-])[A-Za-z0-9+/]{20,}={1,2}/g],
-  ['key', /(?<![\w+-])[A-Za-z0-9+_-]{40,}/g],
+  ['key', /(?<![\w+/-])[A-Za-z0-9+/_-]{40,}={0,2}/g],
 ]
-/** Words with lines between them: names of metrics. */
+/** What is no key, though it is as long: words with lines between them, as names of metrics; and paths, which have few capitals. */
 const WORDS = /^(?:libp2p|[a-z]+)(?:[_-][a-z]+)+$/
+const PATH = /^[a-z0-9_/-]*\/[a-z0-9_/-]*$/
 
 export type Named = { kind: 'node' | 'network' | 'service'; name: string }
 
@@ -61,7 +62,7 @@ export class Redaction {
     for (const [pattern, shown] of SECRETS) rest = rest.replace(pattern, shown)
     for (const [kind, pattern] of IDS)
       rest = rest.replace(pattern, (id) => {
-        if (WORDS.test(id)) return id
+        if (WORDS.test(id) || PATH.test(id)) return id
         const isName = kind === 'peer' || kind === 'cid'
         return keep(isName && this.#withNames ? id : this.#pseudonym(kind, id))
       })
