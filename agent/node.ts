@@ -22,6 +22,7 @@ import type { TrustedKeys } from './nix/trust.ts'
 import type { Upstreams } from './nix/upstreams.ts'
 import { NodeApi } from './node/api.ts'
 import { NodeNamesApi } from './node/api-names.ts'
+import { startUpkeep } from './node/api-upkeep.ts'
 import { netcheckOf } from './node/api-netcheck.ts'
 import { type Content, startContent } from './node/content.ts'
 import { NodeDiscovery } from './node/discovery.ts'
@@ -280,6 +281,17 @@ async function startNode(
     ...names.warnings(),
     ...oci.warnings(),
   ]
+  const upkeep = startUpkeep({
+    status: () => api.status(),
+    current,
+    entrance,
+    openNetwork,
+    closed,
+    content,
+    metrics,
+    peerId: host.peerId,
+    log,
+  })
   const api = new NodeApi({
     current,
     host,
@@ -293,6 +305,7 @@ async function startNode(
     places,
     routing,
     names: new NodeNamesApi({ names, dns, routing }),
+    upkeep,
     netcheck: netcheckOf({ host, reflections: paths.reflections, reach, closed, openNetwork }),
     content,
     cacheKey,

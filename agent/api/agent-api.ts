@@ -10,7 +10,6 @@ import type {
   ArtifactDetail,
   ArtifactView,
   ConfigView,
-  DoctorResult,
   FetchResult,
   NixConfView,
   PeerView,
@@ -29,6 +28,7 @@ import type { NetcheckApi } from './netcheck-api.ts'
 import type { RoomApi } from './room-api.ts'
 import type { ServiceApi } from './service-api.ts'
 import type { ShareApi } from './share-contract.ts'
+import type { UpkeepApi } from './upkeep-api.ts'
 
 type Awaitable<T> = T | Promise<T>
 
@@ -47,6 +47,7 @@ export interface AgentApi {
   readonly netcheck: NetcheckApi
   readonly routing: ServiceApi
   readonly images: ImageApi
+  readonly upkeep: UpkeepApi
 
   status(): Awaitable<Status>
   peers(): Awaitable<PeerView[]>
@@ -79,5 +80,4 @@ export interface AgentApi {
   nixConf(): Awaitable<NixConfView>
 
   config(): Awaitable<ConfigView>
-  doctor(signal: AbortSignal): Promise<DoctorResult>
 }

@@ -8,7 +8,6 @@ import type {
   ArtifactDetail,
   ArtifactView,
   ConfigView,
-  DoctorResult,
   FetchResult,
   NixConfView,
   PeerView,
@@ -23,6 +22,7 @@ import type {
 } from '../api/contract.ts'
 import type { NetworkView } from '../api/membership-contract.ts'
 import type { NamesApi } from '../api/names-api.ts'
+import type { UpkeepApi } from '../api/upkeep-api.ts'
 import type { NetcheckApi } from '../api/netcheck-api.ts'
 import type { BringDeps } from '../artifacts/bring.ts'
 import type { Publications } from '../artifacts/publications.ts'
@@ -49,7 +49,6 @@ import { NodeServices } from './api-routing.ts'
 import { bring } from './bringing.ts'
 import type { ClosedNetworks } from './closed-networks.ts'
 import type { Content } from './content.ts'
-import { doctorOf } from './doctor.ts'
 import { type Entrance, OPEN_NETWORK_NAME } from './entrance.ts'
 import type { Joining } from './joining.ts'
 import type { OpenNetwork } from './open-network.ts'
@@ -79,6 +78,7 @@ export type Parts = Pick<NodeImagesDeps, 'oci' | 'holders' | 'signatures'> & {
   places: Places
   routing: NodeRouting
   names: NamesApi
+  upkeep: UpkeepApi
   netcheck: NetcheckApi
   content: Content
   cacheKey: CacheKey
@@ -104,6 +104,7 @@ export class NodeApi implements AgentApi {
   readonly names: NamesApi
   readonly netcheck: NetcheckApi
   readonly images: NodeImages
+  readonly upkeep: UpkeepApi
   readonly #parts: Parts
   readonly #places: Places
 
@@ -111,6 +112,7 @@ export class NodeApi implements AgentApi {
     this.#parts = parts
     this.#places = parts.places
     this.names = parts.names
+    this.upkeep = parts.upkeep
     this.netcheck = parts.netcheck
     this.room = new NodeRoom({
       ...parts,
@@ -333,11 +335,6 @@ export class NodeApi implements AgentApi {
   config(): ConfigView {
     const { entries, file } = this.#parts.current.config
     return { file: file ?? null, entries: [...entries] }
-  }
-
-  async doctor(): Promise<DoctorResult> {
-    const { keeper, content, warnings } = this.#parts
-    return doctorOf({ warnings: warnings(), peerCount: keeper.peers().length, hasNix: content.store.isInstalled })
   }
 
   /** Makes an artifact under a temporary pin, publishes it, and lets the pin go whatever happens. */

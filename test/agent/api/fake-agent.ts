@@ -15,6 +15,7 @@ import { fakeNetcheck } from './fake-netcheck.ts'
 import { fakeRoom } from './fake-room.ts'
 import { fakeServices } from './fake-services.ts'
 import { fakeShare } from './fake-share.ts'
+import { fakeUpkeep } from './fake-upkeep.ts'
 
 const PEER_ID = '12D3KooWEZXjE41uU4EL2gpkAQeDXYok6wghN7wwNVPF5bwkaNfS'
 export const OTHER_PEER_ID = '12D3KooWJbJFaZ1dwpuu9tQY3ELCKCpWMJc1dSRVbcMwhiLiFq7q'
@@ -119,7 +120,7 @@ export function fakeAgent(replaced: Partial<AgentApi> = {}): AgentApi {
       lines: ['extra-substituters = http://127.0.0.1:7478/nix', 'extra-trusted-public-keys = apple-1:a2V5'],
     }),
     config: () => ({ file: null, entries: [{ key: 'name', value: 'apple', origin: 'flag', source: '--name' }] }),
-    doctor: async () => ({ checks: [{ name: 'clock', state: 'ok', message: 'as the peers have it' }] }),
+    upkeep: fakeUpkeep,
     ...replaced,
   }
 }
