@@ -135,8 +135,8 @@ async function startNode(
   const { listen, mdns, maxPeers } = values
   const host = stack.use(await Host.start({ key, listen, mdns, gate, open, maxPeers, version: VERSION, log }))
   const streams = stack.use(await NetworkStreams.start({ host, gate, log }))
-  const { relay, reflectPort } = values
-  const paths = stack.use(await NodePaths.start({ host, gate, listen, relay, reflectPort, log }))
+  const { relay, reflectPort, punch } = values
+  const paths = stack.use(await NodePaths.start({ host, gate, listen, relay, reflectPort, punch, log }))
 
   const faults = new PeerFaults()
   const isFetcher = (peerId: string, network: string) => entrance.mayFetch(peerId, network)

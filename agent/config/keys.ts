@@ -49,6 +49,8 @@ export type Config = {
   portMapping: boolean
   /** Whether to carry for members of this node's networks that cannot reach each other. */
   relay: boolean
+  /** Whether to make a direct way through routers to members that a relay connects this node with. */
+  punch: boolean
   /** First UDP port at which members are told where their datagrams come from, 0 for any; undefined when off. */
   reflectPort: number | undefined
   /** Whether the node takes part in the open network: that of everybody. */
@@ -206,6 +208,13 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       reloads: false,
       help: 'carry for members of this node’s networks that cannot reach each other',
     } satisfies Key<'relay'>,
+    punch: {
+      field: 'punch',
+      kind: boolean,
+      byDefault: () => true,
+      reloads: false,
+      help: 'make a direct way through routers, by UDP, to members that a relay connects this node with',
+    } satisfies Key<'punch'>,
     reflect: {
       field: 'reflectPort',
       kind: optionalPort,

@@ -8,8 +8,9 @@ import { isOurs } from './addresses.ts'
 import type { Liveness } from './liveness.ts'
 import { isRelayed, relayIn } from './relay-transport.ts'
 
-/** A direct connection that has lasted this long has proven itself. */
+/** A direct connection that has lasted this long has proven itself; and one through a hole, which routers may yet close. */
 const PROVEN_MS = 10_000
+const PUNCHED_PROVEN_MS = 30_000
 /** A round trip, on a machine that has just found a new network or woken up. */
 const ALIVE_MS = 1_500
 
@@ -73,7 +74,8 @@ export class Connections {
       if (!isRelayed(connection.remoteAddr) || connection.status !== 'open' || isBusy(connection)) continue
       const direct = this.open(connection.remotePeer)
       if (direct === undefined || isRelayed(direct.remoteAddr)) continue
-      if (Date.now() - direct.timeline.open < PROVEN_MS) continue
+      const provenMs = this.#isPunched(direct) ? PUNCHED_PROVEN_MS : PROVEN_MS
+      if (Date.now() - direct.timeline.open < provenMs) continue
       void connection.close().catch((error: unknown) => connection.abort(error as Error))
     }
   }

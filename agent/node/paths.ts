@@ -1,11 +1,12 @@
 /**
- * Ways between members that are not a plain dial, put together: what a member carries for others (relays), and from where the others' datagrams
- * are seen (reflectors).
+ * Ways between members that are not a plain dial, put together: what a member carries for others (relays), from where the others' datagrams
+ * are seen (reflectors), and holes in the routers between them.
  */
 import type { Log } from '../log.ts'
 import type { Gate } from '../mesh/gate.ts'
 import { Guests } from '../mesh/guests.ts'
 import type { Host } from '../mesh/host.ts'
+import { Puncher } from '../mesh/puncher.ts'
 import { Reflections } from '../mesh/reflections.ts'
 import { Reflector } from '../mesh/reflector.ts'
 import { type RelayNetwork, Relays } from '../mesh/relays.ts'
@@ -19,6 +20,8 @@ export type PathsOptions = {
   relay: boolean
   /** First UDP port of the reflector; undefined when off. */
   reflectPort: number | undefined
+  /** Whether to come through routers where a relay connects. */
+  punch: boolean
   log: Log
 }
 
@@ -31,14 +34,19 @@ export class NodePaths implements AsyncDisposable {
   readonly guests: Guests
   readonly #relays: Relays
   readonly #reflector: Reflector
+  readonly #puncher: Puncher
   readonly #scopes = new Map<string, RelayNetwork['scope']>()
 
-  private constructor({ host, log }: PathsOptions, parts: { relays: Relays; guests: Guests; reflector: Reflector }) {
+  private constructor(
+    { host, punch, log }: PathsOptions,
+    parts: { relays: Relays; guests: Guests; reflector: Reflector },
+  ) {
     this.#relays = parts.relays
     this.guests = parts.guests
     this.#reflector = parts.reflector
     const hostOf = (peerId: string) => host.hostOf(peerId)
     this.reflections = new Reflections({ scopes: () => [...this.#scopes.values()], hostOf, log })
+    this.#puncher = new Puncher({ host, reflections: this.reflections, isOn: punch, log })
   }
 
   static async start(options: PathsOptions): Promise<NodePaths> {
@@ -52,12 +60,13 @@ export class NodePaths implements AsyncDisposable {
     return new NodePaths(options, { relays, guests, reflector })
   }
 
-  /** Carries, is carried, reflects and asks for reflections in a network until disposed. */
+  /** Carries, is carried, reflects, makes holes and asks for reflections in a network until disposed. */
   async serve(id: string, network: PathsNetwork): Promise<AsyncDisposable> {
     await using stack = new AsyncDisposableStack()
     const { scope } = network
     stack.use(await this.#relays.serve(id, network))
     stack.use(await this.#reflector.serve(scope, (peerId) => scope.connected().includes(peerId)))
+    stack.use(await this.#puncher.serve(scope))
     this.#scopes.set(id, scope)
     stack.defer(() => void this.#scopes.delete(id))
     return stack.move()
@@ -70,6 +79,7 @@ export class NodePaths implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.guests[Symbol.asyncDispose]()
+    await this.#puncher[Symbol.asyncDispose]()
     await this.#relays[Symbol.asyncDispose]()
     await this.#reflector[Symbol.asyncDispose]()
   }
