@@ -60,6 +60,12 @@ export function isPublicHost(host: string): boolean {
   return ![loopback, linkLocal, privateUse, nobodys].some((list) => list.check(host, family === 4 ? 'ipv4' : 'ipv6'))
 }
 
+/** Whether an address, as a socket has it, is one of this machine now. */
+export function isOurs(address: string): boolean {
+  const host = address.split('%')[0]?.replace(/^::ffff:(?=\d+\.)/i, '')
+  return Object.values(networkInterfaces()).some((all) => all?.some((one) => one.address === host))
+}
+
 /** Whether an IP address is on a network that this machine is in itself, or loopback. */
 export function isNear(host: string): boolean {
   const family = isIP(host) === 4 ? 'ipv4' : 'ipv6'

@@ -4,6 +4,7 @@
  */
 import { once } from 'node:events'
 import type { Connection, Libp2p, PeerId } from '@libp2p/interface'
+import { isOurs } from './addresses.ts'
 import type { Liveness } from './liveness.ts'
 import { isRelayed, relayIn } from './relay-transport.ts'
 
@@ -82,6 +83,11 @@ export class Connections {
   /** Ends those that give no sign of life now: their packets go nowhere, or come from an address that this machine has no more. */
   dropDead(): void {
     for (const connection of this.#node.getConnections()) {
+      const local = localAddressOf(connection)
+      if (local !== undefined && !isOurs(local)) {
+        connection.abort(new Error(`this machine is not at ${local} any more`))
+        continue
+      }
       void this.#liveness.isAlive(connection, ALIVE_MS).then((isAlive) => {
         if (!isAlive) connection.abort(new Error('no sign of life after this machine moved'))
       })
@@ -101,6 +107,11 @@ export class Connections {
       busy: isBusy(connection),
     }
   }
+}
+
+/** The end of its TCP socket that is here: private in libp2p's types, and there in 3.x. */
+function localAddressOf(connection: Connection): string | undefined {
+  return (connection as unknown as { maConn?: { socket?: { localAddress?: string } } }).maConn?.socket?.localAddress
 }
 
 /** Whether something is going on that somebody wanted. */

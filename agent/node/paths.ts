@@ -83,8 +83,8 @@ export class NodePaths implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#puncher[Symbol.asyncDispose]()
     await this.guests[Symbol.asyncDispose]()
+    await this.#puncher[Symbol.asyncDispose]()
     await this.#relays[Symbol.asyncDispose]()
     await this.#reflector[Symbol.asyncDispose]()
   }

@@ -12,6 +12,24 @@ import { join } from 'node:path'
 const LANS = [1, 2] as const
 type LanNumber = (typeof LANS)[number]
 
+/** What lies between a LAN and the public network. */
+export const ROUTER_KINDS = [
+  /** Nothing but a router: its hosts have public addresses. */
+  'open',
+  /** Public addresses, and a firewall that lets in what somebody inside began. */
+  'no inbound',
+  'masquerade',
+  /** Another port for each destination. */
+  'symmetric',
+  /** Masquerades, and passes on no UDP. */
+  'no UDP',
+  /** Masquerades twice: a router behind a router. */
+  'LAN in LAN',
+] as const
+export type RouterKind = (typeof ROUTER_KINDS)[number]
+type Kinds = Readonly<Record<LanNumber, RouterKind>>
+const ORDINARY: Kinds = { 1: 'masquerade', 2: 'masquerade' }
+
 /** What miniupnpd writes its rules into. */
 const MINIUPNPD_TABLES = `table inet filter {
   chain miniupnpd { }
@@ -27,10 +45,15 @@ export class NatLab implements Disposable {
   readonly #made: string[] = []
   readonly #daemons: ChildProcess[] = []
   readonly #directory = mkdtempSync(join(tmpdir(), 'undernet-nat-'))
+  readonly #kinds: Kinds
+
+  private constructor(kinds: Kinds) {
+    this.#kinds = kinds
+  }
 
   /** A host with a public address, and one in each LAN. */
-  static make(): NatLab {
-    const lab = new NatLab()
+  static make(kinds = ORDINARY): NatLab {
+    const lab = new NatLab(kinds)
     try {
       lab.#make()
       return lab
@@ -49,13 +72,13 @@ export class NatLab implements Disposable {
     return '45.10.0.10'
   }
 
-  /** Namespace of the host in a LAN, 192.168.<lan>.11. */
+  /** Namespace of the host in a LAN. */
   host(lan: LanNumber): string {
     return this.#name(`host${lan}`)
   }
 
   hostAddress(lan: LanNumber): string {
-    return `192.168.${lan}.11`
+    return `${this.#net(lan)}.11`
   }
 
   /** From now on the routers know each other's LANs, and let everything through: as when somebody has put them into one VPN. */
@@ -125,7 +148,8 @@ export class NatLab implements Disposable {
   #make(): void {
     const hosts = LANS.map((lan) => this.host(lan))
     const routers = LANS.map((lan) => this.#router(lan))
-    for (const name of [this.#name('pub'), this.relay, ...routers, ...hosts]) {
+    const inner = LANS.filter((lan) => this.#kinds[lan] === 'LAN in LAN').map((lan) => this.#name(`in${lan}`))
+    for (const name of [this.#name('pub'), this.relay, ...routers, ...inner, ...hosts]) {
       this.#ip('netns', 'add', name)
       this.#made.push(name)
       this.#ip('-n', name, 'link', 'set', 'lo', 'up')
@@ -136,28 +160,38 @@ export class NatLab implements Disposable {
     for (const lan of LANS) {
       const [router, host] = [this.#router(lan), this.host(lan)]
       this.#plug(router, pub, 'br0', `45.10.0.${lan}/24`, 'wan')
-      this.#bridge(router, 'lan')
-      this.#ip('-n', router, 'addr', 'add', `192.168.${lan}.1/24`, 'dev', 'lan')
-      execFileSync('ip', ['netns', 'exec', router, 'sysctl', '-qw', 'net.ipv4.ip_forward=1'])
+      const inner = this.#kinds[lan] === 'LAN in LAN' ? this.#name(`in${lan}`) : undefined
+      this.#route(router, inner === undefined ? this.#net(lan) : `192.168.${lan}`)
       this.#nat(lan)
-      this.#plug(host, router, 'lan', `${this.hostAddress(lan)}/24`)
-      this.#ip('-n', host, 'route', 'add', 'default', 'via', `192.168.${lan}.1`)
+      if (inner !== undefined) {
+        this.#plug(inner, router, 'lan', `192.168.${lan}.31/24`, 'wan')
+        this.#ip('-n', inner, 'route', 'add', 'default', 'via', `192.168.${lan}.1`)
+        this.#route(inner, this.#net(lan))
+        this.#nft(inner, rulesOf('masquerade'))
+      }
+      this.#plug(host, inner ?? router, 'lan', `${this.hostAddress(lan)}/24`)
+      this.#ip('-n', host, 'route', 'add', 'default', 'via', `${this.#net(lan)}.1`)
     }
+    for (const lan of LANS.filter((one) => isRouted(this.#kinds[one])))
+      for (const name of [this.relay, ...routers.filter((one) => one !== this.#router(lan))])
+        this.#ip('-n', name, 'route', 'add', `${this.#net(lan)}.0/24`, 'via', `45.10.0.${lan}`)
+  }
+
+  #route(name: string, net: string): void {
+    this.#bridge(name, 'lan')
+    this.#ip('-n', name, 'addr', 'add', `${net}.1/24`, 'dev', 'lan')
+    execFileSync('ip', ['netns', 'exec', name, 'sysctl', '-qw', 'net.ipv4.ip_forward=1'])
+  }
+
+  /** The first three bytes of a host's network. */
+  #net(lan: LanNumber): string {
+    const kind = this.#kinds[lan]
+    if (isRouted(kind)) return `45.20.${lan}`
+    return kind === 'LAN in LAN' ? `10.9.${lan}` : `192.168.${lan}`
   }
 
   #nat(lan: LanNumber): void {
-    this.#nft(
-      this.#router(lan),
-      `flush ruleset
-       table ip nat {
-         chain leaving { type nat hook postrouting priority 100; oifname "wan" masquerade; }
-       }
-       table ip filter {
-         chain forwarded { type filter hook forward priority 0; policy drop;
-           ct state established,related accept; iifname "lan" accept; }
-         chain incoming { type filter hook input priority 0; policy accept; iifname "wan" ct state new drop; }
-       }`,
-    )
+    this.#nft(this.#router(lan), `flush ruleset\n${rulesOf(this.#kinds[lan])}`)
   }
 
   #bridge(namespace: string, name: string): void {
@@ -191,4 +225,23 @@ export class NatLab implements Disposable {
   #ip(...args: string[]): void {
     execFileSync('ip', args)
   }
+}
+
+/** Whether hosts have public addresses. */
+function isRouted(kind: RouterKind): boolean {
+  return kind === 'open' || kind === 'no inbound'
+}
+
+function rulesOf(kind: RouterKind): string {
+  const masquerade = `oifname "wan" masquerade${kind === 'symmetric' ? ' fully-random' : ''};`
+  return `
+    table ip nat {
+      chain leaving { type nat hook postrouting priority 100; ${isRouted(kind) ? '' : masquerade} }
+    }
+    table ip filter {
+      chain forwarded { type filter hook forward priority 0; policy ${kind === 'open' ? 'accept' : 'drop'};
+        ${kind === 'no UDP' ? 'ip protocol udp drop;' : ''}
+        ct state established,related accept; iifname "lan" accept; }
+      chain incoming { type filter hook input priority 0; policy accept; iifname "wan" ct state new drop; }
+    }`
 }

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest'
 import { type Change, NetworkChange } from '../../../agent/mesh/network-change.ts'
 import { quiet } from './nodes.ts'
 
-/** Each step is a look, a second after the one before. */
+/** Each step is a look, in time after the one before unless it says otherwise. */
 async function looks(
   steps: { surroundings?: string; wallMs?: number; monotonicMs?: number }[],
 ): Promise<[number, Change][]> {
@@ -35,8 +35,8 @@ async function looks(
 describe('NetworkChange', () => {
   it('tells of another network once its addresses stay, and of one that never rests all the same', async () => {
     expect(await looks([{}, { surroundings: 'none' }, { surroundings: 'cafe' }, {}, {}])).toEqual([[3, 'moved']])
-    const restless = Array.from({ length: 4 }, (_, nth) => ({ surroundings: `flapping ${nth}` }))
-    expect(await looks(restless)).toEqual([[2, 'moved']])
+    const restless = Array.from({ length: 7 }, (_, nth) => ({ surroundings: `flapping ${nth}` }))
+    expect(await looks(restless)).toEqual([[5, 'moved']])
   })
 
   it('tells nothing where an address went and came back', async () => {

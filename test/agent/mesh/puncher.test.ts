@@ -36,7 +36,7 @@ async function relayed(): Promise<{ a: Station; b: Station; network: ReturnType<
     const scope = member.streams.of(network.id)
     const relays = new Relays({ host: member.host, carries: true, log: quiet })
     const isMember = (peerId: string) => all.some((one) => one.member.peerId === peerId)
-    await relays.serve('home', { scope, mayUse: () => true, isMember, relaysOf: () => [], issues: () => false })
+    await relays.serve('home', { scope, mayUse: () => true, issues: () => true, isMember, relaysOf: () => [] })
     onTestFinished(() => relays[Symbol.asyncDispose]())
     const hostOf = (peerId: string) => member.host.hostOf(peerId)
     all.push({ member, scope, relays, reflections: new Reflections({ scopes: () => [scope], hostOf, log: quiet }) })
