@@ -46,6 +46,24 @@ export class NatLab implements Disposable {
     return `192.168.${lan}.11`
   }
 
+  /** From now on the router shows a socket at another port to each destination. */
+  makeSymmetric(lan: LanNumber): void {
+    this.#nat(lan, 'masquerade fully-random')
+  }
+
+  /** From now on the router drops what comes of a protocol, from either side, or to one port of the public host only; until that is undone. */
+  drop(lan: LanNumber, what: 'udp' | 'tcp dport 7477'): () => void {
+    const router = this.#router(lan)
+    const protocol = what === 'udp' ? 'meta l4proto udp' : what
+    this.#nft(
+      router,
+      `table ip cut {
+         chain everything { type filter hook forward priority -1; ${protocol} drop; }
+       }`,
+    )
+    return () => this.#nft(router, 'delete table ip cut')
+  }
+
   /** From now on the routers know each other's LANs, and let everything through: as when somebody has put them into one VPN. */
   joinLans(): void {
     for (const lan of LANS) {
@@ -96,12 +114,12 @@ export class NatLab implements Disposable {
     }
   }
 
-  #nat(lan: LanNumber): void {
+  #nat(lan: LanNumber, translation = 'masquerade'): void {
     this.#nft(
       this.#router(lan),
       `flush ruleset
        table ip nat {
-         chain leaving { type nat hook postrouting priority 100; oifname "wan" masquerade; }
+         chain leaving { type nat hook postrouting priority 100; oifname "wan" ${translation}; }
        }
        table ip filter {
          chain forwarded { type filter hook forward priority 0; policy drop;

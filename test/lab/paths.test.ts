@@ -24,7 +24,7 @@ describe.skipIf(!hasNamespaces)('members behind two NAT routers, and one in publ
   beforeAll(async () => {
     nat = NatLab.make()
     lab = await Lab.open()
-    const flags = ['--no-open', '--no-mdns', '--log-level', 'debug']
+    const flags = ['--no-open', '--no-mdns', '--no-punch', '--log-level', 'debug']
     relay = await lab.start({
       name: 'relay',
       flags,
