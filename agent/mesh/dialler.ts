@@ -15,8 +15,8 @@ import { dialBeside, type Services } from './stack.ts'
 
 /** For a dial whose caller set no narrower limit: several addresses, at DIAL_ADDRESS_MS each. */
 const DIAL_MS_MAX = 10_000
-/** TCP carries bulk faster, and a dead peer shows at once: it gets this much of a start. */
-const QUIC_AFTER_MS = 200
+/** TCP carries bulk faster, and a dead peer shows at once: it gets this much of a start, enough for its round trips across an ocean. */
+const QUIC_AFTER_MS = 400
 /** Dialled beside each other. */
 const QUIC_ADDRESSES_MAX = 4
 

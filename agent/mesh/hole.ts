@@ -151,7 +151,7 @@ async function listen(many: boolean, { stack, words, spot, theirs, peer, deps, s
       await words.say(encodePunchStep('missed'))
       return 'missed'
     }
-  } else sendTag(socket, offer.tag, placeOf(theirs))
+  } else await sendTag(socket, offer.tag, placeOf(theirs))
   const { port } = socket.address()
   await closed(socket)
   const listener = stack.use(await deps.quic.listenPunched(port, peer))
@@ -176,7 +176,7 @@ async function dial(many: boolean, work: Dig): Promise<Dug> {
     const met = socket
     stack.defer(() => closed(met))
   } else {
-    sendTag(socket, spot.offer.tag, place)
+    await sendTag(socket, spot.offer.tag, place)
     if (decodePunchStep(await words.hear()) !== 'ready') return 'failed'
   }
   const proxy = stack.use(await PunchProxy.open(socket, place))

@@ -31,9 +31,12 @@ const WORDS_MS_MAX = 3_000
 /** Datagrams get lost: a question is sent again after this, and not waited for longer than that. */
 const AGAIN_MS = 200
 const ANSWER_MS_MAX = 1_500
+/** So many from outside tell kinds of routers apart; then the others have this much time. */
+const ANSWERS_ENOUGH = 2
+const LAST_MS = 150
 
 /** A member's answer to a question from one socket. */
-export type Mapping = {
+type Mapping = {
   /** Peer id of who answered. */
   readonly reflector: string
   /** Where it answered. */
@@ -99,10 +102,20 @@ export class Reflections {
   /** By this socket (IPv4, bound), which the caller keeps. Whatever else arrives on it is left alone. */
   async askFrom(socket: Socket, signal: AbortSignal): Promise<Reflection> {
     const asked = await this.#reflectors(signal)
+    const mappings: Mapping[] = []
+    const enough = new AbortController()
+    const limited = AbortSignal.any([signal, enough.signal])
+    const note = (mapping: Mapping | undefined) => {
+      if (mapping === undefined) return
+      mappings.push(mapping)
+      const outside = mappings.filter(({ seen }) => isPublicHost(seen.address))
+      // Those that are not there are not waited for.
+      if (outside.length === ANSWERS_ENOUGH) setTimeout(() => enough.abort(), LAST_MS).unref()
+    }
     const questions = asked.flatMap(({ reflector, host, offer }) =>
-      offer.ports.map((port) => ask(socket, { reflector, offer, place: { address: host, port } }, signal)),
+      offer.ports.map((port) => ask(socket, { reflector, offer, place: { address: host, port } }, limited).then(note)),
     )
-    const mappings = (await Promise.all(questions)).filter((one) => one !== undefined)
+    await Promise.all(questions)
     signal.throwIfAborted()
     const localPort = socket.address().port
     const { kind, seen } = judge({ mappings, localPort, own: ownAddresses(), reflectors: asked.length })

@@ -13,7 +13,7 @@ import { hasNamespaces } from '../lan.ts'
 import { NatLab } from './nat-lab.ts'
 
 const MIB = 1024 * 1024
-const FLAGS = ['--no-open', '--no-mdns', '--log-level', 'debug']
+const FLAGS = ['--no-open', '--no-mdns', '--no-punch', '--log-level', 'debug']
 
 describe.skipIf(!hasNamespaces)('members behind two NAT routers, and one in public', () => {
   let nat: NatLab
