@@ -83,7 +83,7 @@ export class Connections {
 }
 
 /** Whether something is going on that somebody wanted. */
-function isBusy(connection: Connection): boolean {
+export function isBusy(connection: Connection): boolean {
   return connection.streams.some(({ protocol }) => protocol !== '' && !isBackground(protocol))
 }
 

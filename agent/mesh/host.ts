@@ -14,7 +14,7 @@ import type { NodeKey } from '../identity/node-key.ts'
 import type { Log } from '../log.ts'
 import { hostIn, parseAddress, peerIdIn } from './addresses.ts'
 import { Admission, duplicateOf } from './admission.ts'
-import { Connections, isGone, type Link } from './connections.ts'
+import { Connections, isBusy, isGone, type Link } from './connections.ts'
 import type { Gate } from './gate.ts'
 import type { PubSub } from './gossip.ts'
 import { Lan } from './lan.ts'
@@ -104,7 +104,7 @@ export class Host implements AsyncDisposable {
     const { key, log } = options
     for (const address of options.listen) parseAddress(address)
     const admission = new Admission(key.peerId, log)
-    const liveness = new Liveness(log)
+    const liveness = new Liveness(log, isBusy)
     const relays = new RelayTransport()
     const node = await makeStack({
       privateKey: key.libp2pKey,
