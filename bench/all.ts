@@ -17,6 +17,7 @@ const NAMES = [
 
   'transfer',
   'forward',
+  'recovery',
 
   'swarm',
 

@@ -13,8 +13,8 @@ const BLOCK = Buffer.alloc(256 * 1024, 7)
 type Calls = { listen: { ask: { bytes: number }; answer: { bulk: number; echo: number } } }
 export type ForwardServer = Child<Calls>
 
-export function startForwardServer(): ForwardServer {
-  return new Child<Calls>(fileURLToPath(import.meta.url), { role: ROLE })
+export function startForwardServer(namespace?: string): ForwardServer {
+  return new Child<Calls>(fileURLToPath(import.meta.url), { role: ROLE, namespace })
 }
 
 async function listen(handle: (socket: Socket) => void): Promise<number> {

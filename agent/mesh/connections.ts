@@ -115,7 +115,7 @@ function localAddressOf(connection: Connection): string | undefined {
 }
 
 /** Whether something is going on that somebody wanted. */
-function isBusy(connection: Connection): boolean {
+export function isBusy(connection: Connection): boolean {
   return connection.streams.some(({ protocol }) => protocol !== '' && !isBackground(protocol))
 }
 

@@ -121,13 +121,13 @@ function expectOk(result: number): void {
 }
 
 /** Whether it does what node:crypto does, and tells what was changed. */
-function isRight({ seal, open }: EvpCipher): boolean {
+function isRight(made: EvpCipher): boolean {
   const [key, nonce, text] = [Buffer.alloc(KEY_BYTES, 7), Buffer.alloc(NONCE_BYTES, 9), Buffer.alloc(TRIAL_BYTES, 11)]
   const cipher = createCipheriv('chacha20-poly1305', key, nonce, { authTagLength: TAG_BYTES })
   const expected = Buffer.concat([cipher.update(text), cipher.final(), cipher.getAuthTag()])
   const halves = (bytes: Buffer) => [bytes.subarray(0, 1), bytes.subarray(1, TRIAL_BYTES)]
-  const sealed = seal(key, nonce, halves(text), TRIAL_BYTES)
-  const opened = () => open(key, nonce, halves(sealed), TRIAL_BYTES, sealed.subarray(TRIAL_BYTES))
+  const sealed = made.seal(key, nonce, halves(text), TRIAL_BYTES)
+  const opened = () => made.open(key, nonce, halves(sealed), TRIAL_BYTES, sealed.subarray(TRIAL_BYTES))
   if (!sealed.equals(expected) || !opened().equals(text)) return false
   sealed[0] = (sealed[0] ?? 0) ^ 1
   try {

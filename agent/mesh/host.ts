@@ -14,7 +14,7 @@ import type { NodeKey } from '../identity/node-key.ts'
 import type { Log } from '../log.ts'
 import { hostIn, parseAddress } from './addresses.ts'
 import { Admission } from './admission.ts'
-import { Connections, isGone, type Link } from './connections.ts'
+import { Connections, isBusy, isGone, type Link } from './connections.ts'
 import { Dialler } from './dialler.ts'
 import type { Gate } from './gate.ts'
 import type { PubSub } from './gossip.ts'
@@ -120,7 +120,7 @@ export class Host implements AsyncDisposable {
     const { key, log } = options
     for (const address of options.listen) parseAddress(address)
     const admission = new Admission(key.peerId, log)
-    const liveness = new Liveness(log)
+    const liveness = new Liveness(log, isBusy)
     const relays = new RelayTransport()
     const quic = await Quic.load(options.gate, log)
     const node = await makeStack({

@@ -1,9 +1,13 @@
 /**
- * Notices dead links: a connection on which nothing arrived for SILENT_MS is asked for a sign of life, and aborted when none comes
- * within ANSWER_MS. With the TICK_MS between two looks that is 13 s at most after the last byte, whatever broke: cable, power, a
- * hung process.
+ * Notices dead links: a connection on which nothing arrives is asked for a sign of life, and aborted when none comes, whatever broke: cable, power, a
+ * hung process. How soon depends on what somebody waits for:
  *
- * It asks with yamux's own ping, 12 bytes, where libp2p's connection monitor opens a stream for each (some 1 KB and ten times the
+ * - something passed, either way, and nothing was heard since: after a second, and dead 3 s later. That is asked once, and not again before
+ *   something passes.
+ * - somebody uses the connection (a tunnel, a transfer): after two seconds.
+ * - nobody does: after seven, and dead 4 s later.
+ *
+ * A tick comes on top. It asks with yamux's own ping, 12 bytes, where libp2p's connection monitor opens a stream for each (some 1 KB and ten times the
  * CPU); and only one side asks, since the question is a sign of life as well. The answer measures the round trip, which yamux also
  * needs to grow its windows: its own keep-alive is therefore off.
  */
@@ -13,9 +17,18 @@ import type { Log } from '../log.ts'
 
 /** Silence after which a sign of life is asked for. Half a minute of idling costs a link some 600 bytes, TCP headers included. */
 const SILENT_MS = 7_000
+/** The same where somebody uses the connection, and where something passed that may want an answer. */
+const USED_SILENT_MS = 2_000
+const OWED_SILENT_MS = 1_000
 /** Long enough for a busy machine and a satellite. */
 const ANSWER_MS = 4_000
-const TICK_MS = 2_000
+/** The same where somebody waits: a machine that runs nothing for so long is no better than none. */
+const QUICK_ANSWER_MS = 2_500
+/** Where a round trip takes long by itself, or behind what was sent before, so many of them are waited for. */
+const ROUND_TRIPS_MIN = 4
+const TICK_MS = 500
+/** Yamux's ping and its window update, sealed by Noise: they say that a peer lives, and nothing that it would have to answer. */
+const CONTROL_BYTES_MAX = 30
 /** How often the round trip is measured on a link that is never silent. The first one, during the handshakes, is too long. */
 const MEASURE_MS = 60_000
 /** After a wait that ran out: what arrived while our own event loop was stuck is read before anybody is declared dead. */
@@ -23,13 +36,18 @@ const CATCH_UP_MS = 100
 
 /** What a libp2p connection is made of; private in its types, and there in 3.x. */
 type Insides = {
-  maConn: { addEventListener(type: 'message', listener: () => void): void }
+  maConn: {
+    addEventListener(type: 'message', listener: (event: { data: { byteLength: number } }) => void): void
+    send(data: { byteLength: number }): boolean
+  }
   muxer?: { ping?(): Promise<number>; rttMs?: number; remoteGoAway?: number }
 }
 
 type Link = {
   readonly connection: Connection
   heardMs: number
+  /** When something passed, either way, that was more than a sign of life. */
+  activeMs: number
   rttMs: number | undefined
   measuredMs: number
   asking: boolean
@@ -40,10 +58,13 @@ type Link = {
 export class Liveness implements Disposable {
   readonly #links = new Map<string, Link>()
   readonly #log: Log
+  readonly #isUsed: (connection: Connection) => boolean
   #timer: NodeJS.Timeout | undefined
 
-  constructor(log: Log) {
+  /** `isUsed` says whether somebody uses a connection. */
+  constructor(log: Log, isUsed: (connection: Connection) => boolean) {
     this.#log = log
+    this.#isUsed = isUsed
   }
 
   /** Watches a connection from now until it closes. */
@@ -51,16 +72,27 @@ export class Liveness implements Disposable {
     const link: Link = {
       connection,
       heardMs: performance.now(),
+      activeMs: Number.NEGATIVE_INFINITY,
       rttMs: undefined,
       measuredMs: Number.NEGATIVE_INFINITY,
       asking: false,
       waiting: new Set(),
     }
     this.#links.set(connection.id, link)
-    insidesOf(connection).maConn.addEventListener('message', () => {
+    const { maConn } = insidesOf(connection)
+    const note = (data: { byteLength: number }) => {
+      if (data.byteLength > CONTROL_BYTES_MAX) link.activeMs = performance.now()
+    }
+    maConn.addEventListener('message', ({ data }) => {
       link.heardMs = performance.now()
+      note(data)
       for (const heard of link.waiting) heard()
     })
+    const send = maConn.send.bind(maConn)
+    maConn.send = (data) => {
+      note(data)
+      return send(data)
+    }
     connection.addEventListener('close', () => this.#forget(connection.id), { once: true })
     this.#timer ??= setInterval(() => this.#look(), TICK_MS).unref()
     void this.#ask(link, ANSWER_MS)
@@ -86,9 +118,20 @@ export class Liveness implements Disposable {
   #look(): void {
     const now = performance.now()
     for (const link of this.#links.values()) {
-      if (now - link.heardMs >= SILENT_MS) void this.#ask(link, ANSWER_MS)
-      else if (now - link.measuredMs >= MEASURE_MS) this.#ping(link)
+      const silentMs = now - link.heardMs
+      if (silentMs >= SILENT_MS) void this.#ask(link, ANSWER_MS)
+      else if (silentMs >= OWED_SILENT_MS && this.#isAwaited(link, silentMs)) {
+        void this.#ask(
+          link,
+          Math.min(Math.max(QUICK_ANSWER_MS, ROUND_TRIPS_MIN * (link.rttMs ?? 0)), SILENT_MS + ANSWER_MS),
+        )
+      } else if (now - link.measuredMs >= MEASURE_MS) this.#ping(link)
     }
+  }
+
+  /** Whether somebody may wait for what this link is to bring. */
+  #isAwaited({ connection, heardMs, activeMs }: Link, silentMs: number): boolean {
+    return heardMs <= activeMs || (silentMs >= USED_SILENT_MS && this.#isUsed(connection))
   }
 
   async #ask(link: Link, waitMs: number): Promise<void> {
@@ -97,11 +140,9 @@ export class Liveness implements Disposable {
     const alive = await this.#hears(link, waitMs)
     link.asking = false
     if (alive || !this.#links.has(link.connection.id)) return
-    this.#log.info(
-      { peerId: link.connection.remotePeer.toString(), silentMs: Math.round(performance.now() - link.heardMs) },
-      'link.dead',
-    )
-    link.connection.abort(new Error(`no sign of life for ${SILENT_MS + waitMs} ms`))
+    const silentMs = Math.round(performance.now() - link.heardMs)
+    this.#log.info({ peerId: link.connection.remotePeer.toString(), silentMs }, 'link.dead')
+    link.connection.abort(new Error(`no sign of life for ${silentMs} ms`))
   }
 
   /**

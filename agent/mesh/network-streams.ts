@@ -17,6 +17,7 @@ import { AgentError } from '../error.ts'
 import type { Log } from '../log.ts'
 import type { Gate } from './gate.ts'
 import type { Direction, Host, StreamHandler } from './host.ts'
+import { Openings } from './openings.ts'
 import { Prelude } from './prelude.ts'
 
 /** The header comes with the first bytes of the stream. */
@@ -41,6 +42,7 @@ export class NetworkStreams implements AsyncDisposable {
   readonly #gate: Members
   readonly #log: Log
   readonly #scopes = new Map<string, Scope>()
+  readonly #openings = new Openings()
   /** Connected peers that can be talked to. */
   readonly #ready = new Map<string, Direction>()
   readonly #unlisten: (() => void)[] = []
@@ -71,7 +73,8 @@ export class NetworkStreams implements AsyncDisposable {
     const known = this.#scopes.get(id)
     if (known !== undefined) return known
     const isMember = (peerId: string) => this.#gate.memberOf(network, peerId) !== undefined
-    const scope = new Scope({ network, host: this.#host, isMember, over: () => this.#scopes.delete(id) })
+    const openings = this.#openings
+    const scope = new Scope({ network, host: this.#host, openings, isMember, over: () => this.#scopes.delete(id) })
     this.#scopes.set(id, scope)
     for (const [peerId, direction] of this.#ready) scope.judge(peerId, direction)
     return scope
@@ -117,6 +120,7 @@ export class NetworkStreams implements AsyncDisposable {
 type ScopeOptions = {
   network: Uint8Array
   host: ScopedHost
+  openings: Openings
   isMember(peerId: string): boolean
   over(): void
 }
@@ -168,8 +172,12 @@ class Scope implements AsyncDisposable {
    * @throws {AgentError} `not-allowed` for a peer that is no member; whatever Host.openStream throws
    */
   async openStream(peerId: string, protocol: string, signal: AbortSignal): Promise<Stream> {
+    if (this.#options.host.isConnected(peerId)) this.#expectMember(peerId)
+    return await this.#options.openings.inTurn(peerId, signal, () => this.#open(peerId, protocol, signal))
+  }
+
+  async #open(peerId: string, protocol: string, signal: AbortSignal): Promise<Stream> {
     const { host, network } = this.#options
-    if (host.isConnected(peerId)) this.#expectMember(peerId)
     const stream = await host.openStream(peerId, NETWORK_PROTOCOL, signal)
     try {
       this.#expectMember(peerId)

@@ -13,8 +13,10 @@ import type { ConnectionEncrypter, MessageStream, SecureConnectionOptions } from
 
 /** Handed to the socket and not taken over by the kernel: then whoever sends waits. A few messages, so that the kernel does not wait for us. */
 const UNSENT_BYTES_MAX = 256 * 1024
-/** Of a window: less is not worth a message of its own. The sender still has the rest of it. */
+/** Of a window: less is not worth a message of its own. The sender still has the rest of it ... */
 const UPDATE_SHARE = 1 / 4
+/** ... and hears after so long that what he sends arrives, however slowly: liveness.ts waits for no more than a second. */
+const UPDATE_MS_MAX = 500
 /**
  * A window grows as long as its share is used up within four round trips. On a LAN these are measured as none, though the event loops of both ends
  * take their time.
@@ -32,7 +34,14 @@ type Raw = {
   sendData(data: Iterable<Uint8Array> & { byteLength: number }): { sentBytes: number; canSendMore: boolean }
   safeDispatchEvent(name: 'drain'): void
 }
-type Windowed = { state: number; recvWindow: number; recvWindowCapacity: number; sendWindowUpdate(): void }
+type Windowed = {
+  state: number
+  recvWindow: number
+  recvWindowCapacity: number
+  /** When the last update was sent, in Unix time. */
+  epochStart: number
+  sendWindowUpdate(): void
+}
 type Making = { _newStream?(...args: unknown[]): Windowed; getRTT(): number }
 
 type MakeEncrypter<Components> = (components: Components) => ConnectionEncrypter
@@ -102,8 +111,9 @@ function writeAtOnce(connection: MessageStream): void {
 function saveUpdates(stream: Windowed): Windowed {
   const update = stream.sendWindowUpdate.bind(stream)
   stream.sendWindowUpdate = () => {
-    const { state, recvWindow, recvWindowCapacity } = stream
-    if (state !== ESTABLISHED || recvWindow - recvWindowCapacity >= recvWindow * UPDATE_SHARE) update()
+    const { state, recvWindow, recvWindowCapacity, epochStart } = stream
+    const isWorth = recvWindow - recvWindowCapacity >= recvWindow * UPDATE_SHARE
+    if (isWorth || state !== ESTABLISHED || Date.now() - epochStart >= UPDATE_MS_MAX) update()
   }
   return stream
 }

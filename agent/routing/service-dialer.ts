@@ -26,7 +26,7 @@ import { TunnelStream } from './tunnel-stream.ts'
 const PATIENCE_MS = 750
 /** For one instance, dialling its node included. */
 const OPEN_MS_MAX = 8_000
-/** One that failed comes last for so long, also for those who ask next. */
+/** One that failed, or was silent for so long that another was sooner, comes last for so long, also for those who ask next. */
 const FAILED_MS = 5_000
 /** Remembered failures; of more, the oldest are forgotten. */
 const FAILED_MAX = 1_000
@@ -108,9 +108,11 @@ export class ServiceDialer implements TunnelDialer, Disposable {
     const over = new AbortController()
     const tries = new Set<Promise<T | undefined>>()
     const outer = AbortSignal.any([signal, over.signal])
+    let latest: Instance | undefined
     const start = () => {
       const instance = waiting.shift()
       if (instance === undefined) return
+      latest = instance
       const limited = AbortSignal.any([outer, AbortSignal.timeout(OPEN_MS_MAX)])
       const trying: Promise<T | undefined> = open(network, instance, limited)
         .then(
@@ -134,6 +136,8 @@ export class ServiceDialer implements TunnelDialer, Disposable {
         over.abort(new AgentError('cancelled', 'another instance was sooner'))
         return opened
       }
+      // Until it answers, whoever asks meanwhile does not wait for it, too.
+      if (opened === 'late' && latest !== undefined) this.#avoid(latest)
       if (opened === 'late' || tries.size === 0) start()
     }
     over.abort(new AgentError('cancelled', 'given up'))
@@ -156,10 +160,14 @@ export class ServiceDialer implements TunnelDialer, Disposable {
 
   #noteFailure(instance: Instance, error: unknown): Failure {
     const isRefused = error instanceof AgentError && error.code === 'not-allowed'
+    if (!isRefused) this.#avoid(instance)
+    return { instance, reason: reasonOf(error), isRefused }
+  }
+
+  #avoid(instance: Instance): void {
     const oldest = this.#failed.keys().next().value
     if (this.#failed.size >= FAILED_MAX && oldest !== undefined) this.#failed.delete(oldest)
-    if (!isRefused) this.#failed.set(keyOf(instance), performance.now() + FAILED_MS)
-    return { instance, reason: reasonOf(error), isRefused }
+    this.#failed.set(keyOf(instance), performance.now() + FAILED_MS)
   }
 
   async #openStream(network: RoutedNetwork, instance: Instance, signal: AbortSignal): Promise<Tunnel> {
@@ -195,9 +203,11 @@ export class ServiceDialer implements TunnelDialer, Disposable {
     const open = (limited: AbortSignal) => network.openStream(peerId, TUNNEL_PROTOCOL, limited)
     const request = encodeTunnelRequest({ service, carrier })
     const spare = this.#spares.take(`${network.name} ${peerId}`, open)
+    const fresh = async () => await asked(new TunnelStream(await open(signal)), request, signal)
     const stream =
       (spare && (await asked(spare, request, signal).catch(noAnswer))) ??
-      (await asked(new TunnelStream(await open(signal)), request, signal))
+      (await fresh().catch(noAnswer)) ??
+      (await fresh())
     return { stream, path: this.#options.pathOf(peerId) }
   }
 
@@ -234,7 +244,7 @@ async function asked(stream: TunnelStream, request: Uint8Array, signal: AbortSig
   }
 }
 
-/** One that was open before may have gone with its connection: that says nothing of the instance. */
+/** It may have gone with its connection, which was dead before anybody noticed: that says nothing of the instance. */
 function noAnswer(error: unknown): undefined {
   if (error instanceof WireError && error.code === 'closed') return undefined
   throw error

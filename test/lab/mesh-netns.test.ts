@@ -39,20 +39,21 @@ describe.skipIf(!hasNamespaces)('nodes in two network namespaces on a bridge', (
   })
 
   test.each([
-    ['packets are dropped', (lan: Lan) => lan.drop()],
-    ['the cable is pulled', (lan: Lan) => lan.pull()],
+    ['packets are dropped', (lan: Lan) => lan.drop(), [], 15_000],
+    // 4.1 s, on a machine that one has for oneself.
+    ['the cable is pulled while something passes', (lan: Lan) => lan.pull(), ['--chat'], 8_000],
   ])(
-    'notice within 15 s that the link is dead when %s, and meet again when it is back',
+    'notice soon that the link is dead when %s, and meet again when it is back',
     { timeout: 90_000 },
-    async (_, cut) => {
+    async (_, cut, args, noticedMs) => {
       const lan = makeLan()
-      const a = startNode([], lan.hosts[0])
+      const a = startNode(args, lan.hosts[0])
       await until('a has started', () => a.of('started') !== undefined)
       const b = startNode(['--bootstrap', a.of('started')?.addresses?.[0] ?? ''], lan.hosts[1])
       await until('connected', () => a.of('peer') !== undefined && b.of('peer') !== undefined)
       const mend = cut(lan)
       const cutMs = performance.now()
-      await until('both have noticed', () => a.of('gone') !== undefined && b.of('gone') !== undefined, 15_000)
+      await until('both have noticed', () => a.of('gone') !== undefined && b.of('gone') !== undefined, noticedMs)
       console.log(`noticed after ${Math.round(performance.now() - cutMs)} ms`)
       mend()
       await until('connected again', () => b.all('peer').length === 2, 45_000)

@@ -1,6 +1,6 @@
 /**
  * One mesh node as a process of its own, for tests that put it into a network namespace: prints a JSON line for each event, until
- * standard input ends. Arguments: --mdns, --listen ADDRESS, --bootstrap ADDRESS.
+ * standard input ends. Arguments: --mdns, --listen ADDRESS, --bootstrap ADDRESS, --chat (asks peers something all the time).
  */
 import { parseArgs } from 'node:util'
 import { pino } from 'pino'
@@ -16,8 +16,12 @@ const { values } = parseArgs({
     mdns: { type: 'boolean', default: false },
     listen: { type: 'string', default: '/ip4/0.0.0.0/tcp/7477' },
     bootstrap: { type: 'string', multiple: true, default: [] },
+    chat: { type: 'boolean', default: false },
   },
 })
+
+/** Between two questions. */
+const CHAT_MS = 100
 
 const log = pino({ level: 'silent' })
 const key = ephemeralNodeKey()
@@ -33,6 +37,11 @@ const keeper = Keeper.start({
   log,
 })
 print({ event: 'started', peerId: host.peerId, addresses: host.addresses() })
+
+const chat = () => {
+  for (const peerId of host.connected()) host.ping(peerId, AbortSignal.timeout(CHAT_MS * 20)).catch(() => undefined)
+}
+if (values.chat) setInterval(chat, CHAT_MS).unref()
 
 for await (const _ of process.stdin) {
   // Nothing is asked of it.

@@ -16,6 +16,8 @@ import { type MemberHost, makeNetwork, startMember } from './member-hosts.ts'
 import { addressesOf, join, until } from './nodes.ts'
 
 const ECHO = '/test/echo/1'
+/** More than libp2p lets be opened at once. */
+const AT_ONCE = 150
 const soon = () => AbortSignal.timeout(5_000)
 
 /** Answers each frame with itself, and tells who asked. */
@@ -60,6 +62,17 @@ async function connect(from: MemberHost, to: MemberHost): Promise<void> {
 }
 
 describe('a scope', () => {
+  it('opens as many streams as are asked for at once, some at a time', async () => {
+    const home = makeNetwork()
+    const [a, b] = await Promise.all([startMember('a', [home]), startMember('b', [home])])
+    const [ofA, ofB] = [a.streams.of(home.id), b.streams.of(home.id)]
+    const asked = await echo(ofB, { maxInboundStreams: AT_ONCE })
+    await connect(a, b)
+    const answers = await Promise.all(Array.from({ length: AT_ONCE }, () => ask(ofA, b.peerId)))
+    expect(answers.filter((answer) => answer?.byteLength === 3)).toHaveLength(AT_ONCE)
+    expect(asked).toHaveLength(AT_ONCE)
+  })
+
   it('tells of members only, and carries streams between them, also large ones', async () => {
     const home = makeNetwork()
     const [a, b, s] = await Promise.all([startMember('a', [home]), startMember('b', [home]), startMember('s', [])])

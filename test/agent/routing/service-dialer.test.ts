@@ -120,6 +120,8 @@ describe('a tunnel', () => {
     expect((await apple.dialer.open(WEB, signal)).instance.node).toBe('good')
     expect(apple.flows.list()).toHaveLength(1)
     expect(sockets).toHaveLength(1)
+    // And who asks next does not wait for it.
+    expect(apple.dialer.candidates(WEB).map(({ peerId }) => peerId)).toEqual(['good', 'dead'])
   })
 
   it('says why none opens, and which instances take none', async () => {
