@@ -40,6 +40,7 @@ export type LaneWant = { peerId: string; network: string; digest: string; bytes:
 
 /** Where fetches get lanes, and give them back. */
 export type LaneSource = {
+  hasOpen(peerId: string): boolean
   /** Those that are open. The one who takes them gives back each. */
   takeOpen(peerId: string): Lane[]
   /** The same, opened where there are none and that is worth its while; perhaps none. */
@@ -95,6 +96,10 @@ export class Lanes implements LaneSource, AsyncDisposable {
   /** Threads that run for lanes. */
   get threads(): number {
     return this.#workers.size
+  }
+
+  hasOpen(peerId: string): boolean {
+    return this.#openOf(peerId).length > 0
   }
 
   takeOpen(peerId: string): Lane[] {

@@ -42,6 +42,8 @@ export class PartialBlob implements PartSource {
   #doneBytes = 0
   readonly #whole: WholeHash
   #generation = 0
+  /** The file, when it was opened, or by another list that was tried. */
+  #wasLonger = false
   #users = 1
   /** Fellows ask for what arrives. */
   #isShared = false
@@ -208,6 +210,7 @@ export class PartialBlob implements PartSource {
     const before = this.#list
     const had = this.#have
     if (list.sizeBytes !== before.sizeBytes) this.#generation++
+    this.#wasLonger ||= before.sizeBytes > list.sizeBytes
     this.#blobs.fresh.drop(this.#name)
     this.signed = undefined
     this.#list = list
@@ -234,8 +237,7 @@ export class PartialBlob implements PartSource {
       const digest = await this.#whole.digest(signal)
       if (digest === undefined) return 'hole'
       if (digest !== this.digest) return (await this.#findHoles(signal)) ? 'hole' : 'wrong'
-      // A longer list may have been tried before this one.
-      await this.#file.truncate(this.#list.sizeBytes)
+      if (this.#wasLonger) await this.#file.truncate(this.#list.sizeBytes)
       await this.#file.datasync()
       this.#blobs.lists.put(this.digest, this.#list.sizeBytes, this.#list.hashes)
       const blob = { digest: this.digest, sizeBytes: this.#list.sizeBytes }
@@ -273,6 +275,7 @@ export class PartialBlob implements PartSource {
   async #resume(signal: AbortSignal): Promise<void> {
     const { progress } = this.#blobs.index
     const { size } = await this.#file.stat()
+    this.#wasLonger = size > this.#list.sizeBytes
     const count = Math.min(pieceCount(size), this.#have.length)
     const saved = count === 0 ? undefined : progress.get(this.digest)
     if (saved === undefined) progress.drop(this.digest)
