@@ -22,6 +22,8 @@ import { type Hasher, WholeHash } from './whole-hash.ts'
 
 /** What is lost by a power cut, or read again after a kill. Syncing more often would keep the disk from its work. */
 const SAVE_MS = 5_000
+/** Of a large blob sooner: the disk writes while the rest comes, and the last sync has little to wait for. */
+const SAVE_BYTES = 64 * 1024 * 1024
 /** A piece is in the file, and was held against the list; or it was not, and the hash of the whole is to say whether it is right. */
 const CHECKED = 1
 const UNCHECKED = 2
@@ -51,6 +53,7 @@ export class PartialBlob implements PartSource {
   #isStrict = false
   #saving: Promise<void> | undefined
   #savedMs = performance.now()
+  #savedBytes = 0
   #missing: number
 
   /** Takes the room, opens or makes the file, and checks what an earlier run left in it. */
@@ -217,6 +220,7 @@ export class PartialBlob implements PartSource {
     this.#have = new Uint8Array(pieceCount(list.sizeBytes))
     this.#missing = this.#have.length
     this.#doneBytes = 0
+    this.#savedBytes = 0
     for (const index of had.keys()) {
       const state = had[index] ?? 0
       if (state === 0) continue
@@ -310,7 +314,8 @@ export class PartialBlob implements PartSource {
   #take(index: number, state: number): void {
     this.#mark(index, pieceBytes(this.#list.sizeBytes, index), state)
     this.#whole.catchUp()
-    if (performance.now() - this.#savedMs > SAVE_MS) this.#saving ??= this.#save()
+    const isDue = this.#doneBytes - this.#savedBytes >= SAVE_BYTES || performance.now() - this.#savedMs > SAVE_MS
+    if (isDue) this.#saving ??= this.#save()
   }
 
   async #fill(bytes: Uint8Array, offset: number): Promise<void> {
@@ -336,6 +341,7 @@ export class PartialBlob implements PartSource {
   async #save(): Promise<void> {
     const [pieces, { root }] = [this.bitmap((state) => state === CHECKED), this.#list]
     this.#savedMs = performance.now()
+    this.#savedBytes = this.#doneBytes
     try {
       await this.#file.datasync()
       this.#blobs.index.progress.put(this.digest, { network: this.network, root, pieces })
