@@ -95,8 +95,8 @@ export class Feed {
 
   async #run(): Promise<boolean> {
     const { supply, first, deadline } = this.#init
-    if (first !== undefined && !supply.partial.has(0)) this.#take(0, first)
     this.#lanes?.start()
+    if (first !== undefined && !supply.partial.has(0)) this.#take(0, first)
     try {
       while (!supply.over.aborted) {
         deadline.signal.throwIfAborted()

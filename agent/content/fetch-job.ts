@@ -15,6 +15,7 @@ import { Deadline } from './deadline.ts'
 import { Feed } from './feed.ts'
 import { Filling } from './filling.ts'
 import type { JobLimits } from './job-limits.ts'
+import { LANE_BYTES_MIN } from './lane-runs.ts'
 import { cancelled, Outcomes, untilAborted } from './outcomes.ts'
 import type { PartialBlob } from './partial-blob.ts'
 import { fromHex } from './piece-lists.ts'
@@ -362,12 +363,13 @@ export class FetchJob {
     return { isOrderly: true }
   }
 
-  async #state({ asker, peerId }: PieceSession, { source }: Run): Promise<Stated> {
+  async #state({ asker, peerId, lanes }: PieceSession, { source }: Run): Promise<Stated> {
     const { limits, onAnswer } = this.#init
     const sizes = { sizeBytes: this.sizeBytes, sizeBytesMax: this.sizeBytesMax ?? BLOB_BYTES_MAX }
     const patience = { patienceMs: source.patienceMs, listMsPerGib: limits.listMsPerGib }
     const known = this.#filling.supply?.list
-    const terms = { ...sizes, ...patience, known, peerId, network: this.network }
+    const isListOnly = (this.sizeBytes ?? 0) >= LANE_BYTES_MIN && lanes?.hasOpen(peerId) === true
+    const terms = { ...sizes, ...patience, known, isListOnly, peerId, network: this.network }
     const stated = await stateList(asker, fromHex(this.digest), terms, this.#stopping.signal)
     onAnswer(peerId)
     return stated

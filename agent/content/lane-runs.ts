@@ -4,23 +4,24 @@
  * all goes on over the stream.
  */
 import { decodeHashesAnswer, encodeRequest } from '../../protocols/pieces/exchange.ts'
+import { PIECE_BYTES } from '../../protocols/pieces/tree.ts'
 import { isSameList } from './claims.ts'
 import type { PieceList } from './content.ts'
 import type { LaneEnd } from './lane-worker.ts'
-import type { Lane } from './lane-workers.ts'
+import type { Lane, LaneUser } from './lane-workers.ts'
 import type { LaneSource } from './lanes.ts'
 import type { PartialBlob } from './partial-blob.ts'
 import { fromHex } from './piece-lists.ts'
 import type { Run } from './piece-picker.ts'
 import { OPEN_NETWORK_ID } from './publication-key.ts'
 
-/** Less than this is here over the stream before a lane is open. */
-export const LANE_BYTES_MIN = 16 * 2 ** 20
+/** Of less, the stream has brought a piece by the time that the list is here; and the rest is hardly worth a thread's while. */
+export const LANE_BYTES_MIN = 2 * PIECE_BYTES
 
 export type LaneRunsInit = {
   source: LaneSource
   peerId: string
-  partial: Pick<PartialBlob, 'digest' | 'network' | 'fd'>
+  partial: Pick<PartialBlob, 'digest' | 'network' | 'fd' | 'missing'>
   list: PieceList
   /** Whether the peer has only a part, which it gives out by the list that it told on the same lane. */
   isFellow: () => boolean
@@ -35,7 +36,7 @@ export type LaneRunsInit = {
 
 export class LaneRuns {
   readonly #init: LaneRunsInit
-  readonly #lanes = new Set<Lane>()
+  readonly #lanes = new Map<Lane, LaneUser>()
   readonly #leaving = new Set<Promise<void>>()
   #isOpening = false
   #isOver = false
@@ -50,14 +51,21 @@ export class LaneRuns {
 
   /** Whether every lane has something under way. */
   get isBusy(): boolean {
-    return [...this.#lanes].every((lane) => lane.load > 0)
+    return [...this.#lanes].every(([lane, user]) => lane.owes(user))
   }
 
-  /** Begins to get lanes. */
+  /** Takes the lanes that are open; where there are none, begins to get some. */
   start(): void {
     if (this.#isOpening) return
+    const { source, peerId, isFellow, onOpen } = this.#init
+    const open = source.takeOpen(peerId)
+    if (open.length > 0 && !isFellow()) {
+      for (const lane of open) this.#use(lane)
+      onOpen()
+      return
+    }
     this.#isOpening = true
-    void this.#open().finally(() => {
+    void this.#open(open).finally(() => {
       this.#isOpening = false
     })
   }
@@ -67,38 +75,43 @@ export class LaneRuns {
     const { list, partial } = this.#init
     const [first, ...others] = this.#lanes
     if (first === undefined) throw new Error('no lane is open')
-    const lane = others.reduce((least, one) => (one.load < least.load ? one : least), first)
-    lane.get(this.#request({ op: 'get', ...run }), run, list, partial.fd, isChecked)
+    const [lane, user] = others.reduce((least, one) => (one[0].load < least[0].load ? one : least), first)
+    lane.get(user, this.#request({ op: 'get', ...run }), { run, list, fd: partial.fd, isChecked })
     if (!lane.isSpent) return
     // What it owes still comes; the next ones are asked for on another.
     this.#lanes.delete(lane)
-    this.#leave(lane.drained.then(() => this.#init.source.give(lane)))
+    this.#leave(lane.drained.then(() => this.#init.source.give(lane, user)))
     this.start()
   }
 
   /** Gives the lanes back. When it resolves, nothing is written to the file any more. */
   async end(): Promise<void> {
     this.#isOver = true
-    for (const lane of this.#lanes) this.#giveBack(lane)
+    for (const [lane, user] of this.#lanes) this.#giveBack(lane, user)
     this.#lanes.clear()
     // Those that are still being opened are given back unused, later: nobody is to wait for a firewall.
     await Promise.all(this.#leaving)
   }
 
-  async #open(): Promise<void> {
+  async #open(open: Lane[]): Promise<void> {
     const { source, peerId, partial } = this.#init
     const { network, digest } = partial
-    const lanes = await source.take({ peerId, network, digest })
+    const want = { peerId, network, digest, bytes: partial.missing * PIECE_BYTES }
+    const lanes = open.length > 0 ? open : await source.take(want)
     await Promise.all(lanes.map((lane) => this.#begin(lane)))
     if (this.isOpen) this.#init.onOpen()
   }
 
   async #begin(lane: Lane): Promise<void> {
-    if (!this.#isOver && (await this.#isOfUse(lane)) && !this.#isOver && lane.isOpen) {
-      const { onPiece } = this.#init
-      lane.use({ onPiece, onEnd: (end, missing) => this.#ended(lane, end, missing) })
-      this.#lanes.add(lane)
-    } else this.#giveBack(lane)
+    if (!this.#isOver && (await this.#isOfUse(lane)) && !this.#isOver && lane.isOpen) this.#use(lane)
+    else this.#giveBack(lane)
+  }
+
+  #use(lane: Lane): void {
+    const { onPiece } = this.#init
+    const user: LaneUser = { onPiece, onEnd: (end, missing) => this.#ended(lane, end, missing) }
+    lane.join(user)
+    this.#lanes.set(lane, user)
   }
 
   async #isOfUse(lane: Lane): Promise<boolean> {
@@ -118,8 +131,8 @@ export class LaneRuns {
     this.#init.onMissing(missing)
   }
 
-  #giveBack(lane: Lane): void {
-    this.#leave(this.#init.source.give(lane))
+  #giveBack(lane: Lane, user?: LaneUser): void {
+    this.#leave(this.#init.source.give(lane, user))
   }
 
   #leave(leaving: Promise<void>): void {

@@ -48,7 +48,7 @@ export type LaneEnd = { why: 'closed' | 'lost' | 'wrong' | 'disk'; reason: strin
 
 export type FromLaneWorker =
   | { type: 'open'; lane: number }
-  | { type: 'answer'; lane: number; payload: Uint8Array }
+  | { type: 'answer'; lane: number; payload: Uint8Array; isOfRun: boolean }
   | { type: 'pieces'; lane: number; from: number; count: number }
   | ({ type: 'closed'; lane: number } & LaneEnd)
   | { type: 'hashed'; hash: number; isDone: boolean }
@@ -263,7 +263,7 @@ class Connection {
     }
     if (run === undefined) this.#asked.shift()
     else this.#isHeld = true
-    tell({ type: 'answer', lane: this.#lane, payload })
+    tell({ type: 'answer', lane: this.#lane, payload, isOfRun: run !== undefined })
   }
 
   #takePiece(bytes: Uint8Array, at: number, index: number): number {

@@ -39,13 +39,15 @@ export type LaneUser = {
   onEnd(end: LaneEnd, missing: Run[]): void
 }
 
+/** `isChecked`: each piece is held against the list; else they go to the file as they come. */
+type LaneGet = { run: Run; list: PieceList; fd: number; isChecked: boolean }
 type HashMessage = Extract<FromLaneWorker, { hash: number }>
 type LaneMessage = Exclude<FromLaneWorker, { hash: number }>
 type Pending = { resolve: (payload: Uint8Array) => void; reject: (error: Error) => void }
 /** A run under way, and the piece that comes next. */
-type Asked = Run & { next: number; sizeBytes: number; isChecked: boolean }
+type Asked = Run & { next: number; sizeBytes: number; isChecked: boolean; user: LaneUser }
 
-/** One lane, for one user at a time. */
+/** One lane, for whoever fetches something from its peer. */
 export class Lane {
   readonly #tell: (message: ToLaneWorker) => void
   readonly #number: number
@@ -53,7 +55,7 @@ export class Lane {
   readonly #ended = Promise.withResolvers<LaneEnd>()
   readonly #asked: Asked[] = []
   readonly #answers: Pending[] = []
-  #user: LaneUser | undefined
+  readonly #users = new Set<LaneUser>()
   #end: LaneEnd | undefined
   #wasOpen = false
   #drained: PromiseWithResolvers<void> | undefined
@@ -89,6 +91,11 @@ export class Lane {
     return this.#asked.reduce((sum, { from, count, next }) => sum + from + count - next, 0)
   }
 
+  /** Whether something is under way for the user. */
+  owes(user: LaneUser): boolean {
+    return this.#asked.some((run) => run.user === user)
+  }
+
   /** Resolves when nothing is under way. */
   get drained(): Promise<void> {
     if (this.#asked.length === 0) return Promise.resolve()
@@ -101,16 +108,26 @@ export class Lane {
     return this.#askedBytes >= LANE_BYTES_MAX - SPENT_MARGIN_BYTES
   }
 
-  use(user: LaneUser | undefined): void {
-    this.#user = user
+  get users(): number {
+    return this.#users.size
   }
 
-  /** Asks for pieces, which go into the file: each held against the list, or `isChecked` is false and they go there as they come. */
-  get(request: Uint8Array, run: Run, { sizeBytes, hashes }: PieceList, fd: number, isChecked: boolean): void {
+  join(user: LaneUser): void {
+    this.#users.add(user)
+  }
+
+  /** Nothing more is told to the user. What is still under way for it goes on being written. */
+  leave(user: LaneUser): void {
+    this.#users.delete(user)
+  }
+
+  /** Asks for pieces, which go into the file. */
+  get(user: LaneUser, request: Uint8Array, { run, list, fd, isChecked }: LaneGet): void {
     const { from, count } = run
+    const { sizeBytes, hashes } = list
     const lengthBytes = rangeBytes(sizeBytes, from, count)
     this.#askedBytes += lengthBytes
-    this.#asked.push({ ...run, next: from, sizeBytes, isChecked })
+    this.#asked.push({ ...run, next: from, sizeBytes, isChecked, user })
     this.#tell({
       type: 'get',
       lane: this.#number,
@@ -124,7 +141,7 @@ export class Lane {
     })
   }
 
-  /** Asks a question whose answer is one frame. Not while pieces are under way. @throws {WireError} `closed` */
+  /** Asks a question whose answer is one frame. @throws {WireError} `closed` */
   ask(request: Uint8Array): Promise<Uint8Array> {
     const answer = Promise.withResolvers<Uint8Array>()
     if (this.#end !== undefined) answer.reject(new WireError('closed', this.#end.reason))
@@ -147,7 +164,7 @@ export class Lane {
       this.#wasOpen = true
       this.#opened.resolve()
     } else if (message.type === 'pieces') this.#arrived(message)
-    else if (message.type === 'answer') this.#answered(message.payload)
+    else if (message.type === 'answer') this.#answered(message)
     else this.finish({ why: message.why, reason: message.reason, code: message.code })
   }
 
@@ -157,8 +174,14 @@ export class Lane {
     const error = new WireError('closed', end.reason)
     this.#opened.reject(error)
     for (const { reject } of this.#answers.splice(0)) reject(error)
-    const missing = this.#asked.splice(0).map(({ from, count, next }) => ({ from: next, count: from + count - next }))
-    this.#user?.onEnd(end, missing)
+    const asked = this.#asked.splice(0)
+    for (const user of this.#users) {
+      const runs = asked.filter((run) => run.user === user)
+      user.onEnd(
+        end,
+        runs.map(({ from, count, next }) => ({ from: next, count: from + count - next })),
+      )
+    }
     this.#drained?.resolve()
     this.#ended.resolve(end)
   }
@@ -169,15 +192,15 @@ export class Lane {
     run.next = from + count
     if (run.next === run.from + run.count) this.#asked.shift()
     if (this.#asked.length === 0) this.#drained?.resolve()
-    for (let index = from; index < from + count; index++)
-      this.#user?.onPiece(index, rangeBytes(run.sizeBytes, index, 1), run.isChecked)
+    const { user, sizeBytes, isChecked } = run
+    for (let index = from; index < from + count && this.#users.has(user); index++)
+      user.onPiece(index, rangeBytes(sizeBytes, index, 1), isChecked)
   }
 
-  /** Not just what was expected: more than this version knows of, or a no. */
-  #answered(payload: Uint8Array): void {
-    const pending = this.#answers.shift()
-    if (pending !== undefined) {
-      pending.resolve(payload)
+  /** Of a question; or of a run, and then not just what was expected: more than this version knows of, or a no. */
+  #answered({ payload, isOfRun }: { payload: Uint8Array; isOfRun: boolean }): void {
+    if (!isOfRun) {
+      this.#answers.shift()?.resolve(payload)
       return
     }
     const [run] = this.#asked
@@ -275,6 +298,11 @@ export class LaneWorkers implements AsyncDisposable {
     return this.#threads.size
   }
 
+  /** Starts the threads, which takes as long as asking for lanes does. */
+  start(): void {
+    while (this.#threads.size < WORKERS_MAX) this.#add()
+  }
+
   /** Begins to open a lane, on the thread that has the fewest. */
   open(address: LaneAddress): Lane {
     const thread = this.#thread()
@@ -293,8 +321,7 @@ export class LaneWorkers implements AsyncDisposable {
     } satisfies ToLaneWorker)
     void lane.ended.then(() => {
       thread.lanes.delete(number)
-      if (thread.lanes.size === 0 && this.#threads.has(thread))
-        thread.idle = setTimeout(() => void this.#stop(thread), IDLE_MS)
+      if (thread.lanes.size === 0 && this.#threads.has(thread)) this.#stopLater(thread)
     })
     return lane
   }
@@ -320,10 +347,14 @@ export class LaneWorkers implements AsyncDisposable {
 
   #thread(): Thread {
     const [least] = [...this.#threads].sort((a, b) => a.lanes.size - b.lanes.size)
-    if (least !== undefined && (least.lanes.size === 0 || this.#threads.size >= WORKERS_MAX)) return least
+    return least !== undefined && (least.lanes.size === 0 || this.#threads.size >= WORKERS_MAX) ? least : this.#add()
+  }
+
+  #add(): Thread {
     const worker = new Worker(WORKER_URL, { name: 'lanes', resourceLimits: LIMITS, execArgv: [] })
     const thread: Thread = { worker, lanes: new Map(), hashes: new Map(), idle: undefined }
     this.#threads.add(thread)
+    this.#stopLater(thread)
     worker.on('message', (message: FromLaneWorker) => {
       if ('hash' in message) thread.hashes.get(message.hash)?.hear(message)
       else thread.lanes.get(message.lane)?.hear(message)
@@ -336,6 +367,10 @@ export class LaneWorkers implements AsyncDisposable {
       for (const hash of thread.hashes.values()) hash.lose()
     })
     return thread
+  }
+
+  #stopLater(thread: Thread): void {
+    thread.idle = setTimeout(() => void this.#stop(thread), IDLE_MS)
   }
 
   async #stop(thread: Thread): Promise<void> {

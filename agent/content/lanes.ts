@@ -1,7 +1,7 @@
 /**
  * The lanes that this node has to its peers, for large blobs to come over (protocols/lane/spec.md): asked for on a stream, their leash, and
- * closed with it. One that was used is kept for a few seconds, since large blobs often follow each other. Whoever cannot have a
- * lane has the stream: nothing here fails, there is only less.
+ * closed with it. All that is fetched from a peer shares its lanes, which are opened when that is much, and kept for a few seconds after it. Whoever
+ * cannot have a lane has the stream: nothing here fails, there is only less.
  */
 import type { Stream } from '@libp2p/interface'
 import { WireError } from '../../protocols/error.ts'
@@ -10,15 +10,18 @@ import { askLanes, identityOf, LANE_PROTOCOL, type LaneOffers, type LaneRequest 
 import { reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
 import type { LaneEnd } from './lane-worker.ts'
-import { type Lane, LaneWorkers } from './lane-workers.ts'
+import { type Lane, type LaneUser, LaneWorkers } from './lane-workers.ts'
 import { fromHex } from './piece-lists.ts'
 import { OPEN_NETWORK_ID } from './publication-key.ts'
 import type { Hasher } from './whole-hash.ts'
 
 /** One for each of the threads that receive. */
-const LANES_PER_BLOB = 2
-/** What a server gives one peer: two blobs at a time, further ones come over streams. */
-const LANES_PER_PEER_MAX = 4
+const LANES_PER_PEER = 2
+/** Threads and handshakes cost what the stream needs for some of this. */
+const OPEN_BYTES_MIN = 16 * 2 ** 20
+/** Of smaller blobs, so much must be wanted within this time. */
+const WANTED_MS = 5_000
+const WANTED_MAX = 1_000
 /** Each costs a piece of memory. */
 const LANES_MAX = 16
 /** Between two blobs. */
@@ -32,13 +35,18 @@ const SHORT_REST_MS = 30_000
 /** Peers remembered. */
 const RESTING_MAX = 1_000
 
-export type LaneWant = { peerId: string; network: string; digest: string }
+/** `bytes` is how much there is to fetch. */
+export type LaneWant = { peerId: string; network: string; digest: string; bytes: number }
 
 /** Where fetches get lanes, and give them back. */
 export type LaneSource = {
-  /** As many as there are to be had now, perhaps none. The one who takes them gives back each. */
+  hasOpen(peerId: string): boolean
+  /** Those that are open. The one who takes them gives back each. */
+  takeOpen(peerId: string): Lane[]
+  /** The same, opened where there are none and that is worth its while; perhaps none. */
   take(want: LaneWant): Promise<Lane[]>
-  give(lane: Lane): Promise<void>
+  /** Resolves when nothing more is written for the user. */
+  give(lane: Lane, user: LaneUser | undefined): Promise<void>
   /** Hashes a file in a thread of lanes; undefined when none runs. */
   hasher(fd: number): Hasher | undefined
 }
@@ -66,8 +74,14 @@ export class Lanes implements LaneSource, AsyncDisposable {
   readonly #now: () => number
   readonly #workers: LaneWorkers
   readonly #leashes = new Map<string, Promise<Leash>>()
-  readonly #leashOf = new WeakMap<Lane, Leash>()
-  readonly #idle = new Map<Lane, { peerId: string; timer: NodeJS.Timeout }>()
+  /** By peer: open, or being opened. */
+  readonly #laneOf = new Map<string, Set<Lane>>()
+  /** How often each was taken and not given back. */
+  readonly #taken = new Map<Lane, number>()
+  readonly #idle = new Map<Lane, NodeJS.Timeout>()
+  readonly #opening = new Map<string, Promise<void>>()
+  /** By peer, how much was wanted of blobs that are not worth a lane by themselves. */
+  readonly #wanted = new Map<string, { bytes: number; sinceMs: number }>()
   readonly #resting = new Map<string, number>()
   readonly #stopping = new AbortController()
   /** Open, or being asked for. */
@@ -84,88 +98,109 @@ export class Lanes implements LaneSource, AsyncDisposable {
     return this.#workers.size
   }
 
-  async take(want: LaneWant): Promise<Lane[]> {
-    const lanes = this.#takeIdle(want.peerId)
-    if (lanes.length >= LANES_PER_BLOB || this.#stopping.signal.aborted || this.#rests(want.peerId)) return lanes
-    const host = this.#init.hostOf(want.peerId)
-    const count = LANES_PER_BLOB - lanes.length
-    if (host === undefined || this.#count + count > LANES_MAX) return lanes
-    this.#count += count
-    try {
-      return [...lanes, ...(await this.#open(want, { host, count }))]
-    } catch (error) {
-      if (!this.#stopping.signal.aborted) this.#failed(want.peerId, error)
-      return lanes
-    } finally {
-      this.#count -= count
+  hasOpen(peerId: string): boolean {
+    return this.#openOf(peerId).length > 0
+  }
+
+  takeOpen(peerId: string): Lane[] {
+    const lanes = this.#openOf(peerId)
+    for (const lane of lanes) {
+      clearTimeout(this.#idle.get(lane))
+      this.#idle.delete(lane)
+      this.#taken.set(lane, (this.#taken.get(lane) ?? 0) + 1)
     }
+    return lanes
+  }
+
+  async take(want: LaneWant): Promise<Lane[]> {
+    const { peerId } = want
+    if (this.#openOf(peerId).length === 0 && this.#isWorth(want)) {
+      const opening = this.#opening.get(peerId) ?? this.#openAll(want).finally(() => this.#opening.delete(peerId))
+      this.#opening.set(peerId, opening)
+      await opening
+    }
+    return this.takeOpen(peerId)
   }
 
   hasher(fd: number): Hasher | undefined {
     return this.#workers.hasher(fd)
   }
 
-  async give(lane: Lane): Promise<void> {
-    lane.use(undefined)
-    const leash = this.#leashOf.get(lane)
-    if (
-      !lane.isOpen ||
-      lane.load > 0 ||
-      lane.isSpent ||
-      leash === undefined ||
-      leash.isOver ||
-      this.#stopping.signal.aborted
-    ) {
-      await lane.close()
-      return
-    }
-    const timer = setTimeout(() => {
-      this.#idle.delete(lane)
-      void lane.close()
-    }, IDLE_MS)
-    this.#idle.set(lane, { peerId: leash.peerId, timer })
+  async give(lane: Lane, user: LaneUser | undefined): Promise<void> {
+    const isOwing = user !== undefined && lane.owes(user)
+    if (user !== undefined) lane.leave(user)
+    if (!lane.isOpen) return await lane.close()
+    const taken = (this.#taken.get(lane) ?? 1) - 1
+    this.#taken.set(lane, taken)
+    // What comes for somebody who is gone must not be written; whoever else uses the lane goes on over the stream.
+    if (isOwing || (taken === 0 && (lane.isSpent || this.#stopping.signal.aborted))) await lane.close()
+    else if (taken === 0) this.#idle.set(lane, this.#closeLater(lane))
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stopping.abort(new WireError('closed', 'this node is stopping'))
-    for (const { timer } of this.#idle.values()) clearTimeout(timer)
+    for (const timer of this.#idle.values()) clearTimeout(timer)
     const leashes = await Promise.allSettled(this.#leashes.values())
     for (const leash of leashes) if (leash.status === 'fulfilled') this.#end(leash.value)
     await this.#workers[Symbol.asyncDispose]()
   }
 
-  #takeIdle(peerId: string): Lane[] {
-    const mine = [...this.#idle].filter(([lane, one]) => one.peerId === peerId && lane.isOpen).slice(0, LANES_PER_BLOB)
-    for (const [lane, { timer }] of mine) {
-      clearTimeout(timer)
-      this.#idle.delete(lane)
-    }
-    return mine.map(([lane]) => lane)
+  #openOf(peerId: string): Lane[] {
+    return [...(this.#laneOf.get(peerId) ?? [])].filter((lane) => lane.isOpen && lane.wasOpen && !lane.isSpent)
   }
 
-  async #open(
-    { peerId, network, digest }: LaneWant,
-    { host, count }: { host: string; count: number },
-  ): Promise<Lane[]> {
+  #closeLater(lane: Lane): NodeJS.Timeout {
+    return setTimeout(() => {
+      this.#idle.delete(lane)
+      void lane.close()
+    }, IDLE_MS)
+  }
+
+  /** Whether this, with what else was wanted lately, is worth opening lanes. */
+  #isWorth({ peerId, bytes }: LaneWant): boolean {
+    if (this.#wanted.size >= WANTED_MAX) this.#wanted.clear()
+    const before = this.#wanted.get(peerId)
+    const isLate = before === undefined || this.#now() - before.sinceMs > WANTED_MS
+    const wanted = isLate ? { bytes, sinceMs: this.#now() } : { ...before, bytes: before.bytes + bytes }
+    this.#wanted.set(peerId, wanted)
+    return wanted.bytes >= OPEN_BYTES_MIN
+  }
+
+  async #openAll(want: LaneWant): Promise<void> {
+    if (this.#stopping.signal.aborted || this.#rests(want.peerId)) return
+    const host = this.#init.hostOf(want.peerId)
+    if (host === undefined || this.#count + LANES_PER_PEER > LANES_MAX) return
+    this.#count += LANES_PER_PEER
+    try {
+      this.#workers.start()
+      await this.#open(want, host)
+    } catch (error) {
+      if (!this.#stopping.signal.aborted) this.#failed(want.peerId, error)
+    } finally {
+      this.#count -= LANES_PER_PEER
+    }
+  }
+
+  async #open({ peerId, network, digest }: LaneWant, host: string): Promise<void> {
     const signal = AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(ASK_MS_MAX)])
     const leash = await this.#leash(peerId, signal)
-    const room = Math.min(count, LANES_PER_PEER_MAX - leash.lanes.size)
-    if (room <= 0) return []
     const named = network === OPEN_NETWORK_ID ? {} : { network: fromHex(network) }
-    const offers = await this.#ask(leash, { digest: fromHex(digest), count: room, ...named }, signal)
-    if (leash.isOver || this.#stopping.signal.aborted) return []
+    const offers = await this.#ask(leash, { digest: fromHex(digest), count: LANES_PER_PEER, ...named }, signal)
+    if (leash.isOver || this.#stopping.signal.aborted) return
     const lanes = offers.lanes.map(({ id, key }) => {
       const lane = this.#workers.open({ host, port: offers.port, identity: identityOf(id), key })
       leash.lanes.add(lane)
+      this.#laneOf.set(peerId, leash.lanes)
       this.#count++
-      this.#leashOf.set(lane, leash)
       void lane.ended.then((end) => this.#ended(leash, lane, end))
       return lane
     })
     await Promise.allSettled(lanes.map(({ opened }) => opened))
     const open = lanes.filter(({ isOpen }) => isOpen)
-    if (open.length > 0) this.#init.log.debug({ peerId, count: open.length, port: offers.port }, 'lane.opened')
-    return open
+    if (open.length === 0) return
+    this.#init.log.debug({ peerId, count: open.length, port: offers.port }, 'lane.opened')
+    // Whoever wanted them may be gone.
+    for (const lane of open) this.#idle.set(lane, this.#closeLater(lane))
   }
 
   /** The stream to the peer on which lanes are asked for, opened if there is none. */
@@ -208,6 +243,7 @@ export class Lanes implements LaneSource, AsyncDisposable {
     if (leash.isOver) return
     leash.isOver = true
     this.#leashes.delete(leash.peerId)
+    if (this.#laneOf.get(leash.peerId) === leash.lanes) this.#laneOf.delete(leash.peerId)
     for (const lane of leash.lanes) void lane.close()
     leash.stream.abort(new WireError('closed', 'no lanes are wanted'))
   }
@@ -215,9 +251,9 @@ export class Lanes implements LaneSource, AsyncDisposable {
   #ended(leash: Leash, lane: Lane, end: LaneEnd): void {
     leash.lanes.delete(lane)
     this.#count--
-    const idle = this.#idle.get(lane)
-    if (idle) clearTimeout(idle.timer)
+    clearTimeout(this.#idle.get(lane))
     this.#idle.delete(lane)
+    this.#taken.delete(lane)
     const { peerId, isOver } = leash
     const isFault = end.why === 'lost' || end.why === 'wrong'
     if (isFault && !isOver) this.#rest(peerId, lane.wasOpen && end.why === 'lost' ? SHORT_REST_MS : REST_MS)

@@ -6,6 +6,8 @@ import { PIECE_BYTES } from '../../protocols/pieces/tree.ts'
 
 /** Before anything is known: one request. */
 const WINDOW_PIECES_START = 4
+/** Over lanes: a blob of a few megabytes is not to take two round trips. */
+const WIDE_WINDOW_PIECES_START = 16
 /** Of the slowest source: one that is read while the next one is sent. */
 const WINDOW_PIECES_MIN = 2
 /** 8 MiB, which fills a line of 600 Mbit/s over 100 ms. */
@@ -30,6 +32,7 @@ export class Pace {
   #bytesPerMs = 0
   #piecesMax = WINDOW_PIECES_MAX
   #slackMs = SLACK_MS
+  #piecesStart = WINDOW_PIECES_START
   #sampleBytes = 0
   #sampleMs = 0
   /** Since when the source has had something to give, or gave last. */
@@ -53,6 +56,7 @@ export class Pace {
   widen(isWide: boolean): void {
     this.#piecesMax = isWide ? WIDE_WINDOW_PIECES_MAX : WINDOW_PIECES_MAX
     this.#slackMs = isWide ? WIDE_SLACK_MS : SLACK_MS
+    this.#piecesStart = isWide ? WIDE_WINDOW_PIECES_START : WINDOW_PIECES_START
   }
 
   asked(pieces: number): void {
@@ -93,7 +97,7 @@ export class Pace {
   }
 
   get #window(): number {
-    if (this.#bytesPerMs === 0) return WINDOW_PIECES_START
+    if (this.#bytesPerMs === 0) return this.#piecesStart
     const delayMs = Number.isFinite(this.#delayMs) ? this.#delayMs : 0
     const pieces = Math.ceil((this.#bytesPerMs * (delayMs + this.#slackMs)) / PIECE_BYTES)
     return Math.min(this.#piecesMax, Math.max(WINDOW_PIECES_MIN, pieces))

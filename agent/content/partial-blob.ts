@@ -22,6 +22,8 @@ import { type Hasher, WholeHash } from './whole-hash.ts'
 
 /** What is lost by a power cut, or read again after a kill. Syncing more often would keep the disk from its work. */
 const SAVE_MS = 5_000
+/** Of a large blob sooner: the disk writes while the rest comes, and the last sync has little to wait for. */
+const SAVE_BYTES = 64 * 1024 * 1024
 /** A piece is in the file, and was held against the list; or it was not, and the hash of the whole is to say whether it is right. */
 const CHECKED = 1
 const UNCHECKED = 2
@@ -42,6 +44,8 @@ export class PartialBlob implements PartSource {
   #doneBytes = 0
   readonly #whole: WholeHash
   #generation = 0
+  /** The file, when it was opened, or by another list that was tried. */
+  #wasLonger = false
   #users = 1
   /** Fellows ask for what arrives. */
   #isShared = false
@@ -49,6 +53,7 @@ export class PartialBlob implements PartSource {
   #isStrict = false
   #saving: Promise<void> | undefined
   #savedMs = performance.now()
+  #savedBytes = 0
   #missing: number
 
   /** Takes the room, opens or makes the file, and checks what an earlier run left in it. */
@@ -208,12 +213,14 @@ export class PartialBlob implements PartSource {
     const before = this.#list
     const had = this.#have
     if (list.sizeBytes !== before.sizeBytes) this.#generation++
+    this.#wasLonger ||= before.sizeBytes > list.sizeBytes
     this.#blobs.fresh.drop(this.#name)
     this.signed = undefined
     this.#list = list
     this.#have = new Uint8Array(pieceCount(list.sizeBytes))
     this.#missing = this.#have.length
     this.#doneBytes = 0
+    this.#savedBytes = 0
     for (const index of had.keys()) {
       const state = had[index] ?? 0
       if (state === 0) continue
@@ -234,8 +241,7 @@ export class PartialBlob implements PartSource {
       const digest = await this.#whole.digest(signal)
       if (digest === undefined) return 'hole'
       if (digest !== this.digest) return (await this.#findHoles(signal)) ? 'hole' : 'wrong'
-      // A longer list may have been tried before this one.
-      await this.#file.truncate(this.#list.sizeBytes)
+      if (this.#wasLonger) await this.#file.truncate(this.#list.sizeBytes)
       await this.#file.datasync()
       this.#blobs.lists.put(this.digest, this.#list.sizeBytes, this.#list.hashes)
       const blob = { digest: this.digest, sizeBytes: this.#list.sizeBytes }
@@ -273,6 +279,7 @@ export class PartialBlob implements PartSource {
   async #resume(signal: AbortSignal): Promise<void> {
     const { progress } = this.#blobs.index
     const { size } = await this.#file.stat()
+    this.#wasLonger = size > this.#list.sizeBytes
     const count = Math.min(pieceCount(size), this.#have.length)
     const saved = count === 0 ? undefined : progress.get(this.digest)
     if (saved === undefined) progress.drop(this.digest)
@@ -307,7 +314,8 @@ export class PartialBlob implements PartSource {
   #take(index: number, state: number): void {
     this.#mark(index, pieceBytes(this.#list.sizeBytes, index), state)
     this.#whole.catchUp()
-    if (performance.now() - this.#savedMs > SAVE_MS) this.#saving ??= this.#save()
+    const isDue = this.#doneBytes - this.#savedBytes >= SAVE_BYTES || performance.now() - this.#savedMs > SAVE_MS
+    if (isDue) this.#saving ??= this.#save()
   }
 
   async #fill(bytes: Uint8Array, offset: number): Promise<void> {
@@ -333,6 +341,7 @@ export class PartialBlob implements PartSource {
   async #save(): Promise<void> {
     const [pieces, { root }] = [this.bitmap((state) => state === CHECKED), this.#list]
     this.#savedMs = performance.now()
+    this.#savedBytes = this.#doneBytes
     try {
       await this.#file.datasync()
       this.#blobs.index.progress.put(this.digest, { network: this.network, root, pieces })

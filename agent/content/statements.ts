@@ -46,13 +46,15 @@ type Terms = Asked & {
   listMsPerGib: number
   /** The list in use, which need not be sent again. */
   known: PieceList | undefined
+  /** All pieces come another way: none is asked for with the list. */
+  isListOnly: boolean
 }
 
 /** @throws {WireError} */
 export async function stateList(
   asker: PieceAsker,
   digest: Uint8Array,
-  { sizeBytes, sizeBytesMax, patienceMs, listMsPerGib, known, ...asked }: Terms,
+  { sizeBytes, sizeBytesMax, patienceMs, listMsPerGib, known, isListOnly, ...asked }: Terms,
   signal: AbortSignal,
 ): Promise<Stated> {
   const readBytes = Math.min(sizeBytes ?? UNKNOWN_BYTES, sizeBytesMax, LISTING_BYTES_MAX)
@@ -60,7 +62,7 @@ export async function stateList(
   const bound = { sizeBytesMax: sizeBytes ?? sizeBytesMax }
   const isSmall = known === undefined && (sizeBytes === undefined ? sizeBytesMax : sizeBytes) <= LIKELY_SMALL_BYTES
   const { stated, first }: { stated: PieceHashes; first?: Uint8Array | undefined } =
-    isSmall && sizeBytes !== 0
+    isSmall && sizeBytes !== 0 && !isListOnly
       ? await asker.hashesAndFirst(digest, bound, deadline.signal)
       : { stated: await asker.hashes(digest, { ...bound, known: known?.root }, deadline.signal) }
   if (sizeBytes !== undefined && stated.sizeBytes !== sizeBytes)

@@ -1,7 +1,8 @@
 /** One lane as its user sees it, with a thread that is only pretended. */
 import { describe, expect, test } from 'vitest'
 import type { ToLaneWorker } from '../../../agent/content/lane-worker.ts'
-import { Lane } from '../../../agent/content/lane-workers.ts'
+import { Lane, type LaneUser } from '../../../agent/content/lane-workers.ts'
+import type { Run } from '../../../agent/content/piece-picker.ts'
 import { encodeCbor } from '../../../protocols/cbor.ts'
 import { LANE_BYTES_MAX } from '../../../protocols/lane/lane.ts'
 import { BLOB_BYTES_MAX, PIECE_BYTES } from '../../../protocols/pieces/tree.ts'
@@ -10,11 +11,13 @@ function made() {
   const told: ToLaneWorker[] = []
   const lane = new Lane(1, (message) => told.push(message))
   const heard: unknown[] = []
-  lane.use({
+  const user: LaneUser = {
     onPiece: (index, bytes, isChecked) => heard.push([index, bytes, isChecked]),
     onEnd: ({ why }, missing) => heard.push({ why, missing }),
-  })
-  return { lane, told, heard, types: () => told.map(({ type }) => type) }
+  }
+  lane.join(user)
+  const get = (run: Run, isChecked = true, of = list) => lane.get(user, request, { run, list: of, fd: 3, isChecked })
+  return { lane, told, heard, user, get, types: () => told.map(({ type }) => type) }
 }
 
 const list = { sizeBytes: 10 * PIECE_BYTES - 5, hashes: new Uint8Array(10 * 32), root: new Uint8Array(32) }
@@ -22,9 +25,9 @@ const request = Uint8Array.of(1)
 
 describe('a lane', () => {
   test('tells its user of pieces, and at its end of those that did not come', async () => {
-    const { lane, heard, told } = made()
-    lane.get(request, { from: 7, count: 3 }, list, 3, false)
-    lane.get(request, { from: 0, count: 2 }, list, 3, true)
+    const { lane, heard, told, get } = made()
+    get({ from: 7, count: 3 }, false)
+    get({ from: 0, count: 2 })
     expect(lane.load).toBe(5)
     expect(told).toMatchObject([{ hashes: undefined }, { hashes: new Uint8Array(64) }])
     lane.hear({ type: 'pieces', lane: 1, from: 7, count: 3 })
@@ -53,20 +56,20 @@ describe('a lane', () => {
       ['nonsense', 'close'],
     ] as const
     for (const [answer, then] of answers) {
-      const { lane, types } = made()
-      lane.get(request, { from: 0, count: 2 }, list, 3, true)
-      lane.hear({ type: 'answer', lane: 1, payload: encodeCbor(answer) })
+      const { lane, types, get } = made()
+      get({ from: 0, count: 2 })
+      lane.hear({ type: 'answer', lane: 1, payload: encodeCbor(answer), isOfRun: true })
       expect(types()).toEqual(['get', then])
     }
   })
 
   test('is spent before one key has carried more than it may', async () => {
-    const { lane } = made()
+    const { lane, get } = made()
     const large = { sizeBytes: BLOB_BYTES_MAX, hashes: new Uint8Array(0), root: new Uint8Array(32) }
     const count = (LANE_BYTES_MAX / PIECE_BYTES) * 0.75
-    lane.get(request, { from: 0, count }, large, 3, true)
+    get({ from: 0, count }, true, large)
     expect(lane.isSpent).toBe(false)
-    lane.get(request, { from: count, count: count / 3 }, large, 3, true)
+    get({ from: count, count: count / 3 }, true, large)
     expect(lane.isSpent).toBe(true)
     let isDrained = false
     const drained = lane.drained.then(() => {

@@ -130,6 +130,8 @@ describe('goes on over the stream', () => {
     const [source, getter] = [await seed(), await node()]
     const { blobs, log } = getter.store
     const lanes = {
+      hasOpen: () => false,
+      takeOpen: () => [],
       take: () => new Promise<never>(() => undefined),
       give: async () => undefined,
       hasher: () => undefined,
