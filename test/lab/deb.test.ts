@@ -26,6 +26,8 @@ import { run } from '../agents.ts'
 
 const SCRIPT = fileURLToPath(new URL('../../nix/deb.ts', import.meta.url))
 const NEWER = `${VERSION}+next`
+/** The link that starts it with the machine. */
+const ENABLED = 'etc/systemd/system/multi-user.target.wants/undernet.service'
 /** Programs that build, and that run in the scripts of packages. */
 const NEEDED = ['dpkg-deb', 'readelf', 'strip', 'systemd-sysusers', 'deb-systemd-helper', 'userdel']
 const missing = NEEDED.filter((program) => spawnSync('sh', ['-c', `command -v ${program}`]).status !== 0)
@@ -140,6 +142,11 @@ describe.skipIf(missing.length > 0)('the Debian package', () => {
     expect(readFileSync(config, 'utf8')).toBe(`${commentedConfig()}quota = "1GiB"\n`)
     expect(readFileSync(key, 'utf8')).toBe('secret')
 
+    // Who disabled the service does not find it enabled by the next version.
+    system.disable()
+    await system.dpkg('-i', file)
+    expect(system.isEnabled()).toBe(false)
+
     await system.dpkg('--remove', 'undernet')
     expect(existsSync(system.path('usr/bin/agent'))).toBe(false)
     expect([existsSync(config), existsSync(key), ...system.users()]).toEqual([true, true, 'undernet'])
@@ -190,8 +197,12 @@ class System {
   }
 
   isEnabled(): boolean {
-    const link = this.path('etc/systemd/system/multi-user.target.wants/undernet.service')
-    return lstatSync(link, { throwIfNoEntry: false }) !== undefined
+    return lstatSync(this.path(ENABLED), { throwIfNoEntry: false }) !== undefined
+  }
+
+  /** As systemctl does. */
+  disable(): void {
+    rmSync(this.path(ENABLED))
   }
 
   users(): string[] {

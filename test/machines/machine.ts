@@ -22,7 +22,7 @@ const CONSOLE_LENGTH_MAX = 20_000
 /** What somebody has who logs in as root. */
 const LOGIN = ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', 'HOME=/root', 'LANG=C.UTF-8']
 /** Where overlays are; the number of the process that has one is in its name. */
-const DISKS = '/var/cache/undernet-machines/disks'
+export const DISKS = '/var/cache/undernet-machines/disks'
 /** Of control groups: one, or on older machines several, of which systemd writes to these. */
 const LEGACY_TREES = ['/sys/fs/cgroup/systemd', '/sys/fs/cgroup/unified'].filter((one) => existsSync(one))
 const TREES = LEGACY_TREES.length > 0 ? LEGACY_TREES : ['/sys/fs/cgroup']

@@ -3,13 +3,12 @@
  * /mnt. All goes when it is disposed.
  */
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import type { Architecture } from '../../nix/deb/runtime.ts'
 import { buildDeb } from '../../nix/deb.ts'
 import manifest from '../../package.json' with { type: 'json' }
 import { makeHosts } from '../lab/three-hosts.ts'
-import { Machine } from './machine.ts'
+import { DISKS, Machine } from './machine.ts'
 import { machineRoot } from './root.ts'
 
 const NAMES = ['first', 'second', 'third'] as const
@@ -35,7 +34,9 @@ export class ThreeMachines implements AsyncDisposable {
 
   static async open(say: (line: string) => void = () => undefined): Promise<ThreeMachines> {
     await using stack = new AsyncDisposableStack()
-    const shared = mkdtempSync(join(tmpdir(), 'undernet-machines-'))
+    // Among the disks: what a killed process leaves behind goes with them.
+    mkdirSync(DISKS, { recursive: true })
+    const shared = mkdtempSync(join(DISKS, `${process.pid}-shared-`))
     stack.defer(() => rmSync(shared, { recursive: true, force: true }))
     const [root, packages] = await Promise.all([machineRoot(say), buildPackages(shared)])
     const hosts = stack.use(makeHosts(NAMES.length))
