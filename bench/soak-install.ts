@@ -67,6 +67,9 @@ async function refusals({ first }: Machines, known: Known): Promise<string> {
   known.accounts = await first.does('cat', ...ACCOUNTS)
   const nobody = await first.run('runuser', '-u', 'nobody', '--', ...BROUGHT, 'install')
   same([nobody.code, nobody.stderr.includes('only root may')], [4, true])
+  const hidden = `mount -t tmpfs none /run/systemd && exec ${BROUGHT.join(' ')} install`
+  const without = await first.run('unshare', '-m', 'sh', '-c', hidden)
+  same([without.code, without.stderr.includes('not started by systemd')], [1, true])
   await first.does('mount', '--bind', '/etc', '/etc')
   await first.does('mount', '-o', 'remount,ro,bind', '/etc')
   const readOnly = await first.run(...BROUGHT, 'install')

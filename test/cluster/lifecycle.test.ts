@@ -189,7 +189,7 @@ describe('the service manager is told', () => {
     const a = await start({ name: 'a', env: { NOTIFY_SOCKET: address, WATCHDOG_USEC: '600000' } })
     const ready = await manager.hears('READY=1')
     console.log(`ready ${Math.round(performance.now() - startedMs)} ms after it was spawned`)
-    expect(ready).toMatch(/^STATUS=\d+ peers in \d+ networks?, \d+ artifacts known$/m)
+    expect(ready).toMatch(/^STATUS=\d+ peers? in \d+ networks?, \d+ artifacts? known$/m)
 
     await until(() => manager.heard('WATCHDOG=1').length >= 3, { what: 'three signs of life', ms: 3_000 })
 
@@ -201,6 +201,7 @@ describe('the service manager is told', () => {
     expect(usec).toBeLessThanOrEqual(process.hrtime.bigint() / 1_000n)
     await until(() => manager.heard('READY=1').length === 2, { what: 'ready after the reload' })
 
+    if (kind === 'path') await isGivenUp(a, () => manager.heard('WATCHDOG=1').length)
     await stops(a, 'watched')
     await manager.hears('STOPPING=1')
   })
@@ -210,6 +211,17 @@ describe('the service manager is told', () => {
     await stops(a, 'unheard')
   })
 })
+
+/** An agent that nobody can ask any more gives no signs of life: the manager will start it again. */
+async function isGivenUp(agent: RealAgent, signs: () => number): Promise<void> {
+  const unwell = (count: number) =>
+    until(() => agent.log.filter((line) => line.includes('agent.unwell')).length >= count, { what: 'it is not well' })
+  rmSync(agent.socket)
+  await unwell(3)
+  const before = signs()
+  await unwell(6)
+  expect(signs()).toBe(before)
+}
 
 async function start(options: AgentOptions): Promise<RealAgent> {
   const { entry, env } = bundle
