@@ -1,6 +1,8 @@
 /**
  * `npm run soak`: a million hostile inputs over every parser that a stranger reaches. `npm run soak -- 100000 42` gives the number and the
- * seed; a failure prints both and the input. `npm run soak -- tunnels` holds two thousand tunnels open instead (soak-tunnels.ts).
+ * seed; a failure prints both and the input. `npm run soak -- tunnels` holds two thousand tunnels open instead (soak-tunnels.ts), and
+ * `npm run soak -- machines` boots three machines with the package on them (soak-machines.ts), `npm run soak -- install` two for
+ * `agent install` and its unit (soak-install.ts).
  */
 import { styleText } from 'node:util'
 import { median } from './harness.ts'
@@ -18,6 +20,8 @@ if (process.argv[2] === 'tunnels') {
   process.argv.splice(2, 1)
   await import('./soak-tunnels.ts')
 }
+if (process.argv[2] === 'machines') await import('./soak-machines.ts')
+if (process.argv[2] === 'install') await import('./soak-install.ts')
 const [inputs = INPUTS, seed = SEED] = process.argv.slice(2).map(Number)
 if (!Number.isSafeInteger(inputs) || !Number.isSafeInteger(seed)) {
   process.stderr.write('usage: npm run soak -- [INPUTS] [SEED]\n')

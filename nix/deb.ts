@@ -71,7 +71,7 @@ export async function buildDeb({
   const scratch = mkdtempSync(join(tmpdir(), 'undernet-deb-'))
   try {
     const stage = join(scratch, 'stage')
-    const epoch = process.env.SOURCE_DATE_EPOCH ?? lastCommit()
+    const epoch = sourceDate()
     const library = join(stage, LIBRARY)
     mkdirSync(library, { recursive: true })
     const metafile = await bundle(library, { version })
@@ -160,12 +160,14 @@ function writeControl(stage: string, of: { version: string; architecture: Archit
   for (const [name, text] of Object.entries(maintainerScripts)) write(stage, `/DEBIAN/${name}`, text, 0o755)
 }
 
-/** Owners, order and times are dpkg-deb's to make equal; modes are ours. */
+/** Owners, order and times are dpkg-deb's to make equal; modes are ours, whatever the umask was. */
 function pack(stage: string, file: string, epoch: string, how: readonly string[]): string {
-  for (const entry of readdirSync(stage, { recursive: true, withFileTypes: true })) {
-    if (entry.isDirectory()) chmodSync(join(entry.parentPath, entry.name), 0o755)
-  }
   chmodSync(stage, 0o755)
+  for (const entry of readdirSync(stage, { recursive: true, withFileTypes: true })) {
+    const path = join(entry.parentPath, entry.name)
+    const isProgram = entry.isDirectory() || (statSync(path).mode & 0o100) !== 0
+    chmodSync(path, isProgram ? 0o755 : 0o644)
+  }
   mkdirSync(dirname(file), { recursive: true })
   // Beside it first: who looks finds a whole package, or none.
   const arriving = `${file}.part`
@@ -196,6 +198,13 @@ function filesBelow(directory: string): string[] {
     .filter((entry) => entry.isFile())
     .map((entry) => relative(directory, join(entry.parentPath, entry.name)))
     .sort()
+}
+
+/** Seconds: when these sources were made. */
+function sourceDate(): string {
+  const said = process.env.SOURCE_DATE_EPOCH ?? lastCommit()
+  if (!/^\d{1,10}$/.test(said)) throw new Error(`SOURCE_DATE_EPOCH=${said} is no time in seconds since 1970`)
+  return said
 }
 
 function lastCommit(): string {

@@ -8,7 +8,7 @@ import { SERVICE_CONFIG, SERVICE_SOCKET } from '../config/paths.ts'
 import { AgentError } from '../error.ts'
 import type { Step } from '../install/change.ts'
 import type { Command } from '../install/machine.ts'
-import type { Manifest } from '../install/manifest.ts'
+import type { Manifest, Part } from '../install/manifest.ts'
 import type { OtherPart } from '../install/programs.ts'
 import type { Root } from '../install/root.ts'
 import { doneLine, planLines, shownSteps } from './changes.ts'
@@ -19,9 +19,9 @@ import { statusScreen } from './status.ts'
 type Options = { dryRun?: boolean; root?: string; force?: boolean } & { [part in OtherPart]?: boolean }
 
 const QUESTIONS: Record<OtherPart, string> = {
-  nix: 'Nix is here. Shall it ask the agent for what it needs, and trust its key?',
-  containers: 'A container engine is here. Shall it pull images through the agent?',
-  dns: 'systemd-resolved is here. Shall it ask the agent for names of services (*.internal of your networks)?',
+  nix: 'Nix would then ask the agent for what it needs, and trust its key. Do this?',
+  containers: 'Images would then be pulled through the agent. Do this?',
+  dns: 'Programs would then find services by their names. Do this?',
 }
 const MORE: Record<OtherPart, string> = {
   nix: 'sudo agent install --nix',
@@ -64,7 +64,7 @@ type Work = {
 }
 
 async function install(line: CommandLine, session: Session, options: Options): Promise<void> {
-  const [{ agentFiles, SHELLS, UNIT }, { runningProgram }, { Root }, { Manifest }, machine, service, change] =
+  const [{ agentFiles, SHELLS }, { runningProgram }, { Root }, { Manifest }, machine, service, change] =
     await Promise.all([
       import('../install/layout.ts'),
       import('../install/program.ts'),
@@ -79,13 +79,15 @@ async function install(line: CommandLine, session: Session, options: Options): P
   const root = new Root(options.root)
   const asked = await askedParts(options, root)
   const systemdVersion = await machine.systemdVersion(run)
+  machine.checkOwner(root)
+  machine.checkMachine(root, isDryRun)
   const completion = (shell: (typeof SHELLS)[number]) => completionScript(shell, line.program)
-  const wanted = agentFiles({ program: runningProgram(), systemdVersion, completion })
-  machine.checkMachine(
-    root,
-    wanted.map(({ path }) => path),
-    isDryRun,
-  )
+  const wanted = agentFiles({ program: runningProgram(), root, systemdVersion, completion })
+  if (!isDryRun)
+    machine.checkWritable(
+      root,
+      wanted.map(({ path }) => path),
+    )
   using _lock = isDryRun ? undefined : await machine.lockInstallation(root)
   const manifest = Manifest.load(root)
   const steps = change.planChanges(wanted, root, manifest, force)
@@ -107,12 +109,11 @@ async function install(line: CommandLine, session: Session, options: Options): P
     if (!hasUser) manifest.record({ kind: 'user', path: 'undernet', part: 'agent' })
     for (const command of commands) {
       say(`${'run'.padEnd(8)} ${command.join(' ')}`)
-      await machine.must(run, command, `See what it says: journalctl -u ${UNIT} -n 20`)
+      await service.runOnService(run, command)
     }
     for (const path of service.oldTrees(manifest, steps)) await removeTree(path, work)
   }
-  const parts = root.isMachine ? await chosenParts(work, asked) : []
-  for (const part of parts) await installPart(part, work)
+  if (root.isMachine) await installParts(asked, work)
   if (!isDryRun && manifest.isUnfinished) manifest.finish()
   await conclude(work)
 }
@@ -128,22 +129,19 @@ async function askedParts(options: Options, root: Root): Promise<OtherPart[]> {
   return asked
 }
 
-/** Those that were named or are there from before; on a terminal the others are asked for. */
-async function chosenParts(
-  { session, options, root, manifest }: Work,
-  asked: readonly OtherPart[],
-): Promise<OtherPart[]> {
+/** Those that were named or are there from before; on a terminal the others are shown, and asked for. */
+async function installParts(asked: readonly OtherPart[], work: Work): Promise<void> {
+  const { session, options, root, manifest } = work
   const { isHere, OTHER_PARTS } = await import('../install/programs.ts')
-  const chosen = new Set(asked)
-  for (const { part } of manifest.entries) if (part !== 'agent') chosen.add(part)
-  if (asked.length === 0 && !options.dryRun && !session.isJson && session.terminal.canAsk)
-    for (const part of OTHER_PARTS.filter((one) => !chosen.has(one) && isHere(one, root)))
-      if (await session.terminal.confirm(QUESTIONS[part])) chosen.add(part)
-  return [...chosen]
+  const chosen = new Set<Part>([...asked, ...manifest.entries.map(({ part }) => part)])
+  const canAsk = asked.length === 0 && !options.dryRun && !session.isJson && session.terminal.canAsk
+  for (const part of OTHER_PARTS)
+    if (chosen.has(part)) await installPart(part, work)
+    else if (canAsk && isHere(part, root)) await installPart(part, work, QUESTIONS[part])
 }
 
-/** The lines for other programs, which are told. */
-async function installPart(part: OtherPart, work: Work): Promise<void> {
+/** The lines for other programs, which are told; with a question, only if it is answered with yes. */
+async function installPart(part: OtherPart, work: Work, question?: string): Promise<void> {
   const { session, options, root, manifest, client } = work
   const [{ commandsFor, filesOf }, change, machine] = await Promise.all([
     import('../install/programs.ts'),
@@ -156,20 +154,24 @@ async function installPart(part: OtherPart, work: Work): Promise<void> {
     files = await filesOf(part, client, root)
   } catch (error) {
     if (!(error instanceof AgentError)) throw error
-    // Nobody has to be in a network to install.
-    terminal.note(`agent: nothing for --${part}: ${error.message}`, `       ${error.next ?? ''} Then: ${MORE[part]}`)
+    // Nobody has to be in a network to install, and nobody asked.
+    if (question === undefined)
+      terminal.note(`agent: nothing for --${part}: ${error.message}`, `       ${error.next ?? ''} Then: ${MORE[part]}`)
     return
   }
-  const steps = change.planChanges(files.wanted, root, manifest, options.force)
+  const planned = change.planChanges(files.wanted, root, manifest, options.force)
+  const steps = options[part] ? planned : change.withoutTakenOut(planned, manifest)
   const changed = steps.filter(({ action }) => action !== 'same' && action !== 'keep').map(({ wanted }) => wanted.path)
   const commands = commandsFor(manifest.isUnfinished ? files.wanted.map(({ path }) => path) : changed)
-  work.steps.push(...steps)
-  work.commands.push(...(changed.length > 0 || manifest.isUnfinished ? commands : []))
-  if (!isJson) terminal.print(...planLines(shownSteps(steps), changed.length > 0 ? commands : []))
+  if (question !== undefined && changed.length === 0) return
+  if (!isJson) terminal.print(...planLines(shownSteps(steps), commands))
   for (const note of files.notes) terminal.note(note)
-  if (options.dryRun || changed.length === 0) return
-  machine.checkMachine(root, changed, false)
-  manifest.begin()
+  if (question !== undefined && !(await terminal.confirm(question))) return
+  work.steps.push(...steps)
+  work.commands.push(...commands)
+  if (options.dryRun) return
+  machine.checkWritable(root, changed)
+  if (changed.length > 0) manifest.begin()
   for (const step of steps) change.applyChange(step, root, manifest)
   for (const command of commands) {
     const { status, output } = await machine.runCommand(command)

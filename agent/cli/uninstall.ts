@@ -48,19 +48,29 @@ async function uninstall(session: Session, options: Options): Promise<void> {
   if (named.length > 0 && isPurge)
     throw new AgentError('usage', `--purge is for the whole agent, not for --${named[0]}`)
   const parts = named.length > 0 ? named : PARTS
-  machine.checkMachine(root, [], isDryRun)
+  machine.checkMachine(root, isDryRun)
+  // The state may be a package's.
+  if (isPurge) machine.checkOwner(root)
   using _lock = isDryRun ? undefined : await machine.lockInstallation(root)
   const manifest = Manifest.load(root)
   const undoing = undo.planUndo(root, manifest, parts, isPurge)
   const isWhole = parts === PARTS
   const state = isWhole ? service.stateDirectories(root) : []
-  const isNothing = undoing.length === 0 && !(isPurge && state.length > 0)
-  if (isNothing && manifest.entries.every(({ kind }) => kind === 'user' || kind === 'directory') && !isPurge) {
+  const hasUser = isWhole && manifest.entries.some(({ kind }) => kind === 'user')
+  if (undoing.length === 0 && !(isPurge && (hasUser || state.length > 0))) {
     if (session.isJson) return session.terminal.json({ changes: [], commands: [], kept: state })
-    return session.terminal.print('Nothing to take away: `agent install` has put nothing here, or it is gone already.')
+    const what = named.map((part) => ` --${part}`).join('')
+    session.terminal.print(
+      `Nothing to take away: \`agent install${what}\` has put nothing here, or it is gone already.`,
+    )
+    return
   }
   const commands = await commandsAfter(undoing)
   if (!isDryRun) {
+    machine.checkWritable(
+      root,
+      undoing.map(({ entry }) => entry.path),
+    )
     const question = `This removes the identity of this node, its networks and content (${state.join(', ')}). Go on?`
     await agreed(session, !isPurge || state.length === 0, question)
     await takeAway({ session, root, manifest, undoing, commands, parts, isPurge, isWhole, state })
@@ -103,6 +113,7 @@ async function takeAway(work: Work): Promise<void> {
     // What is left of the state belongs to it.
     if (service.stateDirectories(root).length === 0) await service.removeUser(root, run, manifest)
   }
+  if (isPurge) for (const { entry } of undoing) manifest.forget(entry.path)
   undo.removeDirectories(root, manifest, parts)
   if (manifest.entries.some(({ kind }) => kind !== 'directory')) return manifest.finish()
   const left = manifest.entries.map(({ path }) => path).toReversed()

@@ -3,6 +3,7 @@
  * in it depends on the machine that wrote it. Only what installs loads this.
  */
 import { stringify } from 'smol-toml'
+import { CREDENTIALS } from './credentials.ts'
 import { KEYS } from './keys.ts'
 import { SERVICE_SOCKET } from './paths.ts'
 
@@ -13,6 +14,9 @@ const OF_THE_MACHINE: Readonly<Record<string, string>> = { name: 'the-host-name'
 const HEAD = `# Configuration of the undernet agent: each key with what it is when nothing is said here.
 # To change one, take the # away. Those marked with ! need \`systemctl restart undernet\`, the others
 # \`systemctl reload undernet\`. \`agent config show\` prints what holds, and where it comes from.
+#
+# Secrets are files that only root can read: logins of registries in /etc/credstore/${CREDENTIALS.registry_auth} (an auth.json),
+# tokens of networks in /etc/credstore/${CREDENTIALS.join_file} (one a line).
 `
 
 export function commentedConfig(): string {

@@ -39,12 +39,24 @@ export function planChanges(wanted: readonly Wanted[], root: Root, manifest: Man
   const steps = wanted.map((one): Step => {
     const step = planOne(one, root, manifest, force)
     if (step !== undefined) return step
-    inTheWay.push(root.at(one.path))
+    const isLink = root.stat(one.path)?.isSymbolicLink() === true
+    inTheWay.push(`${root.at(one.path)}${isLink ? ' (a link: whoever made it has to remove it)' : ''}`)
     return { wanted: one, action: 'keep' }
   })
   if (inTheWay.length === 0) return steps
   throw new AgentError('taken', `this is there and is not of \`agent install\`:\n${inTheWay.join('\n')}`, {
     next: 'Move it away, or give --force: a copy is then kept, which `agent uninstall` puts back.',
+  })
+}
+
+/** The same, where nobody asked for it anew: what somebody took out since he does not want. */
+export function withoutTakenOut(steps: readonly Step[], manifest: Manifest): Step[] {
+  return steps.map((step) => {
+    const { wanted, action, before } = step
+    if (manifest.isUnfinished || manifest.file(wanted.path) === undefined) return step
+    const isGone = action === 'create' || (wanted.kind === 'block' && withoutBlock(before ?? '') === undefined)
+    if (!isGone || action === 'same' || action === 'keep') return step
+    return { wanted, action: 'keep', note: `taken out by somebody; --${wanted.part} puts it in again` }
   })
 }
 
@@ -78,6 +90,8 @@ function planFile(
   manifest: Manifest,
   force: boolean,
 ): Step | undefined {
+  // What it leads to is not what is meant.
+  if (root.stat(wanted.path)?.isSymbolicLink() && !wanted.isYours) return undefined
   const there = root.read(wanted.path)
   const after = wanted.text
   if (there === undefined) return { wanted, action: 'create', after }
@@ -160,7 +174,7 @@ function entryFor(
 }
 
 /** Each that is missing, from above; what we made is taken away when it is empty. */
-export function makeDirectories(path: string, part: Part, root: Root, manifest: Manifest): void {
+function makeDirectories(path: string, part: Part, root: Root, manifest: Manifest): void {
   const missing: string[] = []
   for (let one = path; one !== '/' && root.stat(one) === undefined; one = dirname(one)) missing.unshift(one)
   for (const one of missing) {

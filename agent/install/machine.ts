@@ -7,16 +7,17 @@ import { existsSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { promisify } from 'node:util'
 import { AgentError } from '../error.ts'
+import { UNIT, UNIT_FILE } from './layout.ts'
 import { AS_ROOT, type Root } from './root.ts'
 
 /** A start may have to change the database, and systemd gives it five minutes. */
 const COMMAND_MS_MAX = 6 * 60_000
 const OUTPUT_BYTES_MAX = 1024 * 1024
-/** Of the unit and the binary that packages bring. */
+/** Where packages have it. */
 const UNITS_OF_PACKAGES = ['/usr/lib/systemd/system/undernet.service', '/lib/systemd/system/undernet.service']
 
 export type Command = readonly [string, ...string[]]
-export type Outcome = { status: number; output: string }
+type Outcome = { status: number; output: string }
 export type Run = (command: Command) => Promise<Outcome>
 
 /** Runs a command to its end; one that cannot be run has the status 127, as in a shell. */
@@ -49,30 +50,37 @@ export async function systemdVersion(run: Run): Promise<number> {
   })
 }
 
-/**
- * Why an installation has to stay away, told before anything is changed.
- *
- * @throws {AgentError} `failed`, `taken`, `not-allowed`
- */
-export function checkMachine(root: Root, paths: readonly string[], isDryRun: boolean): void {
+/** Whether somebody else looks after the agent here, who is then not to be disturbed. @throws {AgentError} `failed`, `taken` */
+export function checkOwner(root: Root): void {
   if (root.stat('/etc/NIXOS') !== undefined)
     throw new AgentError('failed', 'this is NixOS, which is changed by its configuration', {
       next: 'Use the module of the flake: services.undernet.enable = true;',
     })
+  if (root.linkTarget(UNIT_FILE) === '/dev/null')
+    throw new AgentError('taken', `${UNIT} is masked: somebody wants it not to run`, {
+      next: `If that is no longer so: sudo systemctl unmask ${UNIT}`,
+    })
   const packaged = UNITS_OF_PACKAGES.find((path) => root.stat(path) !== undefined)
   if (packaged !== undefined)
     throw new AgentError('taken', `the agent is here already, by a package (${packaged})`, {
-      next: 'Leave it to the package manager: apt install undernet, apt remove undernet. What only shows lines, like `agent nix-conf`, works.',
+      next: 'Leave it to the package manager (apt install, remove, purge undernet). `agent nix-conf`, oci-conf and dns-conf show the lines for other programs.',
     })
+}
+
+/** Whether this is a machine, and this user one, that may be changed. @throws {AgentError} `failed`, `not-allowed` */
+export function checkMachine(root: Root, isDryRun: boolean): void {
   if (root.isMachine && !existsSync('/run/systemd/system'))
     throw new AgentError('failed', 'this machine was not started by systemd', {
       next: 'To put the agent into an image, name its directory with --root; otherwise run `agent start` yourself.',
     })
-  if (isDryRun) return
-  if (root.isMachine && process.geteuid?.() !== 0)
+  if (!isDryRun && root.isMachine && process.geteuid?.() !== 0)
     throw new AgentError('not-allowed', 'only root may change what runs on this machine', {
       next: `${AS_ROOT} --dry-run shows what would be done.`,
     })
+}
+
+/** Whether all that is to be changed can be. @throws {AgentError} `not-allowed` */
+export function checkWritable(root: Root, paths: readonly string[]): void {
   const faults = new Set(paths.map((path) => root.fault(path)).filter((fault) => fault !== undefined))
   if (faults.size > 0)
     throw new AgentError('not-allowed', [...faults].join('\n'), {

@@ -23,6 +23,9 @@ import { basename, dirname, join } from 'node:path'
 import { AgentError } from '../error.ts'
 import type { Root } from './root.ts'
 
+/** Where it is in a program. In a `bin`, since SELinux lets services run what is there. */
+export const NODE = 'bin/node'
+export const MAIN = 'dist/main.js'
 /** Of the hash of the content. */
 const ID_LENGTH = 16
 const READ_BYTES = 1024 * 1024
@@ -36,19 +39,45 @@ export type Program = { id: string; files: readonly ProgramFile[]; sizeBytes: nu
 /**
  * The program that runs now. `entry` is what Node was started with.
  *
- * @throws {AgentError} `usage` when there is no bundle
+ * @throws {AgentError} `usage` when there is no bundle, or no Node that can be copied
  */
-export function runningProgram(entry = process.argv[1] ?? '', node = process.execPath): Program {
+export function runningProgram(entry = process.argv[1] ?? ''): Program {
   const bundle = bundleOf(realpathSync(entry))
+  const node = nodeFor(join(bundle, 'main.js'))
   const bundled = readdirSync(bundle, { withFileTypes: true })
     .filter((one) => one.isFile() && LOADED.test(one.name))
     .map(({ name }) => ({ path: join('dist', name), source: join(bundle, name), isExecutable: false }))
   const files = [
-    { path: 'node', source: realpathSync(node), isExecutable: true },
+    { path: NODE, source: node, isExecutable: true },
     ...bundled,
     ...packageFiles('koffi', join(bundle, 'main.js')),
-  ].sort((a, b) => (a.path < b.path ? -1 : 1))
-  return { id: idOf(files), files, sizeBytes: files.reduce((sum, { source }) => sum + statSync(source).size, 0) }
+  ]
+  return programOf(files)
+}
+
+/** A program of these files. */
+export function programOf(files: readonly ProgramFile[]): Program {
+  const sorted = files.toSorted((a, b) => (a.path < b.path ? -1 : 1))
+  return {
+    id: idOf(sorted),
+    files: sorted,
+    sizeBytes: sorted.reduce((sum, { source }) => sum + statSync(source).size, 0),
+  }
+}
+
+/** The one that came with the agent: it needs nothing of the machine. Without it the one that runs, unless it would not outlive its surroundings. */
+function nodeFor(bundle: string): string {
+  try {
+    const own = join(dirname(createRequire(bundle).resolve('node/package.json')), 'bin', 'node')
+    if (existsSync(own)) return realpathSync(own)
+  } catch {
+    // Not from a clone.
+  }
+  const node = realpathSync(process.execPath)
+  if (!node.startsWith('/nix/store/')) return node
+  throw new AgentError('usage', `${node} needs libraries of the Nix store, which may be collected there`, {
+    next: 'Run this with another Node, such as that of npm ci: node_modules/.bin/node dist/main.js install',
+  })
 }
 
 /** Beside the sources when it is they that run. */

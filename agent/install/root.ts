@@ -6,10 +6,10 @@ import { createHash } from 'node:crypto'
 import {
   accessSync,
   chmodSync,
-  chownSync,
   closeSync,
   constants,
   fchmodSync,
+  fchownSync,
   fsyncSync,
   lstatSync,
   openSync,
@@ -90,18 +90,15 @@ export class Root {
     const file = this.#target(path)
     const temporary = temporaryOf(file)
     rmSync(temporary, { force: true })
-    writeFileSync(temporary, bytes, { mode: 0o600, flag: 'wx' })
-    const opened = openSync(temporary, 'r')
+    // By the open file and not by its name: the directory may be somebody else's.
+    const opened = openSync(temporary, 'wx', 0o600)
     try {
+      writeFileSync(opened, bytes)
+      if (uid !== undefined && gid !== undefined && process.geteuid?.() === 0) fchownSync(opened, uid, gid)
       fchmodSync(opened, mode)
       fsyncSync(opened)
     } finally {
       closeSync(opened)
-    }
-    if (uid !== undefined && gid !== undefined && process.geteuid?.() === 0) {
-      chownSync(temporary, uid, gid)
-      // To change the owner takes set-id bits away.
-      chmodSync(temporary, mode)
     }
     renameSync(temporary, file)
   }

@@ -1,12 +1,17 @@
 /**
  * The agent as a service of this machine: its user, and the commands that make systemd do what the files say.
  */
+import { existsSync } from 'node:fs'
+import { AgentError } from '../error.ts'
 import { SERVICE_NAME } from '../service/unit.ts'
 import type { Step } from './change.ts'
-import { STATE_DIRECTORIES, SYSUSERS, UNIT, UNIT_FILE } from './layout.ts'
+import { LAUNCHER, PROGRAMS, STATE_DIRECTORIES, SYSUSERS, UNIT, UNIT_FILE } from './layout.ts'
 import { type Command, must, type Run } from './machine.ts'
 import type { Manifest } from './manifest.ts'
 import type { Root } from './root.ts'
+
+/** What an agent says that does not start is short. */
+const LOG_LINES = '3'
 
 /** What systemd says of the unit now. */
 export type ServiceState = { isActive: boolean; needsReload: boolean }
@@ -30,10 +35,32 @@ export function startCommands(
   const isNew = steps.some(({ wanted, action }) => wanted.kind === 'tree' && action !== 'same')
   const user: Command[] = hasUser ? [] : [sysusersCommand(root)]
   if (!root.isMachine) return user
+  // The kind of a file is that of its directory until somebody looks it up.
+  const label: Command[] = isNew && hasSelinux() ? [['restorecon', '-R', PROGRAMS, LAUNCHER, UNIT_FILE]] : []
   const isOther = isChanged(UNIT_FILE) || isUnfinished
   const reload: Command[] = isOther || state.needsReload ? [['systemctl', 'daemon-reload']] : []
-  if (!state.isActive) return [...user, ...reload, ['systemctl', 'start', UNIT]]
-  return [...user, ...reload, ...(isOther || isNew ? [['systemctl', 'restart', UNIT] as const] : [])]
+  if (!state.isActive) return [...user, ...label, ...reload, ['systemctl', 'start', UNIT]]
+  return [...user, ...label, ...reload, ...(isOther || isNew ? [['systemctl', 'restart', UNIT] as const] : [])]
+}
+
+/** Runs one of these; when the agent does not start, what it said is the reason. @throws {AgentError} `failed` */
+export async function runOnService(run: Run, command: Command): Promise<void> {
+  const { status, output } = await run(command)
+  if (status === 0) return
+  const isStart = command[0] === 'systemctl' && /^(re)?start$/.test(command[1] ?? '')
+  const log = isStart
+    ? await run(['journalctl', '-u', UNIT, '-p', 'err', '-n', LOG_LINES, '-o', 'cat', '--no-pager'])
+    : undefined
+  const said = new Set(log?.output.split('\n').filter((line) => line !== '' && !line.startsWith('Failed to start')))
+  throw new AgentError('failed', `${command.join(' ')} failed:\n${[...said].join('\n') || output}`, {
+    next: isStart
+      ? `Everything is in its place. Mend that, and run the command again; more is in journalctl -u ${UNIT}.`
+      : 'Mend that, and run the command again.',
+  })
+}
+
+function hasSelinux(): boolean {
+  return existsSync('/sys/fs/selinux/enforce')
 }
 
 function sysusersCommand(root: Root): Command {

@@ -52,8 +52,10 @@ function planFile(entry: FileEntry, root: Root, manifest: Manifest, isPurge: boo
   return { entry, action: 'keep', note: 'it was changed since' }
 }
 
+/** What is left to somebody stays in the manifest: a later purge may take it after all. */
 export function applyUndo({ entry, action, after }: Undoing, root: Root, manifest: Manifest): void {
   const { path } = entry
+  if (action === 'keep') return
   if (entry.kind === 'file') root.sweep(path)
   if (entry.kind === 'tree') rmSync(root.at(`${path}.new`), { recursive: true, force: true })
   if (action === 'remove') rmSync(root.at(path), { recursive: entry.kind === 'tree', force: true })

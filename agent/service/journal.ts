@@ -22,11 +22,15 @@ type Environment = Readonly<Record<string, string | undefined>>
 type Entry = { level: string; msg?: string; err?: { message?: string; stack?: string } } & Record<string, unknown>
 
 /** Where lines go when stderr is the journal's; undefined when it is not. */
-export async function openJournal(identifier: string, env: Environment = process.env): Promise<LogLines | undefined> {
+export async function openJournal(
+  identifier: string,
+  env: Environment = process.env,
+  socket = JOURNAL_SOCKET,
+): Promise<LogLines | undefined> {
   if (!isJournal(env)) return undefined
   let send: Send
   try {
-    send = await openDatagrams(JOURNAL_SOCKET)
+    send = await openDatagrams(socket)
   } catch {
     send = () => false
   }

@@ -30,8 +30,8 @@ export type UnitOptions = {
 }
 
 /** Settings by section, in their order. A comment stands above its setting. */
-export type Setting = { key: string; value: string; comment?: string }
-export type UnitSections = { section: 'Unit' | 'Service' | 'Install'; settings: Setting[] }[]
+type Setting = { key: string; value: string; comment?: string }
+type UnitSections = { section: 'Unit' | 'Service' | 'Install'; settings: Setting[] }[]
 
 /** The unit as text. */
 export function serviceUnit(options: UnitOptions): string {

@@ -16,8 +16,8 @@ export type Control = {
 }
 
 export function controlFile({ version, architecture, installedKiB, maintainer, libraries }: Control): string {
-  // A user is made by sysusers, and procps has the kill of the unit's ExecReload.
-  const depends = [...libraries, 'procps', 'systemd | systemd-standalone-sysusers | systemd-sysusers']
+  // The user is made by sysusers, and taken away by passwd; procps has the kill of the unit's ExecReload.
+  const depends = [...libraries, 'passwd', 'procps', 'systemd | systemd-standalone-sysusers | systemd-sysusers']
   return `Package: undernet
 Version: ${version}
 Architecture: ${architecture}
@@ -38,8 +38,21 @@ Description: peer-to-peer agent that shares Nix paths, images and services
 `
 }
 
+/** Two services of one name: the one of `agent install` would stand before the package's, which nobody would notice. */
+const PREINST = `#!/bin/sh
+set -e
+
+root="\${DPKG_ROOT:-}"
+if [ "$1" = install ] && [ -e "$root/etc/systemd/system/${UNIT}" ] && [ -e "$root/var/lib/${SERVICE_NAME}-install/manifest.json" ]; then
+  echo "${SERVICE_NAME}: the agent is here already, by 'agent install'. Run 'sudo agent uninstall' first: the node" >&2
+  echo "stays what it is, its state is kept and used by this package." >&2
+  exit 1
+fi
+`
+
 /** By name, as in DEBIAN/. */
-export const maintainerScripts: Readonly<Record<'postinst' | 'prerm' | 'postrm', string>> = {
+export const maintainerScripts: Readonly<Record<'preinst' | 'postinst' | 'prerm' | 'postrm', string>> = {
+  preinst: PREINST,
   postinst: `#!/bin/sh
 set -e
 
@@ -82,11 +95,10 @@ if [ "$1" = purge ]; then
   fi
   # The key of this node is there, too: that is what purge means.
   rm -rf "\${DPKG_ROOT:-}/var/lib/${SERVICE_NAME}" "\${DPKG_ROOT:-}/var/cache/${SERVICE_NAME}"
-  # Nothing of it is left that the user could own.
-  if [ -z "\${DPKG_ROOT:-}" ]; then
-    if getent passwd ${SERVICE_NAME} >/dev/null; then userdel ${SERVICE_NAME} >/dev/null 2>&1 || true; fi
-    if getent group ${SERVICE_NAME} >/dev/null; then groupdel ${SERVICE_NAME} >/dev/null 2>&1 || true; fi
-  fi
+  # Nothing is left that they could own. 6: there is none, as userdel takes the group along.
+  for program in userdel groupdel; do
+    said=$("$program" \${DPKG_ROOT:+--prefix "$DPKG_ROOT"} ${SERVICE_NAME} 2>&1) || [ $? -eq 6 ] || echo "$said" >&2
+  done
 fi
 `,
 }

@@ -3,6 +3,7 @@
  * and iproute2.
  */
 import { execFileSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
 
 export type Hosts = Disposable & {
   /** The namespace of a host; its address is 10.78.0.1 and so on. */
@@ -14,6 +15,7 @@ export type Hosts = Disposable & {
 
 /** So many hosts; `slowBits` a second is what the last of them can receive, if it is said. */
 export function makeHosts(count: number, slowBits?: string): Hosts {
+  removeAbandoned()
   const name = `rev${process.pid}x${Math.floor(Math.random() * 1e6)}`
   const made: string[] = []
   const hosts: Hosts = {
@@ -49,6 +51,14 @@ export function makeHosts(count: number, slowBits?: string): Hosts {
   } catch (error) {
     hosts[Symbol.dispose]()
     throw error
+  }
+}
+
+/** Namespaces of processes that were killed. */
+function removeAbandoned(): void {
+  const names = execFileSync('ip', ['netns', 'list'], { encoding: 'utf8' })
+  for (const [, name = '', pid = ''] of names.matchAll(/^(rev(\d+)x\w+)/gm)) {
+    if (!existsSync(`/proc/${pid}`)) ip(`netns del ${name}`)
   }
 }
 

@@ -7,7 +7,7 @@
  */
 import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Outcome, until } from '../agents.ts'
 
@@ -20,9 +20,9 @@ const POLL_MS = 100
 /** Kept of the console, for the message of a failure. */
 const CONSOLE_LENGTH_MAX = 20_000
 /** What somebody has who logs in as root. */
-const LOGIN = ['PATH=/usr/sbin:/usr/bin:/sbin:/bin', 'HOME=/root', 'LANG=C.UTF-8']
+const LOGIN = ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', 'HOME=/root', 'LANG=C.UTF-8']
 /** Where overlays are; the number of the process that has one is in its name. */
-const DISKS = '/var/cache/undernet-machines/disks'
+export const DISKS = '/var/cache/undernet-machines/disks'
 /** Of control groups: one, or on older machines several, of which systemd writes to these. */
 const LEGACY_TREES = ['/sys/fs/cgroup/systemd', '/sys/fs/cgroup/unified'].filter((one) => existsSync(one))
 const TREES = LEGACY_TREES.length > 0 ? LEGACY_TREES : ['/sys/fs/cgroup']
@@ -149,6 +149,12 @@ export class Machine implements AsyncDisposable {
   writtenPaths(): string[] {
     const entries = readdirSync(this.written, { recursive: true, withFileTypes: true })
     return entries.map((entry) => join(entry.parentPath, entry.name).slice(this.written.length)).sort()
+  }
+
+  /** Whether it is a directory that Debian itself has there: one is written to when something in it comes and goes. */
+  isDirectoryOfRoot(path: string): boolean {
+    const stats = lstatSync(join(this.#options.root, path), { throwIfNoEntry: false })
+    return stats?.isDirectory() === true && lstatSync(join(this.written, path)).isDirectory()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,4 +1,5 @@
-/** What goes into the journal, read as journald reads it. A real one is asked in bench/soak-service.ts. */
+/** What goes into the journal, read as journald reads it. A real one is asked in bench/soak-install.ts. */
+import { spawnSync } from 'node:child_process'
 import { fstatSync } from 'node:fs'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
@@ -81,5 +82,19 @@ describe('openJournal', () => {
     const { dev, ino } = fstatSync(2)
     expect(await openJournal('undernet', { JOURNAL_STREAM: `${dev}:${ino + 1}` })).toBeUndefined()
     expect(await openJournal('undernet', { JOURNAL_STREAM: `${dev}:${ino}` })).toBeDefined()
+  })
+
+  it('has what journald does not take on stderr, a line each, with the priority in front', () => {
+    const program = `
+      import { fstatSync } from 'node:fs'
+      import { openJournal } from ${JSON.stringify(new URL('../../../agent/service/journal.ts', import.meta.url).href)}
+      const { dev, ino } = fstatSync(2)
+      const journal = await openJournal('undernet', { JOURNAL_STREAM: dev + ':' + ino }, '/nowhere/socket')
+      journal.write(JSON.stringify({ level: 'error', msg: 'disk.full', reason: 'a\\nb' }) + '\\n')
+      journal.write(JSON.stringify({ level: 'info', msg: 'agent.started' }) + '\\n')`
+    const { stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', program], { encoding: 'utf8' })
+    expect(stderr).toBe(
+      '<3>{"level":"error","msg":"disk.full","reason":"a\\nb"}\n<6>{"level":"info","msg":"agent.started"}\n',
+    )
   })
 })

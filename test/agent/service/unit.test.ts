@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { SERVICE_NAME, serviceUnit, sysusersConf } from '../../../agent/service/unit.ts'
+import { SERVICE_NAME, serviceUnit, sysusersConf, unitSections } from '../../../agent/service/unit.ts'
 
 /** The promise of the issue. */
 const EXPOSURE_MAX = 2.0
@@ -27,9 +27,10 @@ describe('serviceUnit', () => {
   })
 
   it('has each setting once, but for lists', () => {
-    const keys = [...serviceUnit({ program: ['/x'] }).matchAll(/^(\w+)=/gm)].map(([, key]) => key)
+    const keys = unitSections({ program: ['/x'] }).flatMap(({ settings }) => settings.map(({ key }) => key))
+    expect([...serviceUnit({ program: ['/x'] }).matchAll(/^(\w+)=/gm)].map(([, key]) => key)).toEqual(keys)
     const lists = ['LoadCredential', 'SystemCallFilter']
-    expect(keys.filter((key, at) => keys.indexOf(key) !== at && !lists.includes(key ?? ''))).toEqual([])
+    expect(keys.filter((key, at) => keys.indexOf(key) !== at && !lists.includes(key))).toEqual([])
   })
 })
 
