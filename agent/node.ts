@@ -23,6 +23,7 @@ import type { TrustedKeys } from './nix/trust.ts'
 import type { Upstreams } from './nix/upstreams.ts'
 import { NodeApi } from './node/api.ts'
 import { NodeNamesApi } from './node/api-names.ts'
+import { startUpkeep } from './node/api-upkeep.ts'
 import { type Content, startContent } from './node/content.ts'
 import { NodeDiscovery } from './node/discovery.ts'
 import { Entrance } from './node/entrance.ts'
@@ -274,6 +275,17 @@ async function startNode(
     ...names.warnings(),
     ...oci.warnings(),
   ]
+  const upkeep = startUpkeep({
+    status: () => api.status(),
+    current,
+    entrance,
+    openNetwork,
+    closed,
+    content,
+    metrics,
+    peerId: host.peerId,
+    log,
+  })
   const api = new NodeApi({
     current,
     host,
@@ -286,6 +298,7 @@ async function startNode(
     places,
     routing,
     names: new NodeNamesApi({ names, dns, routing }),
+    upkeep,
     content,
     cacheKey,
     trust,

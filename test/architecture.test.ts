@@ -18,6 +18,7 @@ const ARROWS: Record<string, readonly string[]> = {
   state: [],
   service: [],
   identity: ['state'],
+  backup: ['identity', 'state'],
   http: [],
   api: [],
   cli: ['api', 'install', 'service'],

@@ -6,11 +6,11 @@
  * is in, the open one included; with several, a `usage` error names them, since nothing private goes out by a guess. What is asked for
  * without it is looked for in all.
  */
+import type { BlobReader } from './blob-reader.ts'
 import type {
   ArtifactDetail,
   ArtifactView,
   ConfigView,
-  DoctorResult,
   FetchResult,
   NixConfView,
   PeerView,
@@ -28,15 +28,9 @@ import type { NamesApi } from './names-api.ts'
 import type { RoomApi } from './room-api.ts'
 import type { ServiceApi } from './service-api.ts'
 import type { ShareApi } from './share-contract.ts'
+import type { UpkeepApi } from './upkeep-api.ts'
 
 type Awaitable<T> = T | Promise<T>
-
-/** Bytes that this node holds, to be read in any range. */
-export interface BlobReader {
-  readonly sizeBytes: number
-  read(offset: number, length: number, signal: AbortSignal): AsyncIterable<Uint8Array>
-  close?(): Awaitable<void>
-}
 
 export interface AgentApi {
   readonly membership: MembershipApi
@@ -45,6 +39,7 @@ export interface AgentApi {
   readonly names: NamesApi
   readonly routing: ServiceApi
   readonly images: ImageApi
+  readonly upkeep: UpkeepApi
 
   status(): Awaitable<Status>
   peers(): Awaitable<PeerView[]>
@@ -77,5 +72,4 @@ export interface AgentApi {
   nixConf(): Awaitable<NixConfView>
 
   config(): Awaitable<ConfigView>
-  doctor(signal: AbortSignal): Promise<DoctorResult>
 }

@@ -61,8 +61,9 @@ export class Client {
     return readJson(await this.#ask('POST', path, { query, bytes, signal, isWork: true }))
   }
 
-  async *download(path: string, signal: AbortSignal): AsyncGenerator<Uint8Array, void, void> {
-    const response = await this.#ask('GET', path, { signal, isWork: true })
+  /** With `json`, what is posted for them. */
+  async *download(path: string, signal: AbortSignal, json?: unknown): AsyncGenerator<Uint8Array, void, void> {
+    const response = await this.#ask(json === undefined ? 'GET' : 'POST', path, { json, signal, isWork: true })
     try {
       for await (const chunk of response) yield chunk as Uint8Array
     } catch (cause) {

@@ -190,7 +190,3 @@ export type ConfigView = {
   file: string | null
   entries: ConfigEntryView[]
 }
-
-/** One thing that `agent doctor` looked at. */
-export type Check = { name: string; state: 'ok' | 'warning' | 'failed'; message: string; next?: string }
-export type DoctorResult = { checks: Check[] }

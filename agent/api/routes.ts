@@ -12,6 +12,7 @@ import { type Route, route } from './route.ts'
 import * as schemas from './schemas.ts'
 import { serviceRoutes } from './service-routes.ts'
 import { shareRoutes } from './share-routes.ts'
+import { upkeepRoutes } from './upkeep-routes.ts'
 
 const nothing = z.object({})
 
@@ -172,16 +173,7 @@ export const routes: readonly Route[] = [
     reply: schemas.config,
     handle: (api) => api.config(),
   }),
-  route({
-    method: 'GET',
-    path: 'doctor',
-    summary: 'What the agent can check of itself',
-    takes: 'query',
-    input: nothing,
-    answers: 'json',
-    reply: schemas.doctorResult,
-    handle: (api, { signal }) => api.doctor(signal),
-  }),
+  ...upkeepRoutes,
   ...roomRoutes,
   ...shareRoutes,
   ...serviceRoutes,

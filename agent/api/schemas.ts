@@ -7,7 +7,6 @@ import type {
   ArtifactDetail,
   ArtifactView,
   ConfigView,
-  DoctorResult,
   ErrorBody,
   FetchEvent,
   FetchResult,
@@ -194,16 +193,6 @@ export const config: z.ZodType<ConfigView> = z.object({
       value: z.union([z.string(), z.number(), z.boolean(), z.array(z.string())]),
       origin: z.enum(['default', 'file', 'env', 'flag']),
       source: z.string(),
-    }),
-  ),
-})
-export const doctorResult: z.ZodType<DoctorResult> = z.object({
-  checks: z.array(
-    z.object({
-      name: z.string(),
-      state: z.enum(['ok', 'warning', 'failed']),
-      message: z.string(),
-      next: z.string().exactOptional(),
     }),
   ),
 })

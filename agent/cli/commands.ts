@@ -1,5 +1,7 @@
 /** Every command, in the order in which --help lists them. */
 import { addAudit } from './audit.ts'
+import { addBackup } from './backup.ts'
+import { addBugreport } from './bugreport.ts'
 import type { AddCommand } from './command-line.ts'
 import { addCompletion } from './completion.ts'
 import { addConfig } from './config.ts'
@@ -21,6 +23,7 @@ import { addPeers, addPing } from './peers.ts'
 import { addPin, addPins, addUnpin } from './pin.ts'
 import { addPolicy } from './policy.ts'
 import { addPublish, addUnpublish } from './publish.ts'
+import { addRestore } from './restore.ts'
 import { addSearch, addShow } from './search.ts'
 import { addService } from './service.ts'
 import { addStart } from './start.ts'
@@ -64,6 +67,9 @@ export const commands: readonly AddCommand[] = [
   addOciConf,
   addConfig,
   addDoctor,
+  addBugreport,
+  addBackup,
+  addRestore,
   addCompletion,
   addVersion,
 ]

@@ -6,12 +6,13 @@
  */
 import { existsSync } from 'node:fs'
 import { homedir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 
 export type Environment = Readonly<Record<string, string | undefined>>
 
 export const SERVICE_CONFIG = '/etc/undernet/agent.toml'
 export const SERVICE_SOCKET = '/run/undernet/agent.sock'
+export const SERVICE_STATE = '/var/lib/undernet'
 export const SOCKET_NAME = 'agent.sock'
 
 /** True under a systemd unit that gives the agent its directories. */
@@ -34,6 +35,16 @@ export function socketPath(env: Environment, state: string): string {
   // Set but not there: after `su`, and in containers.
   if (env.XDG_RUNTIME_DIR && existsSync(env.XDG_RUNTIME_DIR)) return join(env.XDG_RUNTIME_DIR, 'undernet', SOCKET_NAME)
   return join(state, SOCKET_NAME)
+}
+
+/**
+ * For commands that look at an agent's files while none answers: those of the service where there is one, unless this user has an agent of his own or the
+ * environment names one.
+ */
+export function filesEnvironment(env: Environment): Environment {
+  const isNamed = env.UNDERNET_STATE || env.UNDERNET_CONFIG || isService(env)
+  if (isNamed || !existsSync(SERVICE_STATE) || existsSync(stateDirectory(env))) return env
+  return { ...env, STATE_DIRECTORY: SERVICE_STATE, RUNTIME_DIRECTORY: dirname(SERVICE_SOCKET) }
 }
 
 function home(env: Environment): string {

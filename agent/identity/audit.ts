@@ -54,6 +54,7 @@ export type AuditEvent =
   | 'root.imported'
   | 'root.removed'
   | 'certificate.renewed'
+  | 'backup.made'
   | 'flow.used'
   | 'flow.served'
 

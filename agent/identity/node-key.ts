@@ -34,6 +34,12 @@ export function loadOrMakeNodeKey(path: string): NodeKey {
   return nodeKeyFrom(readKeyFile(path, IF_LOST) ?? makeKey(path))
 }
 
+/** The same without making one; undefined when there is no such file. */
+export function loadNodeKey(path: string): NodeKey | undefined {
+  const key = readKeyFile(path, IF_LOST)
+  return key && nodeKeyFrom(key)
+}
+
 /** A key that lives in memory only, for tests. */
 export function ephemeralNodeKey(): NodeKey {
   return nodeKeyFrom(generateKeyPairSync('ed25519').privateKey)

@@ -3,12 +3,12 @@
  */
 import { randomUUID } from 'node:crypto'
 import { type ArtifactBody, type NixArtifactBody, PATH_PREFIX_BYTES } from '../../protocols/artifact/artifact.ts'
-import type { AgentApi, BlobReader } from '../api/agent-api.ts'
+import type { AgentApi } from '../api/agent-api.ts'
+import type { BlobReader } from '../api/blob-reader.ts'
 import type {
   ArtifactDetail,
   ArtifactView,
   ConfigView,
-  DoctorResult,
   FetchResult,
   NixConfView,
   PeerView,
@@ -23,6 +23,7 @@ import type {
 } from '../api/contract.ts'
 import type { NetworkView } from '../api/membership-contract.ts'
 import type { NamesApi } from '../api/names-api.ts'
+import type { UpkeepApi } from '../api/upkeep-api.ts'
 import type { BringDeps } from '../artifacts/bring.ts'
 import type { Publications } from '../artifacts/publications.ts'
 import { storeUpload } from '../artifacts/upload.ts'
@@ -48,7 +49,6 @@ import { NodeServices } from './api-routing.ts'
 import { bring } from './bringing.ts'
 import type { ClosedNetworks } from './closed-networks.ts'
 import type { Content } from './content.ts'
-import { doctorOf } from './doctor.ts'
 import { type Entrance, OPEN_NETWORK_NAME } from './entrance.ts'
 import type { Joining } from './joining.ts'
 import type { OpenNetwork } from './open-network.ts'
@@ -76,6 +76,7 @@ export type Parts = Pick<NodeImagesDeps, 'oci' | 'holders' | 'signatures'> & {
   places: Places
   routing: NodeRouting
   names: NamesApi
+  upkeep: UpkeepApi
   content: Content
   cacheKey: CacheKey
   trust: TrustedKeys
@@ -99,6 +100,7 @@ export class NodeApi implements AgentApi {
   readonly routing: NodeServices
   readonly names: NamesApi
   readonly images: NodeImages
+  readonly upkeep: UpkeepApi
   readonly #parts: Parts
   readonly #places: Places
 
@@ -106,6 +108,7 @@ export class NodeApi implements AgentApi {
     this.#parts = parts
     this.#places = parts.places
     this.names = parts.names
+    this.upkeep = parts.upkeep
     this.room = new NodeRoom({
       ...parts,
       networks: parts.entrance.networks,
@@ -332,11 +335,6 @@ export class NodeApi implements AgentApi {
   config(): ConfigView {
     const { entries, file } = this.#parts.current.config
     return { file: file ?? null, entries: [...entries] }
-  }
-
-  async doctor(): Promise<DoctorResult> {
-    const { keeper, content, warnings } = this.#parts
-    return doctorOf({ warnings: warnings(), peerCount: keeper.peers().length, hasNix: content.store.isInstalled })
   }
 
   /** Makes an artifact under a temporary pin, publishes it, and lets the pin go whatever happens. */

@@ -39,6 +39,7 @@ import type { NetworkScope, NetworkStreams } from '../mesh/network-streams.ts'
 import type { Relays } from '../mesh/relays.ts'
 import { FILTER_LEASE_MS } from '../nix/store-filter.ts'
 import { type Database, openDatabase } from '../state/database.ts'
+import { dropCopy } from '../state/upgrade.ts'
 
 /** A certificate, to a member that has just connected. */
 const HAND_OVER_MS_MAX = 10_000
@@ -200,7 +201,9 @@ export class ClosedNetwork implements AsyncDisposable {
 
 /** Forgets what a network that is not running has on the disk. */
 export function removeNetwork(directory: string, id: string): void {
-  for (const suffix of ['', '-wal', '-shm']) rmSync(`${databaseOf(directory, id)}${suffix}`, { force: true })
+  const path = databaseOf(directory, id)
+  for (const suffix of ['', '-wal', '-shm']) rmSync(`${path}${suffix}`, { force: true })
+  dropCopy(path)
 }
 
 async function startParts(

@@ -11,6 +11,7 @@ import { ClaimedRange, isClaimed, reverseZone, showRange } from '../routing/addr
 import { NameAddresses } from '../routing/name-addresses.ts'
 import { type Held, NameListeners } from '../routing/name-listeners.ts'
 import type { Database } from '../state/database.ts'
+import { rangeWarnings } from './part-warnings.ts'
 import type { NodeRouting } from './routing.ts'
 
 /** Where an application listens that this machine reaches as itself. */
@@ -68,11 +69,9 @@ export class NodeNames implements AsyncDisposable {
   }
 
   warnings(): Warning[] {
-    const fault = this.#fault
-    const none = fault && { code: 'names.no-range', message: fault.message, next: fault.next ?? '' }
     const faults = this.#running?.listeners.faults() ?? []
     return [
-      ...(none === undefined ? [] : [none]),
+      ...rangeWarnings(this.#fault),
       ...faults.map(({ code, reason }) => ({ code: `names.port-${code}`, message: reason, next: NEXT[code] })),
     ]
   }

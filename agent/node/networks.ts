@@ -18,7 +18,7 @@ import type { Relays } from '../mesh/relays.ts'
 import type { SharedFetches } from '../nix/shared-fetches.ts'
 import type { PathsScope } from '../nix/store-paths.ts'
 import type { Substituter } from '../nix/substituter.ts'
-import { type Database, dropHistory } from '../state/database.ts'
+import { type Database, dropCopies, dropHistory } from '../state/database.ts'
 import { ClosedNetworks } from './closed-networks.ts'
 import { type Content, closedNetworksOf, forgetContent } from './content.ts'
 import { type Entrance, OPEN_NETWORK_NAME } from './entrance.ts'
@@ -72,6 +72,7 @@ export async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableSt
         oci.forgetNetwork(id)
         await forgetContent(id, content)
         dropHistory(db)
+        dropCopies(db)
       },
       contentOf: closedNetworksOf(content),
       deps: {

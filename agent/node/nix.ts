@@ -30,6 +30,7 @@ import type { Database } from '../state/database.ts'
 import type { ClosedNetworks } from './closed-networks.ts'
 import type { Content } from './content.ts'
 import { MemberSigners } from './member-signers.ts'
+import { pushWarnings } from './part-warnings.ts'
 import type { Places } from './places.ts'
 import { storePeers } from './sharing.ts'
 import { Misses, type PeerFaults } from './warnings.ts'
@@ -128,7 +129,7 @@ export async function startNix(deps: NixDeps, stack: AsyncDisposableStack): Prom
   )
   const pushes = startPushes(deps, { trust, substituter, signersIn }, stack)
   const http = config.http && stack.use(await startHttp(config.http, deps, { substituter, pushes }))
-  const warnings = () => [...misses.warnings(), ...pushWarnings(pushes), ...upstreamWarnings(upstreams)]
+  const warnings = () => [...misses.warnings(), ...pushWarnings(pushes.failures()), ...upstreamWarnings(upstreams)]
   return { trust, substituter, upstreams, signersIn, http, warnings }
 }
 
@@ -203,14 +204,6 @@ function pushPlaceIn(places: Places, network: string | undefined): PushPlace {
 function pathInfoOf({ path, narHash, narSize, references, signatures, ca }: Narinfo): PathInfo {
   const lists = { references: [...references], signatures: [...signatures] }
   return { path, narHash, narSize, ...lists, ca, deriver: undefined, ultimate: false }
-}
-
-function pushWarnings(pushes: Pushes): Warning[] {
-  return pushes.failures().map(({ network, paths, reason }) => ({
-    code: 'push.unpublished',
-    message: `${paths} store paths that were pushed are not published in "${network}": ${reason}`,
-    next: 'The agent tries again by itself.',
-  }))
 }
 
 /** Where what comes from upstream may be given on: in the network that is named, or in the only closed one; never by a guess. */

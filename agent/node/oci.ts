@@ -37,6 +37,7 @@ import type { ClosedNetworks } from './closed-networks.ts'
 import type { Content } from './content.ts'
 import { type Entrance, OPEN_NETWORK_NAME } from './entrance.ts'
 import type { OpenNetwork } from './open-network.ts'
+import { registryWarnings } from './part-warnings.ts'
 
 /** A holder that the DHT has not named by then does not help whoever waits. */
 const PROVIDERS_MS_MAX = 5_000
@@ -194,17 +195,7 @@ export class NodeOci {
 
   /** Registries that are left alone at the moment. */
   warnings(): Warning[] {
-    return this.registries().flatMap(({ prefix, resting }) =>
-      resting === undefined
-        ? []
-        : [
-            {
-              code: 'registry.resting',
-              message: `the registry ${prefix} is not asked at the moment: ${resting}`,
-              next: 'What it said last is served meanwhile, and it is tried again. Take it out of `registries` if it is gone.',
-            },
-          ],
-    )
+    return registryWarnings(this.registries())
   }
 
   /** This node left it. */

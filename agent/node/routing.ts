@@ -25,6 +25,7 @@ import { type Offering, Offers } from '../routing/offers.ts'
 import { type RoutedNetwork, ServiceDialer } from '../routing/service-dialer.ts'
 import { Services } from '../routing/services.ts'
 import type { Database } from '../state/database.ts'
+import { forwardWarnings, unplacedWarnings } from './part-warnings.ts'
 
 /** Round trips are looked up for each instance of each answer; liveness measures them every few seconds. */
 const LINKS_KEPT_MS = 500
@@ -177,25 +178,10 @@ export class NodeRouting implements AsyncDisposable {
 
   warnings(): Warning[] {
     const failed = [...this.#forwards].flatMap(([text, forward]) =>
-      typeof forward === 'string'
-        ? [
-            {
-              code: 'forward.failed',
-              message: `the forward ${text} does not run: ${forward}`,
-              next: 'Correct it in the configuration.',
-            },
-          ]
-        : [],
+      typeof forward === 'string' ? [{ text, reason: forward }] : [],
     )
     const unplaced = this.#declared.filter((text) => this.#placeOf(parseOffer(text).network) === undefined)
-    return [
-      ...failed,
-      ...unplaced.map((text) => ({
-        code: 'service.unplaced',
-        message: `the service ${text} of the configuration is offered nowhere: this node is in ${this.#networks.size} closed networks`,
-        next: 'Say which one with ?network=NAME.',
-      })),
-    ]
+    return [...forwardWarnings(failed), ...unplacedWarnings(unplaced, this.#networks.size)]
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -22,6 +22,7 @@ import type { Database } from '../state/database.ts'
 import type { ClosedNetworks } from './closed-networks.ts'
 import { OPEN_NETWORK_NAME } from './entrance.ts'
 import type { OpenNetwork } from './open-network.ts'
+import { shareWarnings } from './part-warnings.ts'
 import type { Places } from './places.ts'
 
 export type SharingDeps = {
@@ -90,28 +91,12 @@ export class Sharing {
 
   warnings(): Warning[] {
     const { shares, store } = this
-    const isSharing = shares.networks().size > 0
-    const open: Warning = {
-      code: 'share.open',
-      message: 'everybody can have what is in the Nix store here: it is given out in the open network',
-      next: 'If that is not what you want: `agent network share open published`.',
-    }
-    const noStore: Warning = {
-      code: 'share.no-store',
-      message: 'the Nix store is to be given out, and there is none on this machine',
-      next: 'Install Nix, or say `agent network share NETWORK published`.',
-    }
-    const { failure = '' } = this.#filter
-    const unsaid: Warning = {
-      code: 'share.unsaid',
-      message: `peers are not told of all that is in the Nix store here: ${failure}`,
-      next: 'The agent tries again by itself.',
-    }
-    return [
-      ...(shares.modeOf(OPEN_NETWORK_ID) === 'store' ? [open] : []),
-      ...(isSharing && !store.isInstalled ? [noStore] : []),
-      ...(failure === '' ? [] : [unsaid]),
-    ]
+    return shareWarnings({
+      isOpen: shares.modeOf(OPEN_NETWORK_ID) === 'store',
+      isSharing: shares.networks().size > 0,
+      hasStore: store.isInstalled,
+      failure: this.#filter.failure,
+    })
   }
 
   /** The store is looked at only while it is given out. One change follows the other. */

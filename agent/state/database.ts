@@ -7,6 +7,8 @@ import { dirname } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { AgentError, reasonOf } from '../error.ts'
 import { diskError } from './disk.ts'
+import { SCHEMA_VERSIONS } from './schema.ts'
+import { dropCopy, keepCopy, refuseNewer } from './upgrade.ts'
 
 /** Another process may hold the write lock for as long as a backup takes to copy a page. */
 const BUSY_MS = 5_000
@@ -15,9 +17,10 @@ const BUSY_MS = 5_000
 export type Database = DatabaseSync
 
 /**
- * Opens (or makes) the state database and checks it.
+ * Opens (or makes) the state database and checks it; keeps a copy of one that is about to be brought to newer versions.
  *
- * @throws {AgentError} `corrupt` when the file is not a sound SQLite database (it is left as it is); `limit` when the disk is full.
+ * @throws {AgentError} `corrupt` when the file is not a sound SQLite database (it is left as it is); `limit` when the disk is full; `failed` when a
+ *   newer agent wrote it.
  */
 export function openDatabase(path: string): Database {
   let db: DatabaseSync | undefined
@@ -33,15 +36,18 @@ export function openDatabase(path: string): Database {
     `)
     const verdict = db.prepare('PRAGMA quick_check(1)').get() as { quick_check: string }
     if (verdict.quick_check !== 'ok') throw new Error(verdict.quick_check)
+    refuseNewer(db, path)
     dropHistory(db)
+    keepCopy(db, path)
     return db
   } catch (cause) {
     db?.close()
+    if (cause instanceof AgentError) throw cause
     const told = diskError(cause, dirname(path))
     if (told instanceof AgentError && told.code === 'limit') throw told
     throw new AgentError('corrupt', `the state database ${path} cannot be used: ${reasonOf(cause)}`, {
       cause,
-      next: `Restore it from a backup, or move it away and start again: the node key is kept, records and the list of shared files are lost here, and peers send their records again.`,
+      next: `Restore it from a backup (\`agent restore FILE --replace\`), or move it away and start again: the node key is kept, records and the list of shared files are lost here, and peers send their records again.`,
     })
   }
 }
@@ -54,12 +60,21 @@ export function dropHistory(db: Database): void {
   db.prepare('PRAGMA wal_checkpoint(TRUNCATE)').get()
 }
 
+/** What was deleted is in no copy of the database either. */
+export function dropCopies(db: Database): void {
+  const path = db.location()
+  if (path !== null) dropCopy(path)
+}
+
 /**
- * Brings one part's tables to the newest version: `steps[i]` turns version i into i + 1, each in a transaction of its own.
+ * Brings one part's tables to the newest version: `steps[i]` turns version i into i + 1, each in a transaction of its own. How many steps there
+ * are is in schema.ts as well.
  *
  * @throws {AgentError} `failed` when a newer agent wrote the file.
  */
 export function migrate(db: Database, part: string, steps: readonly string[]): void {
+  if (steps.length !== (SCHEMA_VERSIONS[part] ?? steps.length))
+    throw new Error(`schema.ts has another version of ${part}`)
   const row = db.prepare('SELECT version FROM schema_versions WHERE part = ?').get(part) as
     | { version: number }
     | undefined

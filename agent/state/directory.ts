@@ -4,11 +4,14 @@
  * The hold is a lock of the operating system (SQLite's reserved lock on `lock`), so it ends with the process, however that ends:
  * there is no stale lock to clear after a kill -9 or a power cut.
  */
-import { chmodSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { AgentError, reasonOf } from '../error.ts'
 import { diskError } from './disk.ts'
+
+/** In a state directory while a backup is put into it: neither what was there nor what comes is whole. */
+export const RESTORING = 'restoring'
 
 type Holder = { pid: number; since: string }
 
@@ -24,16 +27,22 @@ export class StateDirectory implements Disposable {
   /**
    * Makes the directory if needed, closes it to others, and takes hold of it until disposed.
    *
-   * @throws {AgentError} `taken` when another agent holds it, `not-allowed` when it cannot be used, `limit` when its disk is full.
+   * @throws {AgentError} `taken` when another agent holds it, `not-allowed` when it cannot be used, `limit` when its disk is full; `failed` when a
+   *   backup was being put into it and that has not ended, unless it is opened for that.
    */
-  static open(path: string): StateDirectory {
+  static open(path: string, { evenRestoring = false } = {}): StateDirectory {
     try {
       mkdirSync(path, { recursive: true, mode: 0o700 })
       if ((statSync(path).mode & 0o077) !== 0) chmodSync(path, 0o700)
     } catch (cause) {
       throw unusable(path, cause)
     }
-    return new StateDirectory(path, hold(path))
+    const directory = new StateDirectory(path, hold(path))
+    if (evenRestoring || !existsSync(directory.file(RESTORING))) return directory
+    directory[Symbol.dispose]()
+    throw new AgentError('failed', `a backup was being restored into ${path}, and that was not ended`, {
+      next: 'Run `agent restore` again with the same file: it goes on from there.',
+    })
   }
 
   /** The path of a file in it. */
@@ -44,6 +53,18 @@ export class StateDirectory implements Disposable {
   [Symbol.dispose](): void {
     this.#lock.close()
   }
+}
+
+/** Beside the agent's own database, each closed network has one, in the directory of their keys. */
+const NETWORKS_DIRECTORY = 'networks'
+
+/** Files of a state directory that end so, by their names in it: its databases, or what belongs to them. */
+export function databaseFiles(path: string, suffix = '.db'): string[] {
+  return ['', NETWORKS_DIRECTORY].flatMap((place) => {
+    if (!existsSync(join(path, place))) return []
+    const names = readdirSync(join(path, place)).filter((name) => name.endsWith(suffix))
+    return names.map((name) => join(place, name))
+  })
 }
 
 function hold(path: string): DatabaseSync {

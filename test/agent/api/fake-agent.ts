@@ -4,7 +4,8 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pino } from 'pino'
-import type { AgentApi, BlobReader } from '../../../agent/api/agent-api.ts'
+import type { AgentApi } from '../../../agent/api/agent-api.ts'
+import type { BlobReader } from '../../../agent/api/blob-reader.ts'
 import type { ArtifactDetail, ArtifactView, PeerView, Status } from '../../../agent/api/contract.ts'
 import { ApiServer } from '../../../agent/api/server.ts'
 import { AgentError } from '../../../agent/error.ts'
@@ -14,6 +15,7 @@ import { fakeNames } from './fake-names.ts'
 import { fakeRoom } from './fake-room.ts'
 import { fakeServices } from './fake-services.ts'
 import { fakeShare } from './fake-share.ts'
+import { fakeUpkeep } from './fake-upkeep.ts'
 
 const PEER_ID = '12D3KooWEZXjE41uU4EL2gpkAQeDXYok6wghN7wwNVPF5bwkaNfS'
 export const OTHER_PEER_ID = '12D3KooWJbJFaZ1dwpuu9tQY3ELCKCpWMJc1dSRVbcMwhiLiFq7q'
@@ -117,7 +119,7 @@ export function fakeAgent(replaced: Partial<AgentApi> = {}): AgentApi {
       lines: ['extra-substituters = http://127.0.0.1:7478/nix', 'extra-trusted-public-keys = apple-1:a2V5'],
     }),
     config: () => ({ file: null, entries: [{ key: 'name', value: 'apple', origin: 'flag', source: '--name' }] }),
-    doctor: async () => ({ checks: [{ name: 'clock', state: 'ok', message: 'as the peers have it' }] }),
+    upkeep: fakeUpkeep,
     ...replaced,
   }
 }

@@ -417,6 +417,7 @@ describe('doctor', () => {
       expect(without.status).toBe(0)
       const running = await ask(['doctor', '--json'])
       expect(JSON.parse(running.out).checks).toContainEqual({
+        id: 'clock',
         name: 'clock',
         state: 'ok',
         message: 'as the peers have it',

@@ -235,8 +235,8 @@ describe('doctor screen', () => {
   it('marks what is ill, with what to do below', () => {
     const screen = doctorScreen(
       [
-        { name: 'state', state: 'ok', message: '/s', next: 'never shown' },
-        { name: 'port', state: 'failed', message: 'taken', next: 'Choose another.' },
+        { id: 'state', name: 'state', state: 'ok', message: '/s', next: 'never shown' },
+        { id: 'port.taken', name: 'port', state: 'failed', message: 'taken', next: 'Choose another.' },
       ],
       pipe,
     )
