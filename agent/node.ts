@@ -17,12 +17,12 @@ import { Host } from './mesh/host.ts'
 import { Keeper } from './mesh/keeper.ts'
 import { NetworkStreams } from './mesh/network-streams.ts'
 import { PeerBook } from './mesh/peer-book.ts'
-import { Relays } from './mesh/relays.ts'
 import { CacheKey } from './nix/signing.ts'
 import type { TrustedKeys } from './nix/trust.ts'
 import type { Upstreams } from './nix/upstreams.ts'
 import { NodeApi } from './node/api.ts'
 import { NodeNamesApi } from './node/api-names.ts'
+import { netcheckOf } from './node/api-netcheck.ts'
 import { startUpkeep } from './node/api-upkeep.ts'
 import { type Content, startContent } from './node/content.ts'
 import { NodeDiscovery } from './node/discovery.ts'
@@ -35,7 +35,9 @@ import { networkWarnings } from './node/network-warnings.ts'
 import { type Later, sourcesOf, startNetworks } from './node/networks.ts'
 import { startNix, startShared } from './node/nix.ts'
 import { NodeOci } from './node/oci.ts'
+import { NodePaths } from './node/paths.ts'
 import { Places } from './node/places.ts'
+import { Reach } from './node/reach.ts'
 import { roomWarnings } from './node/room-warnings.ts'
 import { NodeRouting } from './node/routing.ts'
 import { filtersOf, Sharing } from './node/sharing.ts'
@@ -138,7 +140,8 @@ async function startNode(
   const counts = { version: VERSION, metrics: metrics.libp2p.factory }
   const host = stack.use(await Host.start({ key, listen, mdns, gate, open, maxPeers, ...counts, log }))
   const streams = stack.use(await NetworkStreams.start({ host, gate, log }))
-  const relays = stack.use(new Relays({ host, carries: values.relay, log }))
+  const { relay, reflectPort, punch } = values
+  const paths = stack.use(await NodePaths.start({ host, gate, listen, relay, reflectPort, punch, log }))
 
   const faults = new PeerFaults()
   const isFetcher = (peerId: string, network: string) => entrance.mayFetch(peerId, network)
@@ -157,6 +160,7 @@ async function startNode(
     stack,
   )
   const { blobs, published, passThrough } = content
+  const reach = stack.use(new Reach({ host, config: values, lanePort: () => content.laneServer?.port, log }))
   const current = { config }
   const shared = startShared({ content, self: host.peerId, mayFetch, log }, stack)
   const routing = stack.use(new NodeRouting({ host, gate, audit: entrance.audit, config: values, log }))
@@ -182,8 +186,9 @@ async function startNode(
       db,
       key,
       host,
+      reach,
       streams,
-      relays,
+      paths,
       entrance,
       content,
       oci,
@@ -238,7 +243,8 @@ async function startNode(
     Keeper.start({ host, book: new PeerBook(db), bootstrap: values.bootstrap, maxPeers, wants, log }),
   )
   later.keeper = keeper
-  const joining = stack.use(new Joining({ gate, host, networks: entrance.networks, name, log }))
+  reach.attend(keeper)
+  const joining = stack.use(new Joining({ gate, host, guests: paths.guests, networks: entrance.networks, name, log }))
   if (values.joinFile !== undefined) joining.useFile(values.joinFile)
 
   const clockOffsetMs = () => openNetwork?.replicator.clockOffsetMs() ?? closed.clockOffsetMs()
@@ -289,6 +295,7 @@ async function startNode(
   const api = new NodeApi({
     current,
     host,
+    reach,
     keeper,
     openNetwork,
     closed,
@@ -299,6 +306,7 @@ async function startNode(
     routing,
     names: new NodeNamesApi({ names, dns, routing }),
     upkeep,
+    netcheck: netcheckOf({ host, reflections: paths.reflections, reach, closed, openNetwork }),
     content,
     cacheKey,
     trust,
@@ -317,7 +325,7 @@ async function startNode(
   metrics.connect({
     status: () => api.status(),
     bootstraps: () => keeper.bootstraps(),
-    relays,
+    relays: paths,
     closed,
     openNetwork,
     content,

@@ -24,6 +24,7 @@ const NAMES = [
   'image-crowd',
   'hello',
   'propagation',
+  'nat-matrix',
   'idle',
 ] as const
 

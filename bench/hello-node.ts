@@ -68,6 +68,7 @@ async function makeNode(key: NodeKey, kind: Kind, listens: boolean, membership: 
     gater: gate.gater(),
     gate,
     relays: new RelayTransport(),
+    quic: undefined,
     // What the open network runs is not what is measured.
     open: false,
   })

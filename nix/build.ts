@@ -2,10 +2,11 @@
  * `npm run build`: the agent as plain JavaScript in dist/ (or in a new directory that is given), for what is installed. One entry, main.js, and
  * one for a thread that the daemon starts; the daemon and the heavier commands are chunks of their own, loaded when they are needed.
  *
- * koffi stays outside: it carries native code that has to lie beside its own files. The output depends on the sources only.
+ * koffi stays outside: it carries native code that has to lie beside its own files. QUIC's lies beside main.js, for the platforms that were
+ * installed here: without it the agent runs, by TCP alone. The output depends on the sources only.
  */
-import { chmodSync, readFileSync, rmSync } from 'node:fs'
-import { dirname, join, resolve } from 'node:path'
+import { chmodSync, copyFileSync, globSync, readFileSync, rmSync } from 'node:fs'
+import { basename, dirname, join, resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { build, type Metafile, type Plugin } from 'esbuild'
 
@@ -84,6 +85,9 @@ export async function bundle(outdir: string, { version }: { version?: string } =
     logLevel: 'warning',
   })
   chmodSync(join(outdir, 'main.js'), 0o755)
+  // Where the package looks first: beside the chunk that it is in.
+  for (const file of globSync('node_modules/@chainsafe/libp2p-quic-*/*.node', { cwd: root }))
+    copyFileSync(join(root, file), join(outdir, basename(file)))
   return metafile
 }
 

@@ -25,6 +25,7 @@ import type {
 import type { ImageApi } from './image-api.ts'
 import type { MembershipApi } from './membership-api.ts'
 import type { NamesApi } from './names-api.ts'
+import type { NetcheckApi } from './netcheck-api.ts'
 import type { RoomApi } from './room-api.ts'
 import type { ServiceApi } from './service-api.ts'
 import type { ShareApi } from './share-contract.ts'
@@ -37,6 +38,7 @@ export interface AgentApi {
   readonly room: RoomApi
   readonly sharing: ShareApi
   readonly names: NamesApi
+  readonly netcheck: NetcheckApi
   readonly routing: ServiceApi
   readonly images: ImageApi
   readonly upkeep: UpkeepApi

@@ -35,7 +35,8 @@ export type PeerView = {
   name: string | null
   /** Multiaddr of the connection's far end. */
   address: string
-  path: 'direct' | 'relay'
+  /** `punched`: through a hole in routers, directly. */
+  path: 'direct' | 'punched' | 'relay'
   /** The member that carries the connection; null when none does. */
   relay: { peerId: string; name: string | null } | null
   direction: 'in' | 'out'

@@ -7,6 +7,7 @@ import { AgentError } from '../error.ts'
 import { imageRoutes } from './image-routes.ts'
 import { membershipRoutes } from './membership-routes.ts'
 import { namesRoutes } from './names-routes.ts'
+import { netcheckRoutes } from './netcheck-routes.ts'
 import { roomRoutes } from './room-routes.ts'
 import { type Route, route } from './route.ts'
 import * as schemas from './schemas.ts'
@@ -178,6 +179,7 @@ export const routes: readonly Route[] = [
   ...shareRoutes,
   ...serviceRoutes,
   ...namesRoutes,
+  ...netcheckRoutes,
   ...imageRoutes,
   ...membershipRoutes,
 ]

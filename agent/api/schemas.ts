@@ -79,7 +79,7 @@ const warning: z.ZodType<Warning> = z.object({ code: z.string(), message: z.stri
 const peer: z.ZodType<PeerView> = z.object({
   ...node,
   address: z.string(),
-  path: z.enum(['direct', 'relay']),
+  path: z.enum(['direct', 'punched', 'relay']),
   relay: z.object(node).nullable(),
   direction: z.enum(['in', 'out']),
   rttMs: z.number().min(0).nullable(),

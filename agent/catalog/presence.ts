@@ -73,7 +73,11 @@ export class Presence implements Disposable {
   relaysChanged(): void {
     const now = this.#options.relays?.() ?? []
     const isLeft = this.#relays.some((one) => now.some((other) => Buffer.compare(one, other) === 0))
-    if (isLeft || now.length === 0) return
+    if (!isLeft && now.length > 0) this.addressesChanged()
+  }
+
+  /** Says at once where this node can be dialled now. */
+  addressesChanged(): void {
     clearTimeout(this.#timer)
     const waitMs = this.#saidMs + SAID_MS_MIN - performance.now()
     if (waitMs <= 0) this.#renew()

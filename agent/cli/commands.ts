@@ -16,6 +16,7 @@ import { addInstall } from './install.ts'
 import { addInvite } from './invite.ts'
 import { addJoin } from './join.ts'
 import { addMember } from './member.ts'
+import { addNetcheck } from './netcheck.ts'
 import { addNetwork } from './network.ts'
 import { addNixConf } from './nix-conf.ts'
 import { addOciConf } from './oci-conf.ts'
@@ -39,6 +40,7 @@ export const commands: readonly AddCommand[] = [
   addStatus,
   addPeers,
   addPing,
+  addNetcheck,
   addPublish,
   addUnpublish,
   addSearch,

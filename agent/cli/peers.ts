@@ -38,10 +38,10 @@ export function addPeers(line: CommandLine): void {
       { title: 'ADDRESS', cut: 'middle' as const },
       { title: 'PEER ID', cut: 'middle' as const },
     ]
-    const rows = peers.map(({ name, rttMs, relay, direction, connectedSeconds, networks, address, peerId }) => [
+    const rows = peers.map(({ name, rttMs, path, relay, direction, connectedSeconds, networks, address, peerId }) => [
       name ?? '-',
       rttMs === null ? '-' : showMs(rttMs),
-      `${relay === null ? 'direct' : `by ${relay.name ?? relay.peerId}`}, ${direction}`,
+      `${relay === null ? showPath(path, address) : `by ${relay.name ?? relay.peerId}`}, ${direction}`,
       showDuration(connectedSeconds),
       networks.join(', '),
       shortAddress(address),
@@ -73,7 +73,7 @@ export function addPing(line: CommandLine): void {
       results.push(result)
       if (!isJson)
         terminal.print(
-          `${printable(result.name ?? result.peerId)} at ${shortAddress(result.address)}, ${result.path}: ${showMs(result.rttMs)}`,
+          `${printable(result.name ?? result.peerId)} at ${shortAddress(result.address)}, ${showPath(result.path, result.address)}: ${showMs(result.rttMs)}`,
         )
     }
     const times = results.map(({ rttMs }) => rttMs).sort((a, b) => a - b)
@@ -85,6 +85,11 @@ export function addPing(line: CommandLine): void {
       )
     }
   })
+}
+
+/** QUIC is told, since TCP is what is expected. */
+function showPath(path: string, address: string): string {
+  return path === 'direct' && address.includes('/quic-v1') ? 'direct quic' : path
 }
 
 /** Without the peer id at its end, which is shown elsewhere and can be left out when dialling. */

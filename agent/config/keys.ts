@@ -46,8 +46,14 @@ export type Config = {
   /** Multiaddrs, with or without /p2p/. */
   bootstrap: string[]
   mdns: boolean
+  /** Whether to have the router let this node's ports in. */
+  portMapping: boolean
   /** Whether to carry for members of this node's networks that cannot reach each other. */
   relay: boolean
+  /** Whether to make a direct way through routers to members that a relay connects this node with. */
+  punch: boolean
+  /** First UDP port at which members are told where their datagrams come from, 0 for any; undefined when off. */
+  reflectPort: number | undefined
   /** Whether the node takes part in the open network: that of everybody. */
   open: boolean
   /** File with tokens of networks to join, one a line; undefined when off. */
@@ -107,6 +113,8 @@ const MAX_PEERS_DEFAULT = 24
 const MAX_PEERS_MAX = 1_000
 /** Another one is taken when somebody has it: peers are told which. */
 const LANE_PORT = 7_476
+/** The number that bulk lanes have on TCP; one below is used, too. */
+const REFLECT_PORT = 7_476
 const QUOTA_BYTES_MIN = 2 ** 20
 /** A closure's signatures hold as many of each path. */
 const SIGNATURES_MAX = 8
@@ -159,7 +167,12 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
     listen: {
       field: 'listen',
       kind: list(listenAddress),
-      byDefault: () => ['/ip4/0.0.0.0/tcp/7477', '/ip6/::/tcp/7477'],
+      byDefault: () => [
+        '/ip4/0.0.0.0/tcp/7477',
+        '/ip6/::/tcp/7477',
+        '/ip4/0.0.0.0/udp/7477/quic-v1',
+        '/ip6/::/udp/7477/quic-v1',
+      ],
       reloads: false,
       help: 'multiaddr to listen on for peers',
     } satisfies Key<'listen'>,
@@ -184,6 +197,14 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       reloads: false,
       help: 'find peers on the local network',
     } satisfies Key<'mdns'>,
+    port_mapping: {
+      field: 'portMapping',
+      kind: boolean,
+      // It opens a door in somebody's firewall, and lets all of the Internet try it: its owner says so.
+      byDefault: () => false,
+      reloads: false,
+      help: 'have the router let this node’s ports in, by NAT-PMP or UPnP',
+    } satisfies Key<'portMapping'>,
     relay: {
       field: 'relay',
       kind: boolean,
@@ -191,6 +212,20 @@ export const KEYS: ReadonlyMap<string, AnyKey> = new Map<string, AnyKey>(
       reloads: false,
       help: 'carry for members of this node’s networks that cannot reach each other',
     } satisfies Key<'relay'>,
+    punch: {
+      field: 'punch',
+      kind: boolean,
+      byDefault: () => true,
+      reloads: false,
+      help: 'make a direct way through routers, by UDP, to members that a relay connects this node with',
+    } satisfies Key<'punch'>,
+    reflect: {
+      field: 'reflectPort',
+      kind: optionalPort,
+      byDefault: () => REFLECT_PORT,
+      reloads: false,
+      help: 'UDP port (and the one below) where members learn how their routers show them, 0 for any, or off',
+    } satisfies Key<'reflectPort'>,
     open: {
       field: 'open',
       kind: boolean,

@@ -55,8 +55,9 @@ const DURATION_MS = new Map([
   ['m', 60_000],
   ['s', 1_000],
 ])
-const LISTEN_PATTERN = /^\/(ip4|ip6)\/([^/]+)\/tcp\/(\d+)$/
-const DIAL_PATTERN = /^\/(ip4|ip6|dns|dns4|dns6)\/([^/]+)\/tcp\/(\d+)(\/p2p\/[1-9A-HJ-NP-Za-km-z]+)?$/
+const LISTEN_PATTERN = /^\/(ip4|ip6)\/([^/]+)\/(?:tcp\/(\d+)|udp\/(\d+)\/quic-v1)$/
+const DIAL_PATTERN =
+  /^\/(ip4|ip6|dns|dns4|dns6)\/([^/]+)\/(?:tcp\/(\d+)|udp\/(\d+)\/quic-v1)(\/p2p\/[1-9A-HJ-NP-Za-km-z]+)?$/
 const BASE64_KEY_LENGTH = 44
 const KEY_PATTERN = /^[^\s:]+:[0-9A-Za-z+/]+=*$/
 const STORE_NAME_PATTERN = /^[0-9a-zA-Z+._?=*-]{1,211}$/
@@ -231,9 +232,11 @@ function showHttp({ host, port }: HttpAddress): string {
 export const listenAddress: Kind<string> = {
   form: { is: 'text', what: 'a multiaddr like /ip4/0.0.0.0/tcp/7477', pattern: LISTEN_PATTERN },
   read(raw) {
-    const [, family, host, port] = LISTEN_PATTERN.exec(String(raw)) ?? []
-    if (isHost(family, host) && Number(port) <= PORT_MAX) return raw as string
-    throw new Error(`must be a multiaddr like /ip4/0.0.0.0/tcp/7477, not ${quoted(raw)}${inOtherWords(raw)}`)
+    const [, family, host, tcp, udp] = LISTEN_PATTERN.exec(String(raw)) ?? []
+    if (isHost(family, host) && Number(tcp ?? udp) <= PORT_MAX) return raw as string
+    throw new Error(
+      `must be a multiaddr like /ip4/0.0.0.0/tcp/7477 or /ip4/0.0.0.0/udp/7477/quic-v1, not ${quoted(raw)}${inOtherWords(raw)}`,
+    )
   },
   show: (value) => value,
 }
@@ -241,8 +244,9 @@ export const listenAddress: Kind<string> = {
 export const dialAddress: Kind<string> = {
   form: { is: 'text', what: 'a multiaddr like /ip4/192.0.2.1/tcp/7477', pattern: DIAL_PATTERN },
   read(raw) {
-    const [, family, host, port] = DIAL_PATTERN.exec(String(raw)) ?? []
-    if (isHost(family, host) && Number(port) >= 1 && Number(port) <= PORT_MAX) return raw as string
+    const [, family, host, tcp, udp] = DIAL_PATTERN.exec(String(raw)) ?? []
+    const port = Number(tcp ?? udp)
+    if (isHost(family, host) && port >= 1 && port <= PORT_MAX) return raw as string
     throw new Error(
       `must be a multiaddr like /ip4/192.0.2.1/tcp/7477 or /dns/node.example/tcp/7477, not ${quoted(raw)}${inOtherWords(raw)}`,
     )

@@ -9,6 +9,7 @@
 import { randomBytes } from 'node:crypto'
 import type { Multiaddr } from '@multiformats/multiaddr'
 import type { Grant, TokenDesk, TokenFault } from '../../protocols/hello/hello.ts'
+import { encodePass } from '../../protocols/membership/pass.ts'
 import { hexOf } from '../../protocols/membership/statement.ts'
 import { TOKEN_SECRET_BYTES, type Token, tokenId } from '../../protocols/membership/token.ts'
 import { NAME_GLOB_PATTERN } from '../../protocols/membership/words.ts'
@@ -54,6 +55,8 @@ export type InvitationWish = {
   readonly membership: Membership
   /** Where this node listens; without peer ids. */
   readonly addresses: readonly Multiaddr[]
+  /** Where members let newcomers in, to carry them to this node. */
+  readonly relays?: readonly Multiaddr[]
   /** A name, or a pattern with one `*`; otherwise the newcomer's own. */
   readonly name?: string | undefined
   readonly labels?: Readonly<Record<string, string>>
@@ -128,7 +131,7 @@ export class Invitations implements TokenDesk {
    * @throws {AgentError} `usage`, `not-allowed` when this node could not issue what is promised, `limit`
    */
   create(wish: InvitationWish): { token: Token; invitation: Invitation } {
-    const { membership, addresses, name, labels = {}, uses = 1, expires } = wish
+    const { membership, relays = [], name, labels = {}, uses = 1, expires } = wish
     const now = this.#now()
     checkWish({ name, labels, uses, lifetimeMs: expires - now })
     const { key } = this.#options.networks
@@ -147,7 +150,11 @@ export class Invitations implements TokenDesk {
         .run(id, membership.id, secret, name ?? null, JSON.stringify(labels), uses, now, expires),
     )
     const invitation = this.#read(this.#row(id) as Row)
-    return { token: { network: membership.network, issuer: key.publicKey, addresses, secret, expires }, invitation }
+    const { network } = membership
+    // Only where somebody carries: it makes the token longer.
+    const pass = relays.length > 0 ? encodePass({ network, expires }, key).bytes : undefined
+    const addresses = [...wish.addresses, ...relays]
+    return { token: { network, issuer: key.publicKey, addresses, secret, expires, pass }, invitation }
   }
 
   /** Newest first; of one network, by its id, or of all. */

@@ -13,7 +13,9 @@ import { AgentError, reasonOf } from '../error.ts'
 
 /** Multiaddr protocol codes: https://github.com/multiformats/multiaddr/blob/master/protocols.csv */
 const CODE_IP4 = 4
+const CODE_TCP = 6
 const CODE_IP6 = 41
+const CODE_UDP = 273
 const CODE_P2P = 421
 
 /** How old the list of our own networks may be while we sort by it. */
@@ -30,6 +32,15 @@ const privateUse = blocks(
   ['100.64.0.0', 10, 'ipv4'],
   ['fc00::', 7, 'ipv6'],
 )
+/** Of no single machine: unspecified, multicast, reserved. */
+const nobodys = blocks(
+  ['0.0.0.0', 8, 'ipv4'],
+  ['192.0.0.0', 24, 'ipv4'],
+  ['198.18.0.0', 15, 'ipv4'],
+  ['224.0.0.0', 3, 'ipv4'],
+  ['::', 128, 'ipv6'],
+  ['ff00::', 8, 'ipv6'],
+)
 
 /** The addresses to tell others, of those that we listen on. */
 export function announced(addresses: Multiaddr[]): Multiaddr[] {
@@ -40,6 +51,25 @@ export function announced(addresses: Multiaddr[]): Multiaddr[] {
 
 export function isLoopback(address: Multiaddr): boolean {
   return isIn(loopback, address)
+}
+
+/** Whether an IP address is one of the Internet's. */
+export function isPublicHost(host: string): boolean {
+  const family = isIP(host)
+  if (family === 0) return false
+  return ![loopback, linkLocal, privateUse, nobodys].some((list) => list.check(host, family === 4 ? 'ipv4' : 'ipv6'))
+}
+
+/** Whether an address, as a socket has it, is one of this machine now. */
+export function isOurs(address: string): boolean {
+  const host = address.split('%')[0]?.replace(/^::ffff:(?=\d+\.)/i, '')
+  return Object.values(networkInterfaces()).some((all) => all?.some((one) => one.address === host))
+}
+
+/** Whether an IP address is on a network that this machine is in itself, or loopback. */
+export function isNear(host: string): boolean {
+  const family = isIP(host) === 4 ? 'ipv4' : 'ipv6'
+  return isIP(host) !== 0 && [loopback, linkLocal, localNetworks()].some((list) => list.check(host, family))
 }
 
 /** Sorts for dialling: an address on one of our own networks first, then public ones, other private ones, loopback. */
@@ -69,6 +99,14 @@ export function peerIdIn(address: Multiaddr): string | undefined {
 export function hostIn(address: Multiaddr): string | undefined {
   const [first] = address.getComponents()
   return first?.code === CODE_IP4 || first?.code === CODE_IP6 ? first.value : undefined
+}
+
+/** What an IPv4 address names behind the host; undefined for IPv6, which no router translates, and for loopback. */
+export function portIn(address: Multiaddr): { transport: 'tcp' | 'udp'; port: number } | undefined {
+  const [host, transport] = address.getComponents()
+  if (host?.code !== CODE_IP4 || isLoopback(address)) return undefined
+  if (transport?.code !== CODE_TCP && transport?.code !== CODE_UDP) return undefined
+  return { transport: transport.code === CODE_TCP ? 'tcp' : 'udp', port: Number(transport.value) }
 }
 
 /**

@@ -4,11 +4,15 @@
  */
 import { once } from 'node:events'
 import type { Connection, Libp2p, PeerId } from '@libp2p/interface'
+import { isOurs } from './addresses.ts'
 import type { Liveness } from './liveness.ts'
 import { isRelayed, relayIn } from './relay-transport.ts'
 
-/** A direct connection that has lasted this long has proven itself. */
+/** A direct connection that has lasted this long has proven itself; and one through a hole, which routers may yet close. */
 const PROVEN_MS = 10_000
+const PUNCHED_PROVEN_MS = 30_000
+/** A round trip, on a machine that has just found a new network or woken up. */
+const ALIVE_MS = 1_500
 
 /** libp2p gives streams half a second when it closes a connection in order. */
 const CLOSING_MS_MAX = 1_000
@@ -23,7 +27,7 @@ export type Link = {
   readonly connectedMs: number
   /** Undefined until measured once. */
   readonly rttMs: number | undefined
-  readonly path: 'direct' | 'relay'
+  readonly path: 'direct' | 'punched' | 'relay'
   /** Who carries it. */
   readonly relay: string | undefined
   /** Whether a stream is open on it other than those that every connection has. */
@@ -32,17 +36,25 @@ export type Link = {
 
 export class Connections {
   readonly #node: Pick<Libp2p, 'getConnections' | 'getPeers'>
-  readonly #liveness: Pick<Liveness, 'rttMs'>
+  readonly #liveness: Pick<Liveness, 'rttMs' | 'isAlive'>
+  /** Whether it goes through a hole in routers. */
+  readonly #isPunched: (connection: Connection) => boolean
 
-  constructor(node: Pick<Libp2p, 'getConnections' | 'getPeers'>, liveness: Pick<Liveness, 'rttMs'>) {
+  constructor(
+    node: Pick<Libp2p, 'getConnections' | 'getPeers'>,
+    liveness: Pick<Liveness, 'rttMs' | 'isAlive'>,
+    isPunched: (connection: Connection) => boolean,
+  ) {
     this.#node = node
     this.#liveness = liveness
+    this.#isPunched = isPunched
   }
 
-  /** The one to use; undefined when there is none. */
+  /** The one to use, the plainest there is; undefined when there is none. */
   open(peer: PeerId): Connection | undefined {
     const open = this.#node.getConnections(peer).filter(({ status }) => status === 'open')
-    return open.find(({ remoteAddr }) => !isRelayed(remoteAddr)) ?? open[0]
+    const direct = open.filter(({ remoteAddr }) => !isRelayed(remoteAddr))
+    return direct.find((one) => !this.#isPunched(one)) ?? direct[0] ?? open[0]
   }
 
   isDirect(peer: PeerId): boolean {
@@ -62,8 +74,23 @@ export class Connections {
       if (!isRelayed(connection.remoteAddr) || connection.status !== 'open' || isBusy(connection)) continue
       const direct = this.open(connection.remotePeer)
       if (direct === undefined || isRelayed(direct.remoteAddr)) continue
-      if (Date.now() - direct.timeline.open < PROVEN_MS) continue
+      const provenMs = this.#isPunched(direct) ? PUNCHED_PROVEN_MS : PROVEN_MS
+      if (Date.now() - direct.timeline.open < provenMs) continue
       void connection.close().catch((error: unknown) => connection.abort(error as Error))
+    }
+  }
+
+  /** Ends those that give no sign of life now: their packets go nowhere, or come from an address that this machine has no more. */
+  dropDead(): void {
+    for (const connection of this.#node.getConnections()) {
+      const local = localAddressOf(connection)
+      if (local !== undefined && !isOurs(local)) {
+        connection.abort(new Error(`this machine is not at ${local} any more`))
+        continue
+      }
+      void this.#liveness.isAlive(connection, ALIVE_MS).then((isAlive) => {
+        if (!isAlive) connection.abort(new Error('no sign of life after this machine moved'))
+      })
     }
   }
 
@@ -75,11 +102,16 @@ export class Connections {
       direction: connection.direction,
       connectedMs: connection.timeline.open,
       rttMs: this.#liveness.rttMs(connection),
-      path: relay === undefined ? 'direct' : 'relay',
+      path: relay !== undefined ? 'relay' : this.#isPunched(connection) ? 'punched' : 'direct',
       relay,
       busy: isBusy(connection),
     }
   }
+}
+
+/** The end of its TCP socket that is here: private in libp2p's types, and there in 3.x. */
+function localAddressOf(connection: Connection): string | undefined {
+  return (connection as unknown as { maConn?: { socket?: { localAddress?: string } } }).maConn?.socket?.localAddress
 }
 
 /** Whether something is going on that somebody wanted. */

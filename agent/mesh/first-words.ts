@@ -3,7 +3,7 @@
  * hello is, and what comes of it, is the gate's business.
  */
 import { setTimeout as delay } from 'node:timers/promises'
-import type { Connection, MessageStream } from '@libp2p/interface'
+import type { Connection, MessageStream, MultiaddrConnection, Stream } from '@libp2p/interface'
 import { WireError } from '../../protocols/error.ts'
 import type { Admission, Greeting } from '../../protocols/hello/hello.ts'
 import { Prelude } from './prelude.ts'
@@ -59,4 +59,26 @@ export async function firstWords(spoken: Spoken): Promise<{ greeting: Greeting |
     over()
     return { cause }
   }
+}
+
+/**
+ * The same on the first stream of a connection that has streams from the start. The stream is the hello's alone, and ends with it; where the hello
+ * goes wrong later, the connection ends, as it does where the channel itself is the hello's.
+ */
+export async function onFirstStream<Said extends { greeting: Greeting | Admission } | { error: Error }>(
+  raw: Pick<MultiaddrConnection, 'abort'>,
+  open: (signal: AbortSignal) => Promise<Stream>,
+  say: (stream: Stream) => Promise<Said>,
+): Promise<Said> {
+  const stream = await open(AbortSignal.timeout(HELLO_MS_MAX))
+  const said = await say(stream)
+  const end = () => stream.close({ signal: AbortSignal.timeout(HELLO_MS_MAX) })
+  const cut = (error: Error) => raw.abort(error)
+  if ('greeting' in said) {
+    const { greeting } = said as { greeting: Greeting | Admission }
+    const over = 'afterwards' in greeting ? greeting.afterwards : Promise.resolve()
+    // A refusal ends the whole connection.
+    over.then(end).catch(cut)
+  }
+  return said
 }

@@ -5,8 +5,8 @@
  * network.
  *
  * Two places of libp2p's configuration, both needed: `connectionEncrypters: [gate.secure(noise())]` says the hello, and
- * `connectionGater: gate.gater()` lets through only connections on which it was said. A transport with a secure channel of its own
- * (QUIC) comes by the second only, and is refused until it has the first.
+ * `connectionGater: gate.gater()` lets through only connections on which it was said. A transport with a secure channel and streams in one
+ * (QUIC) comes by the second only: it names the connection's first stream (`streamed`), and the hello is said there; else it is refused.
  */
 import {
   type Connection,
@@ -27,6 +27,7 @@ import { Frames } from '../../protocols/frame.ts'
 import {
   type Admission,
   answer,
+  type Door,
   type Greeting,
   greet,
   HELLO_PROTOCOL,
@@ -37,12 +38,16 @@ import {
 } from '../../protocols/hello/hello.ts'
 import type { Refused } from '../../protocols/hello/messages.ts'
 import type { Member } from '../../protocols/membership/certificate.ts'
+import type { Pass } from '../../protocols/membership/pass.ts'
 import { hexOf, sameBytes } from '../../protocols/membership/statement.ts'
 import type { Token } from '../../protocols/membership/token.ts'
 import { NAME_PATTERN } from '../../protocols/membership/words.ts'
 import { AgentError, reasonOf } from '../error.ts'
+import { peerIdOf } from '../identity/peer-id.ts'
 import type { Log } from '../log.ts'
-import { firstWords, HELLO_MS_MAX } from './first-words.ts'
+import { firstWords, HELLO_MS_MAX, onFirstStream } from './first-words.ts'
+import { lossOf } from './losses.ts'
+import { type Refusal, refusal, refusalIn, toError, without } from './refusals.ts'
 
 /** How often certificates are held against the clock. What is known at once, a revocation, cuts at once (`recheck`). */
 const CHECK_MS = 1_000
@@ -63,16 +68,6 @@ export type GateOptions = {
   log: Log
 }
 
-export type Refusal = {
-  readonly peerId: string
-  readonly address: string
-  readonly direction: Direction
-  /** Whether it had been let in before. */
-  readonly wasIn: boolean
-  /** For people. */
-  readonly why: string
-}
-
 /** What libp2p gives to its services, as far as the gate needs it. */
 export type GateComponents = {
   connectionManager: { getConnections(peer: PeerId): Connection[] }
@@ -90,9 +85,11 @@ type Live = {
   readonly peerId: string
   readonly direction: Direction
   readonly raw: MultiaddrConnection
+  readonly sinceMs: number
   admission: Admission
 }
 
+type OpenFirst = (signal: AbortSignal) => Promise<Stream>
 type Shown = { readonly token: Token; readonly wished: string | undefined }
 type Joining = Shown & { isShown: boolean; joined?: Joined | undefined }
 
@@ -101,10 +98,15 @@ export class Gate implements Disposable {
   readonly #log: Log
   /** By the raw connection, for as long as that exists. */
   readonly #outcomes = new WeakMap<MessageStream, Outcome>()
+  /** Connections with streams on which nothing was said yet. */
+  readonly #unsaid = new WeakMap<MessageStream, OpenFirst>()
   readonly #live = new Map<string, Live[]>()
   /** Tokens to show to their issuers, by key. */
   readonly #joining = new Map<string, Joining>()
   readonly #listeners = new Set<(peerId: string) => void>()
+  /** Passes to show to members that carry, by their peer ids. */
+  readonly passes = new Map<string, Pass>()
+  #door: Door | undefined
   #connections: GateComponents['connectionManager'] | undefined
   #timer: NodeJS.Timeout | undefined
 
@@ -137,11 +139,20 @@ export class Gate implements Disposable {
     }
   }
 
+  /** For a transport with streams from the start: how to get a connection's first one, which is the hello's. */
+  streamed(raw: MultiaddrConnection, first: OpenFirst): void {
+    this.#unsaid.set(raw, first)
+  }
+
   /** For libp2p's `connectionGater`: lets through connections whose hello went well, and no others. */
   gater(): Required<Pick<ConnectionGater, 'denyInboundEncryptedConnection' | 'denyOutboundEncryptedConnection'>> {
     return {
-      denyInboundEncryptedConnection: (peer, raw) => this.#refusalOf('inbound', peer, raw) !== undefined,
-      denyOutboundEncryptedConnection: (peer, raw) => {
+      denyInboundEncryptedConnection: async (peer, raw) => {
+        await this.#helloOnFirst('inbound', peer, raw)
+        return this.#refusalOf('inbound', peer, raw) !== undefined
+      },
+      denyOutboundEncryptedConnection: async (peer, raw) => {
+        await this.#helloOnFirst('outbound', peer, raw)
         const error = this.#refusalOf('outbound', peer, raw)
         // Thrown, it reaches whoever dialled.
         if (error !== undefined) throw error
@@ -165,6 +176,11 @@ export class Gate implements Disposable {
         }),
       stop: () => registrar.unhandle(HELLO_PROTOCOL),
     }
+  }
+
+  /** Says which strangers are let in to be carried to a member. */
+  useDoor(door: Door): void {
+    this.#door = door
   }
 
   /** What a connected peer proved; undefined for whoever is not in. */
@@ -202,7 +218,7 @@ export class Gate implements Disposable {
   recheck(): number {
     let count = 0
     for (const live of [...this.#live.values()].flat()) {
-      const why = this.#lossOf(live.admission)
+      const why = lossOf(live, this.#options.party)
       if (why === undefined) continue
       this.#cut(live, why)
       count++
@@ -234,7 +250,7 @@ export class Gate implements Disposable {
       await stream.close({ signal: limited })
       return admission
     } catch (cause) {
-      stream.abort(asError(cause))
+      stream.abort(toError(cause))
       throw refusal(peerId, cause)
     }
   }
@@ -288,7 +304,15 @@ export class Gate implements Disposable {
       answer: async (frames, signal) => this.#answer(this.#helloOptions(peer, frames, signal)),
     })
     if ('greeting' in said) return { peerId, greeting: said.greeting }
-    return { peerId, error: refusal(peerId, said.cause), why: reasonOf(said.cause) }
+    return failed(peer, said.cause)
+  }
+
+  /** Where nothing was said yet. */
+  async #helloOnFirst(direction: Direction, peer: PeerId, raw: MultiaddrConnection): Promise<void> {
+    const first = this.#unsaid.get(raw)
+    if (first === undefined || !this.#unsaid.delete(raw)) return
+    const say = (stream: Stream) => this.#hello(direction, peer, stream, undefined)
+    this.#outcomes.set(raw, await onFirstStream(raw, first, say).catch((cause: unknown) => failed(peer, cause)))
   }
 
   /** The gater's question. Undefined when the connection is in. */
@@ -306,8 +330,9 @@ export class Gate implements Disposable {
   }
 
   #admit(direction: Direction, raw: MultiaddrConnection, peerId: string, greeting: Greeting | Admission): void {
-    const { open, members, faults } = greeting
-    const live: Live = { peerId, direction, raw, admission: { open, members, faults } }
+    const { open, members, faults, guest } = greeting
+    const sinceMs = this.#options.party.now()
+    const live: Live = { peerId, direction, raw, sinceMs, admission: { open, members, faults, guest } }
     this.#live.set(peerId, [...(this.#live.get(peerId) ?? []), live])
     raw.addEventListener('close', () => this.#forget(live), { once: true })
     this.#timer ??= setInterval(() => this.recheck(), CHECK_MS).unref()
@@ -349,13 +374,13 @@ export class Gate implements Disposable {
 
   #answer(options: HelloOptions): Promise<Admission> {
     const { desk } = this.#options
-    return answer(desk === undefined ? options : { ...options, desk })
+    return answer({ ...options, desk, door: this.#door })
   }
 
   /** The dialler's hello, with a token if one is to be shown to this peer. */
   async #greet(options: HelloOptions): Promise<Greeting> {
     const joining = this.#joining.get(hexOf(options.peer))
-    if (joining === undefined) return greet(options)
+    if (joining === undefined) return greet({ ...options, pass: this.passes.get(peerIdOf(options.peer)) })
     joining.isShown = true
     const greeting = await greet({ ...options, token: joining.token, wished: joining.wished })
     if (greeting.joined !== undefined) await this.#options.joined?.(greeting.joined)
@@ -371,32 +396,17 @@ export class Gate implements Disposable {
       await stream.close({ signal })
     } catch (error) {
       this.#log.debug({ peerId: peer.toString(), reason: reasonOf(error) }, 'hello.failed')
-      stream.abort(asError(error))
+      stream.abort(toError(error))
     }
   }
 
   /** What a peer proves is now this; `refused` is what it refused of ours. */
-  #replace(peerId: string, { open, members, faults }: Admission, refused: Refused): void {
+  #replace(peerId: string, { open, members, faults, guest }: Admission, refused: Refused): void {
     for (const live of this.#live.get(peerId) ?? []) {
-      live.admission = { open, members, faults }
-      if (members.length > 0 || open) this.#tellAdmitted(live)
+      live.admission = { open, members, faults, guest }
+      if (members.length > 0 || open || guest !== undefined) this.#tellAdmitted(live)
       else this.#cut(live, `the peer refused our certificate: ${refused.map(({ fault }) => fault).join(', ')}`)
     }
-  }
-
-  /** Why a connection may not stay; undefined when it may. */
-  #lossOf({ open, members }: Admission): string | undefined {
-    const { party } = this.#options
-    const now = party.now()
-    const networks = party.networks()
-    for (const member of members) {
-      if (!networks.some(({ network }) => sameBytes(network, member.network))) return 'this node left the network'
-      if (member.notAfter <= now) return `the certificate of "${member.name}" ended`
-      const fault = party.revocations(member.network).faultOf(member)
-      if (fault === 'revoked') return `the key of "${member.name}" was revoked`
-      if (fault !== undefined) return `whoever issued the certificate of "${member.name}" was revoked`
-    }
-    return members.length === 0 && open && !party.isOpen() ? 'the open network was switched off' : undefined
   }
 
   #cut(live: Live, why: string): void {
@@ -419,28 +429,13 @@ export class Gate implements Disposable {
   }
 }
 
-/** The gate's reason in what a dial failed with; undefined when it failed otherwise. */
-export function refusalIn(error: unknown): AgentError | undefined {
-  if (error instanceof AggregateError) return error.errors.map(refusalIn).find((one) => one !== undefined)
-  return error instanceof AgentError && error.code === 'not-allowed' ? error : undefined
-}
-
 /** The raw key of a peer id. Nodes have Ed25519 keys, since they sign records and certificates with them. */
 function keyOf(peer: PeerId): Uint8Array {
   if (peer.type !== 'Ed25519') throw new WireError('refused', `a peer with a key of type ${peer.type}`)
   return peer.publicKey.raw
 }
 
-/** What is left of an admission when the peer refused some of what we showed: there we are nothing to each other. */
-function without({ open, members, faults }: Admission, refused: Refused): Admission {
-  const rest = members.filter((one) => !refused.some(({ network }) => sameBytes(network, one.network)))
-  return { open, members: rest, faults }
-}
-
-function refusal(peerId: string, cause: unknown): AgentError {
-  return new AgentError('not-allowed', `no connection with ${peerId}: ${reasonOf(cause)}`, { cause })
-}
-
-function asError(error: unknown): Error {
-  return error instanceof Error ? error : new Error(String(error))
+function failed(peer: PeerId, cause: unknown): Outcome {
+  const peerId = peer.toString()
+  return { peerId, error: refusal(peerId, cause), why: reasonOf(cause) }
 }

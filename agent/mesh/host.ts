@@ -1,9 +1,9 @@
 /**
- * This node's place in the mesh: a libp2p host over TCP, Noise and Yamux that others dial and that dials others, until disposed.
+ * This node's place in the mesh: a libp2p host over TCP, Noise and Yamux, and over QUIC, that others dial and that dials others, until disposed.
  * What it is made of, and why each setting is as it is, is in stack.ts; who it keeps connected is the keeper's business.
  *
  * Peers are known by peer id strings here, and nothing of libp2p but its streams goes out to other folders. A peer that `onPeer`
- * reports has proven its id (Noise), said hello (the gate) and told its protocols (identify).
+ * reports has proven its id (Noise or TLS), said hello (the gate) and told its protocols (identify).
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Connection, IdentifyResult, Libp2p, PeerId, Stream } from '@libp2p/interface'
@@ -12,15 +12,17 @@ import type { Multiaddr } from '@multiformats/multiaddr'
 import { AgentError, reasonOf } from '../error.ts'
 import type { NodeKey } from '../identity/node-key.ts'
 import type { Log } from '../log.ts'
-import { hostIn, parseAddress, withPeer } from './addresses.ts'
-import { Admission, duplicateOf } from './admission.ts'
+import { hostIn, parseAddress } from './addresses.ts'
+import { Admission } from './admission.ts'
 import { Connections, isGone, type Link } from './connections.ts'
+import { Dialler } from './dialler.ts'
 import type { Gate } from './gate.ts'
 import type { PubSub } from './gossip.ts'
 import { Lan } from './lan.ts'
 import { listenError } from './listen-error.ts'
 import { Liveness, saidGoodbye } from './liveness.ts'
 import { PING_PROTOCOL, pingOn } from './ping.ts'
+import { Quic } from './quic.ts'
 import { RelayTransport, relayedAddress } from './relay-transport.ts'
 import type { Relays } from './relays.ts'
 import {
@@ -51,7 +53,7 @@ export type HostOptions = {
   listen: readonly string[]
   mdns: boolean
   /** Lets peers in; whose it is disposes it. */
-  gate: Pick<Gate, 'secure' | 'gater' | 'service'>
+  gate: Pick<Gate, 'secure' | 'streamed' | 'gater' | 'service'>
   /** Whether to take part in the open network. Otherwise there is neither a DHT nor gossip here. */
   open: boolean
   log: Log
@@ -73,8 +75,11 @@ export class Host implements AsyncDisposable {
   readonly #log: Log
   readonly #liveness: Liveness
   readonly #connections: Connections
+  readonly #dialler: Dialler
   /** For Relays. */
   readonly relayTransport: RelayTransport
+  /** For holes in routers; undefined where there is no QUIC. */
+  readonly quic: Quic | undefined
   /** Connections that can be used: the peer has told its protocols. */
   readonly #identified = new WeakSet<Connection>()
   /** The connection of each peer that `onPeer` was told of. */
@@ -87,12 +92,21 @@ export class Host implements AsyncDisposable {
   #lan: Lan | undefined
   #relays: Pick<Relays, 'knows' | 'reach'> | undefined
 
-  private constructor(node: Libp2p<Services>, relayTransport: RelayTransport, liveness: Liveness, log: Log) {
+  private constructor(
+    node: Libp2p<Services>,
+    relayTransport: RelayTransport,
+    quic: Quic | undefined,
+    liveness: Liveness,
+    log: Log,
+  ) {
     this.peerId = node.peerId.toString()
     this.#node = node
     this.relayTransport = relayTransport
     this.#liveness = liveness
-    this.#connections = new Connections(node, liveness)
+    this.quic = quic
+    this.#connections = new Connections(node, liveness, (connection) => quic?.isPunched(connection) === true)
+    const isDirect = (peer: PeerId) => this.#connections.isDirect(peer)
+    this.#dialler = new Dialler({ node, hasQuic: quic !== undefined, isDirect, log })
     this.#log = log
   }
 
@@ -108,6 +122,7 @@ export class Host implements AsyncDisposable {
     const admission = new Admission(key.peerId, log)
     const liveness = new Liveness(log)
     const relays = new RelayTransport()
+    const quic = await Quic.load(options.gate, log)
     const node = await makeStack({
       privateKey: key.libp2pKey,
       listen: options.listen,
@@ -116,6 +131,7 @@ export class Host implements AsyncDisposable {
       gater: { ...admission.gater(), ...options.gate.gater() },
       gate: options.gate,
       relays,
+      quic,
       open: options.open,
       metrics: options.metrics,
     })
@@ -123,7 +139,7 @@ export class Host implements AsyncDisposable {
       connections: (peer) => node.getConnections(peer),
       isAlive: (connection, waitMs) => liveness.isAlive(connection, waitMs),
     })
-    const host = new Host(node, relays, liveness, log)
+    const host = new Host(node, relays, quic, liveness, log)
     host.#listenTo(node)
     try {
       await startStack(node)
@@ -177,6 +193,11 @@ export class Host implements AsyncDisposable {
     return this.#connections.links()
   }
 
+  /** Ends connections that give no sign of life: this machine is somewhere else now. */
+  dropDead(): void {
+    this.#connections.dropDead()
+  }
+
   /** Closes relayed connections that nothing uses, of peers to which a direct one has proven itself. */
   dropSpare(): void {
     this.#connections.dropSpare()
@@ -189,7 +210,7 @@ export class Host implements AsyncDisposable {
 
   /** For Relays: a connection that no relay carries. */
   async connectDirect(peerId: string, signal: AbortSignal): Promise<void> {
-    if (!this.isDirect(peerId)) await this.#dialKnown(peerIdFromString(peerId), within(DIAL_MS_MAX, signal))
+    if (!this.isDirect(peerId)) await this.#dialler.dialKnown(peerIdFromString(peerId), signal)
   }
 
   /** For Relays: connects to a peer through another one. */
@@ -197,10 +218,10 @@ export class Host implements AsyncDisposable {
     await dialBeside(this.#node, relayedAddress(relay, peer), signal)
   }
 
-  /** The IP address at the other end of the direct connection with a peer; undefined when there is none. */
+  /** The IP address at the other end of the direct connection with a peer; undefined when there is none, and for a hole, through which nothing else goes. */
   hostOf(peerId: string): string | undefined {
     const connection = this.#open(peerIdFromString(peerId))
-    if (connection === undefined || !connection.direct) return undefined
+    if (connection === undefined || !connection.direct || this.quic?.isPunched(connection)) return undefined
     return hostIn(connection.remoteAddr)
   }
 
@@ -276,15 +297,8 @@ export class Host implements AsyncDisposable {
   }
 
   /** Dials one peer by its addresses, and resolves with its peer id, also when it was connected before. */
-  async dial(addresses: Multiaddr[], signal: AbortSignal): Promise<string> {
-    try {
-      const connection = await this.#node.dial(addresses, { signal: within(DIAL_MS_MAX, signal) })
-      return connection.remotePeer.toString()
-    } catch (error) {
-      const peerId = duplicateOf(error)
-      if (peerId !== undefined && this.isConnected(peerId)) return peerId
-      throw error
-    }
+  dial(addresses: readonly Multiaddr[], signal: AbortSignal): Promise<string> {
+    return this.#dialler.dial(addresses, signal)
   }
 
   /** The same; and where that takes long or fails, through a relay, if the peer is somebody to whom one carries. */
@@ -379,7 +393,7 @@ export class Host implements AsyncDisposable {
     const open = this.#open(peer)
     if (open !== undefined) return open
     try {
-      await this.#reach(peer.toString(), (limited) => this.#dialKnown(peer, limited), signal)
+      await this.#reach(peer.toString(), (limited) => this.#dialler.dialKnown(peer, limited), signal)
       const connection = this.#open(peer)
       if (connection !== undefined) return connection
       throw new Error('the connection ended at once')
@@ -409,32 +423,6 @@ export class Host implements AsyncDisposable {
     await Promise.any([direct, carry()]).catch(({ errors }: AggregateError) => {
       throw errors[0]
     })
-  }
-
-  /** The addresses that the peer was last seen with, then those that the DHT knows. */
-  async #dialKnown(peer: PeerId, signal: AbortSignal): Promise<void> {
-    try {
-      await this.#node.dial(peer, { signal })
-    } catch (error) {
-      signal.throwIfAborted()
-      if (!this.#connections.isDirect(peer) && (await this.#dialByDht(peer, signal)) === undefined) throw error
-    }
-  }
-
-  /** For a peer that moved. */
-  async #dialByDht(peer: PeerId, signal: AbortSignal): Promise<Connection | undefined> {
-    if (this.dht === undefined) return undefined
-    const limited = within(DIAL_MS_MAX, signal)
-    try {
-      const { multiaddrs } = await this.#node.peerRouting.findPeer(peer, { signal: limited, useCache: false })
-      await this.dial(
-        multiaddrs.map((address) => withPeer(address, peer)),
-        limited,
-      )
-    } catch (error) {
-      this.#log.debug({ peerId: peer.toString(), reason: reasonOf(error) }, 'peer.unreachable')
-    }
-    return this.#open(peer)
   }
 
   #open(peer: PeerId): Connection | undefined {

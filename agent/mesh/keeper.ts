@@ -10,11 +10,10 @@
  * Some are wanted however many others there are: fellow members of a network of which too few are connected. They are dialled first,
  * and not let go.
  */
-import { peerIdFromString } from '@libp2p/peer-id'
 import { type Multiaddr, multiaddr } from '@multiformats/multiaddr'
 import { reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
-import { peerIdIn } from './addresses.ts'
+import { withPeer } from './addresses.ts'
 import { Bootstraps, type BootstrapView } from './bootstraps.ts'
 import { Candidates } from './candidates.ts'
 import type { Link } from './connections.ts'
@@ -230,7 +229,9 @@ export class Keeper implements AsyncDisposable {
     // A better path is looked for as long as there is none.
     const isWanted = (peerId: string) => paths.get(peerId) === 'relay' || this.#wants(peerId)
     const skip = (peerId: string) =>
-      paths.get(peerId) === 'direct' || this.#dialling.has(peerId) || (room <= 0 && !isWanted(peerId))
+      (paths.has(peerId) && paths.get(peerId) !== 'relay') ||
+      this.#dialling.has(peerId) ||
+      (room <= 0 && !isWanted(peerId))
     const due = this.#candidates.due(now, links.length === 0, skip)
     const wanted = due.filter(({ peerId }) => isWanted(peerId)).slice(0, atOnce)
     const others = due.filter((one) => !wanted.includes(one)).slice(0, Math.max(0, room - wanted.length))
@@ -287,10 +288,14 @@ export class Keeper implements AsyncDisposable {
 
   #watchAddresses(now: number): void {
     this.#addressesDueMs = now + ADDRESSES_MS
-    const addresses = this.#host.addresses().join()
-    if (addresses === this.#addresses) return
+    if (this.#host.addresses().join() !== this.#addresses) this.networkChanged()
+  }
+
+  /** Looks around anew: this machine is somewhere else, or slept. */
+  networkChanged(): void {
+    const now = Date.now()
+    this.#addresses = this.#host.addresses().join()
     this.#log.info({ addresses: this.#host.addresses() }, 'addresses.changed')
-    this.#addresses = addresses
     this.#bootstraps.forgive()
     this.#candidates.forgive(now)
     this.#begin(this.#host.refreshAddresses())
@@ -311,8 +316,4 @@ export class Keeper implements AsyncDisposable {
       .finally(() => this.#work.delete(settled))
     this.#work.add(settled)
   }
-}
-
-function withPeer(address: Multiaddr, peerId: string): Multiaddr {
-  return peerIdIn(address) === undefined ? address.encapsulate(`/p2p/${peerIdFromString(peerId).toString()}`) : address
 }

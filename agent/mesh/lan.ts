@@ -1,5 +1,5 @@
 /**
- * Finds agents on the same LAN by multicast DNS over IPv4 (RFC 6762), in the form of libp2p's specification
+ * Finds agents on the same LAN by multicast DNS (RFC 6762) over IPv4 and IPv6, in the form of libp2p's specification
  * (https://github.com/libp2p/specs/blob/master/discovery/mdns.md) under a service name of our own.
  *
  * Every answer on a LAN reaches everybody, so N nodes that ask every 10 s (libp2p's default) cost N x N answers: 5 idle nodes some
@@ -7,24 +7,19 @@
  * as well; so a few questions on arrival and a rare one afterwards find the same peers. `ask()` begins such a series again: when the
  * addresses change, or no peer is left.
  *
- * Unlike libp2p's own module it sends on every interface, not on the one of the default route: there may be none, or a VPN has it; and
- * it tells public addresses as well. What it hears is anybody's claim: bounded here, and proven when the peer is dialled.
+ * Unlike libp2p's own module it sends on every interface, in both families, and tells public addresses as well. A question is answered in the
+ * family that it came in. What it hears is anybody's claim: bounded here, and proven when the peer is dialled.
  */
 import { randomBytes } from 'node:crypto'
-import { createSocket, type RemoteInfo, type Socket } from 'node:dgram'
-import { networkInterfaces } from 'node:os'
+import type { RemoteInfo, Socket } from 'node:dgram'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { type Multiaddr, multiaddr } from '@multiformats/multiaddr'
 import { type Answer, AUTHORITATIVE_ANSWER, decode, encode, type Packet } from 'dns-packet'
-import { reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
-import { isLoopback, peerIdIn } from './addresses.ts'
+import { isLoopback, isOurs, peerIdIn } from './addresses.ts'
+import { type Family, LanSocket } from './lan-socket.ts'
 
-const GROUP = '224.0.0.251'
-const PORT = 5353
 const SERVICE = '_undernet._udp.local'
-/** RFC 6762, section 11: packets are not forwarded, and this shows it. */
-const TTL_HOPS = 255
 const TTL_SECONDS = 120
 
 /** A series: a packet may be lost, and a switch port takes a second to forward. */
@@ -51,35 +46,25 @@ export type LanOptions = {
   log: Log
 }
 
+/** A socket, and when it answered last. */
+type End = { readonly socket: LanSocket; answeredMs: number; answerLater: NodeJS.Timeout | undefined }
+
 export class Lan implements AsyncDisposable {
   readonly #options: LanOptions
-  readonly #socket: Socket
+  readonly #ends: End[] = []
   /** Changes with each start, as the specification wants: nothing is known of us by it. */
   readonly #name = `${randomBytes(16).toString('hex')}.${SERVICE}`
-  readonly #joined = new Set<string>()
   #timers: NodeJS.Timeout[] = []
-  #answeredMs = Number.NEGATIVE_INFINITY
-  #answerLater: NodeJS.Timeout | undefined
-  /** Sends follow one another: the interface is a setting of the socket. */
-  #sending = Promise.resolve()
-  /** Bound, and not disposed. */
-  #isOpen = false
 
-  private constructor(options: LanOptions, socket: Socket) {
+  private constructor(options: LanOptions) {
     this.#options = options
-    this.#socket = socket
   }
 
   /** Listens and begins to ask. A LAN that cannot be listened on is logged, and leaves the other ways to find peers. */
-  static start(options: LanOptions, socket = createSocket({ type: 'udp4', reuseAddr: true })): Lan {
-    const lan = new Lan(options, socket)
-    socket.on('error', (error) => options.log.warn({ reason: error.message }, 'lan.failed'))
-    socket.on('message', (bytes, from) => lan.#receive(bytes, from))
-    socket.bind(PORT, () => {
-      lan.#isOpen = true
-      socket.setMulticastTTL(TTL_HOPS)
-      lan.ask()
-    })
+  static start(options: LanOptions, socket?: Socket): Lan {
+    const lan = new Lan(options)
+    lan.#open('IPv4', socket)
+    lan.#open('IPv6')
     return lan
   }
 
@@ -91,11 +76,17 @@ export class Lan implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#isOpen = false
     this.#stopTimers()
-    clearTimeout(this.#answerLater)
-    await this.#sending
-    await new Promise<void>((resolve) => this.#socket.close(resolve))
+    for (const { answerLater } of this.#ends) clearTimeout(answerLater)
+    await Promise.all(this.#ends.map(({ socket }) => socket[Symbol.asyncDispose]()))
+  }
+
+  #open(family: Family, given?: Socket): void {
+    const { log } = this.#options
+    const heard = (bytes: Uint8Array, from: RemoteInfo) => this.#receive(end, bytes, from)
+    const socket = new LanSocket({ family, heard, ready: () => this.ask(), log }, given)
+    const end: End = { socket, answeredMs: Number.NEGATIVE_INFINITY, answerLater: undefined }
+    this.#ends.push(end)
   }
 
   #stopTimers(): void {
@@ -103,34 +94,35 @@ export class Lan implements AsyncDisposable {
   }
 
   #query(): void {
-    this.#send({ type: 'query', questions: [{ name: SERVICE, type: 'PTR' }] })
+    const question = encode({ type: 'query', questions: [{ name: SERVICE, type: 'PTR' }] })
+    for (const { socket } of this.#ends) socket.send(question)
   }
 
-  #receive(bytes: Uint8Array, from: RemoteInfo): void {
+  #receive(end: End, bytes: Uint8Array, from: RemoteInfo): void {
     if (bytes.byteLength > PACKET_BYTES_MAX) return
     const packet = read(bytes)
     if (packet?.type === 'query' && packet.questions?.some(({ name, type }) => name === SERVICE && type === 'PTR')) {
-      this.#answerSoon()
+      this.#answerSoon(end)
     }
     const sighting = packet?.type === 'response' ? readAnswer(packet, this.#name) : undefined
     if (sighting === undefined || sighting.peerId === this.#options.peerId) return
     // Only an agent on this machine can mean our loopback.
-    const near = interfaceAddresses().includes(from.address)
+    const near = isOurs(from.address)
     const addresses = sighting.addresses.filter((address) => near || !isLoopback(address))
     if (addresses.length > 0) this.#options.heard({ peerId: sighting.peerId, addresses })
   }
 
-  #answerSoon(): void {
-    if (this.#answerLater !== undefined) return
-    const waitMs = Math.max(0, this.#answeredMs + ANSWER_EVERY_MS - performance.now())
-    this.#answerLater = setTimeout(() => {
-      this.#answerLater = undefined
-      this.#answeredMs = performance.now()
-      this.#answer()
+  #answerSoon(end: End): void {
+    if (end.answerLater !== undefined) return
+    const waitMs = Math.max(0, end.answeredMs + ANSWER_EVERY_MS - performance.now())
+    end.answerLater = setTimeout(() => {
+      end.answerLater = undefined
+      end.answeredMs = performance.now()
+      this.#answer(end)
     }, waitMs).unref()
   }
 
-  #answer(): void {
+  #answer({ socket }: End): void {
     const texts = this.#options
       .addresses()
       .map((address) => TEXT_PREFIX + address)
@@ -141,46 +133,7 @@ export class Lan implements AsyncDisposable {
     const additionals = texts.map(
       (data): Answer => ({ name: this.#name, type: 'TXT', class: 'IN', ttl: TTL_SECONDS, data }),
     )
-    this.#send({ type: 'response', flags: AUTHORITATIVE_ANSWER, answers, additionals })
-  }
-
-  #send(packet: Packet): void {
-    const bytes = encode(packet)
-    this.#sending = this.#sending.then(async () => {
-      for (const address of interfaceAddresses()) {
-        if (this.#isOpen) await this.#sendOn(address, bytes)
-      }
-    })
-  }
-
-  /** An interface that cannot send is no error: it is down, or has no multicast. */
-  #sendOn(address: string, bytes: Uint8Array): Promise<void> {
-    return new Promise((resolve) => {
-      const failed = (error: unknown) => {
-        this.#joined.delete(address)
-        this.#options.log.debug({ address, reason: reasonOf(error) }, 'lan.unsent')
-        resolve()
-      }
-      try {
-        if (!this.#joined.has(address)) {
-          this.#joined.add(address)
-          this.#join(address)
-        }
-        this.#socket.setMulticastInterface(address)
-        this.#socket.send(bytes, PORT, GROUP, (error) => (error === null ? resolve() : failed(error)))
-      } catch (error) {
-        failed(error)
-      }
-    })
-  }
-
-  #join(address: string): void {
-    try {
-      this.#socket.addMembership(GROUP, address)
-    } catch (error) {
-      // Joined already: by another address of the same interface, or before the interface went and came.
-      this.#options.log.debug({ address, reason: reasonOf(error) }, 'lan.join')
-    }
+    socket.send(encode({ type: 'response', flags: AUTHORITATIVE_ANSWER, answers, additionals }))
   }
 }
 
@@ -219,12 +172,4 @@ function parseText(text: string): Multiaddr | undefined {
   } catch {
     return undefined
   }
-}
-
-/** The IPv4 addresses of this machine; loopback only where there is no other. */
-function interfaceAddresses(): string[] {
-  const all = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? [])
-  const ipv4 = all.filter(({ family }) => family === 'IPv4')
-  const external = ipv4.filter(({ internal }) => !internal)
-  return (external.length > 0 ? external : ipv4).map(({ address }) => address)
 }

@@ -24,7 +24,7 @@ const CATCH_UP_MS = 100
 /** What a libp2p connection is made of; private in its types, and there in 3.x. */
 type Insides = {
   maConn: { addEventListener(type: 'message', listener: () => void): void }
-  muxer?: { ping?(): Promise<number>; remoteGoAway?: number }
+  muxer?: { ping?(): Promise<number>; rttMs?: number; remoteGoAway?: number }
 }
 
 type Link = {
@@ -131,7 +131,7 @@ export class Liveness implements Disposable {
       .muxer?.ping?.()
       .then(
         () => {
-          link.rttMs = performance.now() - startMs
+          link.rttMs = insidesOf(link.connection).muxer?.rttMs ?? performance.now() - startMs
         },
         () => undefined,
       )

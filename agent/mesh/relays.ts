@@ -13,6 +13,7 @@ import {
   decodeRelayRequest,
   encodeRelayAnswer,
   encodeRelayRequest,
+  RELAY_GUEST_PROTOCOL,
   RELAY_PROTOCOL,
   RELAY_WORD_BYTES_MAX,
   type RelayAnswer,
@@ -38,10 +39,11 @@ const TRIED_MAX = 6
 /** A relay that has not connected by then is not waited for: the next is tried beside it. */
 const NEXT_MS = 400
 
+type Opener = { openStream(peerId: string, protocol: string, signal: AbortSignal): Promise<Stream> }
+
 /** A part of the mesh that is one network. */
-type RelayScope = {
+type RelayScope = Opener & {
   connected(): string[]
-  openStream(peerId: string, protocol: string, signal: AbortSignal): Promise<Stream>
   handle(
     protocol: string,
     handler: (stream: Stream, peerId: string) => Promise<void> | void,
@@ -55,6 +57,8 @@ export type RelayNetwork = {
   /** Whether a member may have this node carry for it. */
   mayUse: (peerId: string) => boolean
   isMember: (peerId: string) => boolean
+  /** Whether a member may let others in. */
+  issues: (peerId: string) => boolean
   /** Through whom a member says that it can be reached. */
   relaysOf: (peerId: string) => readonly string[]
 }
@@ -63,13 +67,15 @@ export type RelayNetwork = {
 type Joining = {
   network: RelayNetwork
   from: string
+  /** Whose grant it is by: his own, or that of the member whose guest he is. */
+  by: string
   request: RelayRequest
   say: (answer: RelayAnswer) => Promise<void>
   signal: AbortSignal
 }
 
 /** The host, as far as it is needed here. */
-type RelayedHost = {
+type RelayedHost = Opener & {
   readonly relayTransport: RelayTransport
   isConnected(peerId: string): boolean
   isDirect(peerId: string): boolean
@@ -89,7 +95,9 @@ export class Relays implements AsyncDisposable {
   readonly #options: RelaysOptions
   readonly #networks = new Map<string, RelayNetwork>()
   /** Who asked for what is carried now, or is about to be, and in which network. */
-  readonly #carried = new Map<Stream, { from: string; network: RelayNetwork }>()
+  readonly #carried = new Map<Stream, { by: string; network: RelayNetwork }>()
+  /** Relays at which this node is a guest, by whom they carry it to. */
+  readonly #guestAt = new Map<string, string>()
   /** One way to a peer is looked for at a time. */
   readonly #reaching = new Map<string, Promise<void>>()
   readonly #stopping = new AbortController()
@@ -104,9 +112,13 @@ export class Relays implements AsyncDisposable {
   /** Carries, and is carried, in a network until disposed. */
   async serve(id: string, network: RelayNetwork): Promise<AsyncDisposable> {
     this.#networks.set(id, network)
-    await network.scope.handle(RELAY_PROTOCOL, (stream, peerId) => this.#answer(stream, peerId, network), {
-      maxInboundStreams: PER_MEMBER_MAX,
-    })
+    await network.scope.handle(
+      RELAY_PROTOCOL,
+      (stream, peerId) => this.#answer(stream, peerId, () => ({ network, by: peerId })),
+      {
+        maxInboundStreams: PER_MEMBER_MAX,
+      },
+    )
     return {
       [Symbol.asyncDispose]: async () => {
         this.#networks.delete(id)
@@ -118,8 +130,8 @@ export class Relays implements AsyncDisposable {
   /** Carries no more for whom the network's policy does not allow it any more; to be called when that has changed. */
   recheck(id: string): void {
     const changed = this.#networks.get(id)
-    for (const [stream, { from, network }] of this.#carried)
-      if (network === changed && !network.mayUse(from)) stream.abort(new Error('the grant relay:use was taken back'))
+    for (const [stream, { by, network }] of this.#carried)
+      if (network === changed && !network.mayUse(by)) stream.abort(new Error('the grant relay:use was taken back'))
   }
 
   /** Connections that this node carries for others. */
@@ -147,6 +159,31 @@ export class Relays implements AsyncDisposable {
       await reaching
     } finally {
       this.#reaching.delete(peerId)
+    }
+  }
+
+  /** Whether to let somebody in who is to be carried to this member, for whom he has a pass of it. */
+  admitsGuestOf(id: string, peerId: string): boolean {
+    const network = this.#networks.get(id)
+    return network?.issues(peerId) === true && this.#refusal(network, { by: peerId, to: peerId }) === undefined
+  }
+
+  /** As relay, of a guest of this member: carries him to it, and to nobody else. */
+  async carryGuest(stream: Stream, guest: string, id: string, peerId: string): Promise<void> {
+    const network = this.#networks.get(id)
+    const isAdmitted = network !== undefined && this.admitsGuestOf(id, peerId)
+    await this.#answer(stream, guest, (request) =>
+      isAdmitted && request.ask === 'to' && peerIdOf(request.peer) === peerId ? { network, by: peerId } : 'refused',
+    )
+  }
+
+  /** As guest: connects to a member through the relay that has let this node in. */
+  async reachAsGuest(relay: string, peerId: string, signal: AbortSignal): Promise<void> {
+    this.#guestAt.set(peerId, relay)
+    try {
+      await this.#options.host.dialRelayed(relay, peerId, signal)
+    } finally {
+      this.#guestAt.delete(peerId)
     }
   }
 
@@ -198,42 +235,54 @@ export class Relays implements AsyncDisposable {
       if (!isMember(relay) || !isMember(peer)) continue
       // One relay and no more: two that each look for the other by the other would look forever.
       await this.#options.host.connectDirect(relay, signal)
-      const { stream, answer } = await ask(scope, relay, { ask: 'to', peer }, signal)
-      if (answer === 'ok') return stream
-      stream.abort(new Error(answer))
-      throw new AgentError('not-found', `${relay} does not carry to ${peer}: ${answer}`)
+      return accepted(await ask(scope, relay, { ask: 'to', peer }, signal), relay, peer)
+    }
+    if (this.#guestAt.get(peer) === relay) {
+      const asked = ask(this.#options.host, relay, { ask: 'to', peer }, signal, RELAY_GUEST_PROTOCOL)
+      return accepted(await asked, relay, peer)
     }
     throw new AgentError('not-found', `${relay} and ${peer} are in no network of this node`)
   }
 
-  async #answer(stream: Stream, peerId: string, network: RelayNetwork): Promise<void> {
+  /** `grounds`: by which network, and on whose account, a request is carried. */
+  async #answer(
+    stream: Stream,
+    peerId: string,
+    grounds: (request: RelayRequest) => Pick<Joining, 'network' | 'by'> | 'refused',
+  ): Promise<void> {
     const prelude = new Prelude(stream)
     const signal = AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(WORDS_MS_MAX)])
     const request = decodeRelayRequest(await prelude.read(signal, RELAY_WORD_BYTES_MAX))
     const say = (answer: RelayAnswer) => prelude.write(encodeRelayAnswer(answer), signal)
     if (request === 'unknown') await say('unknown')
-    else if (request.ask === 'from') return await this.#accept(stream, prelude, peerId, peerIdOf(request.peer), say)
     else {
-      const refusal = this.#refusal(network, peerId, peerIdOf(request.peer))
-      if (refusal === undefined)
-        return await this.#join(stream, prelude, { network, from: peerId, request, say, signal })
-      await say(refusal)
+      const ground = grounds(request)
+      const other = peerIdOf(request.peer)
+      if (ground !== 'refused' && request.ask === 'from') return await this.#accept(stream, prelude, peerId, other, say)
+      const refusal =
+        ground === 'refused' ? ground : this.#refusal(ground.network, { by: ground.by, to: other, from: peerId })
+      if (refusal === undefined && ground !== 'refused')
+        return await this.#join(stream, prelude, { ...ground, from: peerId, request, say, signal })
+      await say(refusal ?? 'refused')
     }
     prelude.release()
     await stream.close({ signal })
   }
 
   /** As relay: why nothing is carried; undefined when it is. */
-  #refusal({ scope, mayUse }: RelayNetwork, from: string, to: string): RelayAnswer | undefined {
-    if (!this.#options.carries || !mayUse(from)) return 'refused'
+  #refusal(
+    { scope, mayUse }: RelayNetwork,
+    { by, to, from }: { by: string; to: string; from?: string },
+  ): RelayAnswer | undefined {
+    if (!this.#options.carries || !mayUse(by)) return 'refused'
     if (to === from || !scope.connected().includes(to) || !this.#options.host.isDirect(to)) return 'absent'
-    const own = [...this.#carried.values()].filter((one) => one.from === from).length
+    const own = [...this.#carried.values()].filter((one) => one.by === by).length
     return this.#carried.size >= CARRIED_MAX || own >= PER_MEMBER_MAX ? 'busy' : undefined
   }
 
   /** As relay: carries until both ends are closed. The place is taken before the other end is asked. */
-  async #join(stream: Stream, prelude: Prelude, { network, from, request, say, signal }: Joining): Promise<void> {
-    this.#carried.set(stream, { from, network })
+  async #join(stream: Stream, prelude: Prelude, { network, from, by, request, say, signal }: Joining): Promise<void> {
+    this.#carried.set(stream, { by, network })
     let other: Stream | undefined
     try {
       const to = await this.#open(network.scope, from, peerIdOf(request.peer), signal)
@@ -286,6 +335,13 @@ export class Relays implements AsyncDisposable {
   }
 }
 
+/** @throws {AgentError} `not-found` when it was refused */
+function accepted({ stream, answer }: { stream: Stream; answer: RelayAnswer }, relay: string, peer: string): Stream {
+  if (answer === 'ok') return stream
+  stream.abort(new Error(answer))
+  throw new AgentError('not-found', `${relay} does not carry to ${peer}: ${answer}`)
+}
+
 /** What somebody else began, for as long as this one waits. */
 async function settledWithin(work: Promise<void>, signal: AbortSignal): Promise<void> {
   signal.throwIfAborted()
@@ -301,15 +357,16 @@ async function settledWithin(work: Promise<void>, signal: AbortSignal): Promise<
 
 /** One request and its answer, on a new stream; what follows on it is not read. */
 async function ask(
-  scope: RelayScope,
+  scope: Opener,
   to: string,
   request: { ask: 'to' | 'from'; peer: string },
   outer: AbortSignal,
+  protocol = RELAY_PROTOCOL,
 ): Promise<{ stream: Stream; answer: RelayAnswer }> {
   const signal = AbortSignal.any([outer, AbortSignal.timeout(WORDS_MS_MAX)])
   const key = publisherOf(request.peer)
   if (key === undefined) throw new WireError('refused', 'a peer without an Ed25519 key')
-  const stream = await scope.openStream(to, RELAY_PROTOCOL, signal)
+  const stream = await scope.openStream(to, protocol, signal)
   try {
     const prelude = new Prelude(stream)
     await prelude.write(encodeRelayRequest({ ask: request.ask, peer: key }), signal)

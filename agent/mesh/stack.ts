@@ -12,6 +12,7 @@ import { yamux } from '@chainsafe/libp2p-yamux'
 import type { GossipSub } from '@libp2p/gossipsub'
 import { type Identify, type IdentifyPush, identify, identifyPush } from '@libp2p/identify'
 import {
+  type Connection,
   type ConnectionGater,
   type Ed25519PrivateKey,
   type Libp2p,
@@ -30,6 +31,7 @@ import { eager } from './eager-noise.ts'
 import type { Gate } from './gate.ts'
 import { makeGossip } from './gossip.ts'
 import { noiseCrypto } from './noise-cipher.ts'
+import type { Quic } from './quic.ts'
 import type { RelayTransport } from './relay-transport.ts'
 import { roomed, STREAMS_MAX } from './stream-room.ts'
 
@@ -91,6 +93,8 @@ export type StackOptions = {
   gater: ConnectionGater
   gate: Pick<Gate, 'secure' | 'service'>
   relays: Pick<RelayTransport, 'factory'>
+  /** Undefined on a platform without. */
+  quic: Pick<Quic, 'factory'> | undefined
   /** Whether to take part in the open network: its DHT and its gossip. */
   open: boolean
   /** What libp2p counts of itself is told there. */
@@ -100,6 +104,7 @@ export type StackOptions = {
 /** Builds the host, not started yet. */
 export async function makeStack(options: StackOptions): Promise<Libp2p<Services>> {
   const connectionsMax = Math.max(CONNECTIONS_MAX_LEAST, options.maxPeers * CONNECTIONS_MAX_FACTOR)
+  const listen = options.listen.filter((address) => options.quic !== undefined || !address.includes('/quic-v1'))
   const { connectionEncrypter, connectionProtector } = eager(noise({ crypto: noiseCrypto }))
   const node: Libp2p<Services> = (await createLibp2p({
     start: false,
@@ -110,13 +115,14 @@ export async function makeStack(options: StackOptions): Promise<Libp2p<Services>
     datastore: new BoundedDatastore(() => keysInUse(node)),
     // After an hour the default forgets the addresses of a peer that never left. The datastore is bounded by itself.
     peerStore: { maxAddressAge: Number.POSITIVE_INFINITY },
-    addresses: { listen: [...options.listen], announceFilter: announced },
+    addresses: { listen, announceFilter: announced },
     transports: [
       tcp({
         maxConnections: connectionsMax + PENDING_MAX,
         inboundSocketInactivityTimeout: SOCKET_IDLE_MS,
         outboundSocketInactivityTimeout: SOCKET_IDLE_MS,
       }),
+      ...(options.quic === undefined ? [] : [options.quic.factory]),
       options.relays.factory,
     ],
     connectionProtector,
@@ -191,8 +197,8 @@ export async function refreshAddresses(node: Libp2p<Services>): Promise<void> {
  * Connects by an address that is nobody's but ours, beside whatever else is dialled: libp2p's own dial joins one that is under way to the
  * same peer.
  */
-export async function dialBeside(node: Libp2p<Services>, address: Multiaddr, signal: AbortSignal): Promise<void> {
-  await componentsOf(node).transportManager.dial(address, { signal })
+export async function dialBeside(node: Libp2p<Services>, address: Multiaddr, signal: AbortSignal): Promise<Connection> {
+  return await componentsOf(node).transportManager.dial(address, { signal })
 }
 
 /**
@@ -316,7 +322,7 @@ type Components = {
   addressManager: { confirmObservedAddr(address: Multiaddr, options: { type: 'transport' }): void }
   transportManager: {
     getAddrs(): Multiaddr[]
-    dial(address: Multiaddr, options: { signal: AbortSignal }): Promise<unknown>
+    dial(address: Multiaddr, options: { signal: AbortSignal }): Promise<Connection>
   }
 }
 

@@ -39,7 +39,7 @@ export function roomed(make: ReturnType<typeof yamux>): ReturnType<typeof yamux>
   }
 }
 
-function isRoom(streams: readonly Stream[]): boolean {
+export function isRoom(streams: readonly Stream[]): boolean {
   if (streams.length < OTHER_STREAMS_MAX) return true
   const others = streams.filter(({ direction, protocol }) => direction === 'inbound' && protocol !== TUNNEL)
   return others.length < OTHER_STREAMS_MAX

@@ -50,6 +50,7 @@ import type { ClosedNetwork } from './closed-network.ts'
 import type { ClosedNetworks } from './closed-networks.ts'
 import type { Joining } from './joining.ts'
 import { iso, MembershipViews } from './membership-views.ts'
+import type { Reach } from './reach.ts'
 
 /** To a member that is connected. */
 const HAND_OVER_MS_MAX = 5_000
@@ -69,7 +70,8 @@ export type MembershipParts = {
   joining: Joining
   audit: Audit
   gate: Gate
-  host: Pick<Host, 'peerId' | 'addresses' | 'isConnected'>
+  host: Pick<Host, 'peerId' | 'isConnected'>
+  reach: Pick<Reach, 'addresses'>
   /** undefined when this node takes no part in it. */
   open: () => NetworkView | undefined
   /** What this node gives out in a network. */
@@ -177,14 +179,14 @@ export class NodeMembership implements MembershipApi {
   }
 
   invite({ network, name, labels, uses, expiresSeconds }: InviteRequest): InviteResult {
-    const { invitations, audit, host } = this.#parts
+    const { invitations, audit, host, reach } = this.#parts
     const membership = this.#meant(network)
+    const relays = this.#closed(membership)?.guestAddresses() ?? []
+    const own = reach.addresses().slice(0, TOKEN_ADDRESSES_MAX - relays.length)
     const made = invitations.create({
       membership,
-      addresses: host
-        .addresses()
-        .slice(0, TOKEN_ADDRESSES_MAX)
-        .map((address) => multiaddr(address).decapsulate(`/p2p/${host.peerId}`)),
+      addresses: own.map((address) => multiaddr(address).decapsulate(`/p2p/${host.peerId}`)),
+      relays,
       name,
       labels,
       uses,

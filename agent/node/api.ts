@@ -23,6 +23,7 @@ import type {
 } from '../api/contract.ts'
 import type { NetworkView } from '../api/membership-contract.ts'
 import type { NamesApi } from '../api/names-api.ts'
+import type { NetcheckApi } from '../api/netcheck-api.ts'
 import type { UpkeepApi } from '../api/upkeep-api.ts'
 import type { BringDeps } from '../artifacts/bring.ts'
 import type { Publications } from '../artifacts/publications.ts'
@@ -53,6 +54,7 @@ import { type Entrance, OPEN_NETWORK_NAME } from './entrance.ts'
 import type { Joining } from './joining.ts'
 import type { OpenNetwork } from './open-network.ts'
 import type { Places } from './places.ts'
+import type { Reach } from './reach.ts'
 import type { NodeRouting } from './routing.ts'
 import { NodeShare } from './sharing.ts'
 
@@ -66,6 +68,7 @@ export type Parts = Pick<NodeImagesDeps, 'oci' | 'holders' | 'signatures'> & {
   /** Replaced by a reload. */
   current: { readonly config: LoadedConfig }
   host: Host
+  reach: Reach
   keeper: Keeper
   /** undefined when this node takes no part in it. */
   openNetwork: OpenNetwork | undefined
@@ -77,6 +80,7 @@ export type Parts = Pick<NodeImagesDeps, 'oci' | 'holders' | 'signatures'> & {
   routing: NodeRouting
   names: NamesApi
   upkeep: UpkeepApi
+  netcheck: NetcheckApi
   content: Content
   cacheKey: CacheKey
   trust: TrustedKeys
@@ -99,6 +103,7 @@ export class NodeApi implements AgentApi {
   readonly sharing: NodeShare
   readonly routing: NodeServices
   readonly names: NamesApi
+  readonly netcheck: NetcheckApi
   readonly images: NodeImages
   readonly upkeep: UpkeepApi
   readonly #parts: Parts
@@ -109,6 +114,7 @@ export class NodeApi implements AgentApi {
     this.#places = parts.places
     this.names = parts.names
     this.upkeep = parts.upkeep
+    this.netcheck = parts.netcheck
     this.room = new NodeRoom({
       ...parts,
       networks: parts.entrance.networks,
@@ -129,20 +135,15 @@ export class NodeApi implements AgentApi {
       nameOf: (peerId) => (peerId === parts.host.peerId ? parts.current.config.values.name : this.#nameOf(peerId)),
     })
     const { networks, issuer, invitations, audit, gate } = parts.entrance
-    const { closed, joining, host, current } = parts
-    const open = () => this.#openView()
-    const { name } = current.config.values
     this.membership = new NodeMembership({
-      name,
+      ...parts,
+      name: parts.current.config.values.name,
       networks,
-      closed,
       issuer,
       invitations,
-      joining,
       audit,
       gate,
-      host,
-      open,
+      open: () => this.#openView(),
       shareOf: (id) => parts.content.sharing.shares.modeOf(id),
     })
   }

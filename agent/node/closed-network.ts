@@ -6,6 +6,7 @@
  */
 import { rmSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
+import { type Multiaddr, multiaddr } from '@multiformats/multiaddr'
 import type { Logger } from 'pino'
 import type { Member } from '../../protocols/membership/certificate.ts'
 import { OCI_TAG_KIND } from '../../protocols/oci-tag/oci-tag.ts'
@@ -31,15 +32,18 @@ import { Delegations } from '../membership/delegations.ts'
 import { Meeting, type MeetingOptions } from '../membership/meeting.ts'
 import { Renewal } from '../membership/renewal.ts'
 import { Statements } from '../membership/statements.ts'
+import { hostIn, isPublicHost } from '../mesh/addresses.ts'
 import type { Gate } from '../mesh/gate.ts'
 import { Topic } from '../mesh/gossip.ts'
+import { guestAddress } from '../mesh/guests.ts'
 import type { Host } from '../mesh/host.ts'
 import { NetworkGossip } from '../mesh/network-gossip.ts'
 import type { NetworkScope, NetworkStreams } from '../mesh/network-streams.ts'
-import type { Relays } from '../mesh/relays.ts'
 import { FILTER_LEASE_MS } from '../nix/store-filter.ts'
 import { type Database, openDatabase } from '../state/database.ts'
 import { dropCopy } from '../state/upgrade.ts'
+import type { NodePaths } from './paths.ts'
+import type { Reach } from './reach.ts'
 
 /** A certificate, to a member that has just connected. */
 const HAND_OVER_MS_MAX = 10_000
@@ -51,6 +55,8 @@ const FAREWELL_MS = 500
 const TOPIC = 'records'
 /** Members of a network that this node wants to be connected to, however many other peers it has: gossip needs some to go round. */
 const CONNECTED_MIN = 4
+/** In a token: each is fifty bytes, and one may be gone when it is used. */
+const RELAYS_INVITED_MAX = 2
 
 /** What is said for long. */
 const RENEWED = {
@@ -61,8 +67,9 @@ const RENEWED = {
 
 export type ClosedNetworkDeps = {
   key: NodeKey
-  host: Pick<Host, 'addresses' | 'isDirect' | 'links'>
-  relays: Pick<Relays, 'serve' | 'recheck'>
+  host: Pick<Host, 'isDirect' | 'links'>
+  reach: Pick<Reach, 'addresses' | 'onAddresses'>
+  paths: Pick<NodePaths, 'serve' | 'recheck'>
   streams: NetworkStreams
   gate: Pick<Gate, 'memberOf' | 'recheck' | 'refresh'>
   issuer: Issuer
@@ -110,10 +117,17 @@ export class ClosedNetwork implements AsyncDisposable {
   readonly #records: Records
   readonly #replicator: Replicator
   readonly #scope: NetworkScope
+  readonly #host: ClosedNetworkDeps['host']
   readonly #stack: AsyncDisposableStack
 
-  private constructor(membership: Membership, parts: Parts, stack: AsyncDisposableStack) {
+  private constructor(
+    membership: Membership,
+    parts: Parts,
+    host: ClosedNetworkDeps['host'],
+    stack: AsyncDisposableStack,
+  ) {
     this.membership = membership
+    this.#host = host
     this.members = parts.members
     this.nodes = parts.nodes
     this.artifacts = parts.artifacts
@@ -130,7 +144,7 @@ export class ClosedNetwork implements AsyncDisposable {
   static async start(membership: Membership, deps: ClosedNetworkDeps): Promise<ClosedNetwork> {
     await using stack = new AsyncDisposableStack()
     const parts = await startParts(membership, deps, stack)
-    return new ClosedNetwork(membership, parts, stack.move())
+    return new ClosedNetwork(membership, parts, deps.host, stack.move())
   }
 
   /** What its members say of themselves, for those who issue. */
@@ -187,6 +201,20 @@ export class ClosedNetwork implements AsyncDisposable {
     if (own.length + filters.length + tags > 0 && this.connected().length > 0) await delay(FAREWELL_MS)
   }
 
+  /** Where members let in who has a pass of this node, to carry him here: some of those that this node says that it is reached through. */
+  guestAddresses(): Multiaddr[] {
+    const named = relaysOf(this.#host, this.#scope).map(peerIdOf).slice(0, RELAYS_INVITED_MAX)
+    return named.flatMap((peerId) => {
+      const said = this.nodes.get(peerId)?.addresses ?? []
+      const here = this.#host.links().find((link) => link.peerId === peerId && link.direction === 'outbound')
+      const all = [...said, ...(here ? [here.address] : [])].map((one) => multiaddr(one))
+      const [best] = all.toSorted(
+        (a, b) => Number(isPublicHost(hostIn(b) ?? '')) - Number(isPublicHost(hostIn(a) ?? '')),
+      )
+      return best === undefined ? [] : [guestAddress(best, peerId)]
+    })
+  }
+
   /** Whether a peer is a member whose connection this node wants, since it has few of them. */
   wants(peerId: string): boolean {
     if (this.members.get(peerId) === undefined) return false
@@ -211,7 +239,7 @@ async function startParts(
   deps: ClosedNetworkDeps,
   stack: AsyncDisposableStack,
 ): Promise<Parts> {
-  const { key, host, streams, gate, directory, publishing, providers, presence, hear } = deps
+  const { key, host, reach, streams, gate, directory, publishing, providers, presence, hear } = deps
   const { id, network } = membership
   const log = deps.log.child({ network: membership.name })
   const db = openDatabase(databaseOf(directory, id))
@@ -245,16 +273,18 @@ async function startParts(
   const renewal = await startRenewal(membership, { scope, members }, deps, stack, log)
   stack.use(Renewer.start({ records, leases: RENEWED, log }))
   const relays = () => relaysOf(host, scope)
-  const addresses = () => host.addresses()
+  const addresses = () => reach.addresses()
   const said = stack.use(
     Presence.start({ records, body: presence, addresses, relays, nodeCount: () => nodes.count, log }),
   )
+  stack.defer(reach.onAddresses(() => said.addressesChanged()))
   stack.defer(scope.onPeer(() => said.relaysChanged()))
   stack.defer(scope.onPeerGone(() => said.relaysChanged()))
   stack.use(
-    await deps.relays.serve(id, {
+    await deps.paths.serve(id, {
       scope,
       isMember: (peerId) => members.get(peerId) !== undefined,
+      issues: (peerId) => members.get(peerId)?.issues === true,
       relaysOf: (peerId) => nodes.get(peerId)?.relays ?? [],
       mayUse: (peerId) => {
         const member = gate.memberOf(network, peerId)
@@ -262,7 +292,7 @@ async function startParts(
       },
     }),
   )
-  stack.defer(membership.onChange((what) => what === 'policy' && deps.relays.recheck(id)))
+  stack.defer(membership.onChange((what) => what === 'policy' && deps.paths.recheck(id)))
   stack.defer(nodes.onAddresses((peerId, addresses) => hear(peerId, addresses)))
   if (providers !== undefined) {
     const connectedCount = () => scope.connected().length

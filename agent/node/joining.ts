@@ -16,8 +16,10 @@ import { AgentError, reasonOf } from '../error.ts'
 import type { Membership } from '../identity/membership.ts'
 import type { Networks } from '../identity/networks.ts'
 import type { Log } from '../log.ts'
-import { type Gate, refusalIn } from '../mesh/gate.ts'
+import type { Gate } from '../mesh/gate.ts'
+import type { Guests } from '../mesh/guests.ts'
 import type { Host } from '../mesh/host.ts'
+import { refusalIn } from '../mesh/refusals.ts'
 
 /** Dialling, a hello, and the issuer's disk. */
 const JOIN_MS_MAX = 20_000
@@ -36,7 +38,8 @@ const FILE_BYTES_MAX = 128 * 1024
 
 export type JoiningDeps = {
   gate: Pick<Gate, 'join' | 'refresh'>
-  host: Pick<Host, 'dial' | 'peerId' | 'connected'>
+  host: Pick<Host, 'peerId' | 'connected'>
+  guests: Pick<Guests, 'reach'>
   networks: Pick<Networks, 'get'>
   /** What this node would be called. */
   name: string
@@ -120,15 +123,14 @@ export class Joining implements AsyncDisposable {
   }
 
   async #join(token: Token, wished: string | undefined, signal: AbortSignal): Promise<Membership> {
-    const { gate, host, networks } = this.#deps
+    const { gate, guests, host, networks } = this.#deps
     const issuer = peerIdFromPublicKey(publicKeyFromRaw(token.issuer)).toString()
     if (issuer === host.peerId)
       throw new AgentError('usage', 'this node made the token itself', { next: 'Use it on the other machine.' })
-    const addresses = token.addresses.map((address) => address.encapsulate(`/p2p/${issuer}`))
     const limited = AbortSignal.any([signal, AbortSignal.timeout(JOIN_MS_MAX)])
     const show = async (attempts = 1): Promise<unknown> => {
       try {
-        return await gate.join(token, issuer, () => host.dial(addresses, limited), limited, wished)
+        return await gate.join(token, issuer, () => guests.reach(token, issuer, limited), limited, wished)
       } catch (error) {
         if (limited.aborted || attempts === ATTEMPTS_MAX || !isLate(error)) throw error
         return await show(attempts + 1)

@@ -14,7 +14,6 @@ import type { Host } from '../mesh/host.ts'
 import type { Keeper } from '../mesh/keeper.ts'
 import type { NetworkStreams } from '../mesh/network-streams.ts'
 import type { Providers } from '../mesh/providers.ts'
-import type { Relays } from '../mesh/relays.ts'
 import type { SharedFetches } from '../nix/shared-fetches.ts'
 import type { PathsScope } from '../nix/store-paths.ts'
 import type { Substituter } from '../nix/substituter.ts'
@@ -24,6 +23,8 @@ import { type Content, closedNetworksOf, forgetContent } from './content.ts'
 import { type Entrance, OPEN_NETWORK_NAME } from './entrance.ts'
 import type { NodeOci } from './oci.ts'
 import { OpenNetwork } from './open-network.ts'
+import type { NodePaths } from './paths.ts'
+import type { Reach } from './reach.ts'
 import type { NodeRouting } from './routing.ts'
 
 /** A holder that the DHT has not named by then does not help whoever waits. */
@@ -38,8 +39,9 @@ type NetworksDeps = {
   db: Database
   key: NodeKey
   host: Host
+  reach: Reach
   streams: NetworkStreams
-  relays: Relays
+  paths: NodePaths
   entrance: Entrance
   content: Content
   oci: NodeOci
@@ -49,7 +51,7 @@ type NetworksDeps = {
 }
 
 export async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableStack) {
-  const { routing, shared, db, key, host, streams, relays, entrance, content, oci, later, presence, log } = deps
+  const { routing, shared, db, key, host, reach, streams, paths, entrance, content, oci, later, presence, log } = deps
   const { networks, gate, issuer, directory } = entrance
   const publishing = { pins: content.blobs, paths: content.published }
   const serve = (id: string, scope: PathsScope, records: Records) => content.sharing.serve(id, scope, records)
@@ -86,8 +88,9 @@ export async function startNetworks(deps: NetworksDeps, stack: AsyncDisposableSt
         route: (parts) => routing.route(parts),
         key,
         host,
+        reach,
         streams,
-        relays,
+        paths,
         gate,
         issuer,
         directory,

@@ -170,10 +170,10 @@ export class NodeRouting implements AsyncDisposable {
   /** How a connected peer is reached; its address where it is reached directly. */
   linkOf(peerId: string): { path: string; address: { host: string; port: number } | undefined } {
     const link = this.#deps.host.links().find((one) => one.peerId === peerId)
-    const isRelayed = link?.address.includes('/p2p-circuit') === true
     const [, host, port] = /^\/ip[46]\/([^/]+)\/(?:tcp|udp)\/(\d+)/.exec(link?.address ?? '') ?? []
-    const address = host === undefined || isRelayed ? undefined : { host, port: Number(port) }
-    return { path: isRelayed ? 'relay' : 'direct', address }
+    const path = link?.path ?? 'direct'
+    const address = host === undefined || path !== 'direct' ? undefined : { host, port: Number(port) }
+    return { path, address }
   }
 
   warnings(): Warning[] {

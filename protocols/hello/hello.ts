@@ -20,6 +20,7 @@ import {
   type RevocationCheck,
 } from '../membership/certificate.ts'
 import type { NetworkSecret } from '../membership/network.ts'
+import { decodePass, type Pass } from '../membership/pass.ts'
 import { hexOf, SKEW_MS_MAX, type StatementSigner, sameBytes } from '../membership/statement.ts'
 import { type Token, tokenId } from '../membership/token.ts'
 import {
@@ -81,6 +82,12 @@ export type TokenDesk = {
   redeem(id: Uint8Array, key: Uint8Array, wished?: string): Promise<Grant | TokenFault> | Grant | TokenFault
 }
 
+/** Where a node that carries for others looks whether it may. */
+export type Door = {
+  /** Whether who shows this pass, which its issuer signed, is let in. */
+  admits(pass: Pass): boolean
+}
+
 export type TokenFault = 'unknown-token' | 'used-up' | 'token-expired' | 'wrong-secret' | 'not-issuing' | 'revoked'
 
 /** What the two sides are to each other from now on. */
@@ -91,6 +98,8 @@ export type Admission = {
   readonly members: readonly Member[]
   /** What was refused of the peer's chains. The rest still holds. */
   readonly faults: readonly ChainFault[]
+  /** The dialler showed this pass, and is let in to be carried to who signed it. */
+  readonly guest?: Pass | undefined
 }
 
 type ChainFault = { readonly network: Uint8Array; readonly fault: Fault; readonly why: string }
@@ -115,15 +124,18 @@ export type HelloOptions = {
   readonly signal: AbortSignal
 }
 
-type ListenerOptions = HelloOptions & { readonly desk?: TokenDesk }
+type ListenerOptions = HelloOptions & { readonly desk?: TokenDesk | undefined; readonly door?: Door | undefined }
 
 /**
- * The dialler's side. With a token the peer must be its issuer, and the answer is waited for; `wished` is then told, a DNS label.
+ * The dialler's side. With a token the peer must be its issuer, and the answer is waited for; `wished` is then told, a DNS label. With a pass
+ * the answer is waited for as well.
  *
  * @throws {WireError} `refused` with the reason for people; else what is wrong with the peer's bytes
  */
-export async function greet(options: HelloOptions & { token?: Token; wished?: string | undefined }): Promise<Greeting> {
-  const { party, peer, frames, signal, token, wished } = options
+export async function greet(
+  options: HelloOptions & { token?: Token; wished?: string | undefined; pass?: Pass | undefined },
+): Promise<Greeting> {
+  const { party, peer, frames, signal, token, wished, pass } = options
   notOurselves(options)
   if (token !== undefined && !sameBytes(token.issuer, peer))
     throw new WireError('refused', 'the token is of another node')
@@ -137,6 +149,7 @@ export async function greet(options: HelloOptions & { token?: Token; wished?: st
     tags: shuffledTags(credentials.map((one) => tagOf(one, nonce, pair))),
     open: party.isOpen(),
     ...(token && { token: tokenId(token.secret) }),
+    ...(pass && { pass: pass.bytes }),
   }
   const first = encodeOpening(opening)
   transcript.begin(first)
@@ -154,6 +167,7 @@ export async function greet(options: HelloOptions & { token?: Token; wished?: st
   }
   await frames.write(transcript.sign(proof, party.key), signal)
   if (token !== undefined) return join(options, token, transcript, { open, ...judged })
+  if (pass !== undefined) return visit(options, pass, transcript, { open, ...judged })
   if (!open && judged.members.length === 0) throw nothingShared(judged.faults)
   const afterwards = readVerdict(options, transcript).then(({ refused = [] }) => refused)
   // Whoever asks still gets the error.
@@ -177,7 +191,8 @@ export async function answer(options: ListenerOptions): Promise<Admission> {
   const shared = sharedNetworks(opening, usable(party, peer), pair)
   const token = opening.token && options.desk?.find(opening.token)
   const open = opening.open && party.isOpen()
-  if (shared.length === 0 && !open && token === undefined)
+  const guest = guestBy(opening.pass, options)
+  if (shared.length === 0 && !open && token === undefined && guest === undefined)
     throw new WireError(
       'refused',
       `the peer shares no network with this node${opening.token ? ', and its token is not of this node' : ''}`,
@@ -188,14 +203,14 @@ export async function answer(options: ListenerOptions): Promise<Admission> {
 
   const expected = token && transcript.tokenProof(token)
   const proof = transcript.readProof(await readOr(options, 'the peer gave up'))
-  const judged = { open, ...judgeAll(proof.chains, shared, options) }
+  const judged = { open, ...judgeAll(proof.chains, shared, options), ...(guest && { guest }) }
   const isProven = expected !== undefined && proof.token !== undefined && timingSafeEqual(expected, proof.token)
   const shown = opening.token && { id: opening.token, isProven, network: token?.network, wished: proof.name }
   const used = shown && (await useToken(options, shown))
-  const verdict = verdictOf(judged.faults, used)
+  const verdict = verdictOf(judged.faults, used, guest)
   await frames.write(verdict === undefined ? ALL_WELL : transcript.sign(verdict, party.key), signal)
   const admission = typeof used === 'object' ? { ...judged, members: withMember(judged.members, used.member) } : judged
-  if (open || admission.members.length > 0) return admission
+  if (open || admission.members.length > 0 || (guest !== undefined && used === undefined)) return admission
   throw used === undefined
     ? nothingShared(judged.faults, proof.refused)
     : new WireError('refused', `the peer's token: ${used as TokenFault}`)
@@ -228,9 +243,12 @@ async function useToken(
 }
 
 /** Undefined when all is well. */
-function verdictOf(faults: readonly ChainFault[], used: Used | undefined): Verdict | undefined {
-  if (faults.length === 0 && used === undefined) return undefined
-  const refused = faults.length > 0 ? { refused: wordsOf(faults) } : {}
+function verdictOf(faults: readonly ChainFault[], used: Used | undefined, guest?: Pass): Verdict | undefined {
+  if (faults.length === 0 && used === undefined && guest === undefined) return undefined
+  const refused = {
+    ...(faults.length > 0 && { refused: wordsOf(faults) }),
+    ...(guest !== undefined && { guest: true as const }),
+  }
   if (typeof used !== 'object') return { ...refused, ...(used && { token: used }) }
   const { grant, own } = used
   const { name, secret, chain } = grant
@@ -253,6 +271,25 @@ async function join(options: HelloOptions, token: Token, transcript: Transcript,
   const members = withMember(before.members, issuer.member)
   const afterwards = Promise.resolve(verdict.refused ?? [])
   return { ...before, members, joined: { network, name, secret, chain }, afterwards }
+}
+
+/** The dialler's last step with a pass. */
+async function visit(options: HelloOptions, pass: Pass, transcript: Transcript, before: Admission): Promise<Greeting> {
+  const { refused = [], guest } = await readVerdict(options, transcript)
+  if (guest !== true && !before.open && before.members.length === 0) throw nothingShared(before.faults, refused)
+  return { ...before, ...(guest && { guest: pass }), joined: undefined, afterwards: Promise.resolve(refused) }
+}
+
+/** A pass that is good counts; another one is as none, so that strangers who try some see nothing of it. */
+function guestBy(bytes: Uint8Array | undefined, { party, door }: ListenerOptions): Pass | undefined {
+  if (bytes === undefined || door === undefined) return undefined
+  let pass: Pass
+  try {
+    pass = decodePass(bytes)
+  } catch {
+    return undefined
+  }
+  return pass.expires > party.now() && door.admits(pass) ? pass : undefined
 }
 
 async function readVerdict(options: HelloOptions, transcript: Transcript): Promise<Verdict> {

@@ -7,6 +7,7 @@ import { decodeCbor, encodeCbor } from '../cbor.ts'
 import { WireError } from '../error.ts'
 import { CHAIN_BYTES_MAX } from '../membership/certificate.ts'
 import { deriveKey, type NetworkSecret, SECRET_BYTES } from '../membership/network.ts'
+import { PASS_BYTES_MAX } from '../membership/pass.ts'
 import { bytes32, memberName, type StatementSigner, verifySignature } from '../membership/statement.ts'
 import { TOKEN_ID_BYTES, type Token, tokenKey } from '../membership/token.ts'
 
@@ -46,6 +47,9 @@ const opening = z.object({
   tags: bytesOf(NETWORKS_MAX * TAG_BYTES),
   open: z.boolean(),
   token: bytesOf(TOKEN_ID_BYTES).optional(),
+  pass: z
+    .custom<Uint8Array>((value) => value instanceof Uint8Array && value.byteLength <= PASS_BYTES_MAX, 'not a pass')
+    .optional(),
 })
 const reply = z.object({ v: z.literal(VERSION), nonce: bytesOf(NONCE_BYTES), open: z.boolean(), chains })
 const proof = z.object({
@@ -59,6 +63,8 @@ const verdict = z.object({
   refused: refused.optional(),
   token: word.optional(),
   grant: z.object({ name: memberName, secret: bytesOf(SECRET_BYTES), chain, issuer: chain }).optional(),
+  /** The dialler is let in by its pass. */
+  guest: z.literal(true).optional(),
 })
 
 /** What somebody refused of what the other showed, network by network. */

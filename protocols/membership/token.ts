@@ -10,6 +10,7 @@ import { base32 } from 'multiformats/bases/base32'
 import { z } from 'zod'
 import { decodeCbor, encodeCbor } from '../cbor.ts'
 import { WireError } from '../error.ts'
+import { PASS_BYTES_MAX } from './pass.ts'
 import { bytes32, timeMs } from './statement.ts'
 
 const TOKEN_PREFIX = 'un1'
@@ -35,22 +36,28 @@ const tokenFields = z.strictObject({
     `not ${TOKEN_SECRET_BYTES} bytes`,
   ),
   expires: timeMs,
+  pass: z
+    .custom<Uint8Array>((value) => value instanceof Uint8Array && value.byteLength <= PASS_BYTES_MAX, 'not a pass')
+    .optional(),
 })
 
 export type Token = {
   readonly network: Uint8Array
   /** Raw node key of the one who made it, who alone honours it. */
   readonly issuer: Uint8Array
-  /** Where the issuer listens, without its peer id. */
+  /** Where the issuer listens, without its peer id; or a member that carries to it, with that one's and `/p2p-circuit`. */
   readonly addresses: readonly Multiaddr[]
   readonly secret: Uint8Array
   /** Milliseconds since 1970. */
   readonly expires: number
+  /** Lets its holder in at members that carry; see pass.ts. */
+  readonly pass?: Uint8Array | undefined
 }
 
 /** @throws {RangeError} when readers would refuse it: the caller's bug. */
-export function encodeToken({ network, issuer, addresses, secret, expires }: Token): string {
-  const payload = encodeCbor({ v: 1, network, issuer, addresses: addresses.map(({ bytes }) => bytes), secret, expires })
+export function encodeToken({ network, issuer, addresses, secret, expires, pass }: Token): string {
+  const fields = { v: 1, network, issuer, addresses: addresses.map(({ bytes }) => bytes), secret, expires }
+  const payload = encodeCbor({ ...fields, ...(pass && { pass }) })
   const text = TOKEN_PREFIX + base32.baseEncode(Buffer.concat([payload, checksum(payload)]))
   try {
     decodeToken(text)

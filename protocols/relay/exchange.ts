@@ -6,6 +6,8 @@ import { z } from 'zod'
 import { decodeCbor, encodeCbor } from '../cbor.ts'
 
 export const RELAY_PROTOCOL = '/undernet/relay/1'
+/** The same from a guest (spec.md), on a stream of the connection: he is in no network yet. */
+export const RELAY_GUEST_PROTOCOL = '/undernet/relay/1/guest'
 /** Every request and answer, with room for fields of later versions. */
 export const RELAY_WORD_BYTES_MAX = 256
 

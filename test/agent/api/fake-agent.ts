@@ -12,6 +12,7 @@ import { AgentError } from '../../../agent/error.ts'
 import { fakeImages } from './fake-images.ts'
 import { fakeMembership } from './fake-membership.ts'
 import { fakeNames } from './fake-names.ts'
+import { fakeNetcheck } from './fake-netcheck.ts'
 import { fakeRoom } from './fake-room.ts'
 import { fakeServices } from './fake-services.ts'
 import { fakeShare } from './fake-share.ts'
@@ -92,6 +93,7 @@ export function fakeAgent(replaced: Partial<AgentApi> = {}): AgentApi {
     sharing: fakeShare(),
     routing: fakeServices(),
     names: fakeNames,
+    netcheck: fakeNetcheck(),
     images: fakeImages(),
     status: () => status,
     peers: () => [peer],

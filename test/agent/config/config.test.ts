@@ -40,7 +40,12 @@ describe('loadConfig', () => {
   it('works when told nothing', () => {
     const { values, entries, file } = loadConfig({ env })
     expect(values).toMatchObject({
-      listen: ['/ip4/0.0.0.0/tcp/7477', '/ip6/::/tcp/7477'],
+      listen: [
+        '/ip4/0.0.0.0/tcp/7477',
+        '/ip6/::/tcp/7477',
+        '/ip4/0.0.0.0/udp/7477/quic-v1',
+        '/ip6/::/udp/7477/quic-v1',
+      ],
       bootstrap: [],
       mdns: true,
       open: true,
@@ -140,7 +145,8 @@ describe('loadConfig', () => {
   it.each([
     [{ listen: ['0.0.0.0:7477'] }, /write \/ip4\/0\.0\.0\.0\/tcp\/7477/],
     [{ listen: ['/ip4/300.0.0.1/tcp/1'] }, /must be a multiaddr/],
-    [{ listen: ['/ip4/0.0.0.0/udp/7477/quic-v1'] }, /must be a multiaddr/],
+    [{ listen: ['/ip4/0.0.0.0/udp/7477'] }, /must be a multiaddr/],
+    [{ listen: ['/ip4/0.0.0.0/udp/70000/quic-v1'] }, /must be a multiaddr/],
     [{ bootstrap: ['node.example:7477'] }, /write \/dns\/node\.example\/tcp\/7477/],
     [{ bootstrap: ['/ip4/192.0.2.1/tcp/0'] }, /must be a multiaddr/],
     [{ http: '0.0.0.0:7478' }, /must be a loopback address/],

@@ -20,7 +20,8 @@ import { tcp } from '@libp2p/tcp'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { describe, expect, it, onTestFinished } from 'vitest'
-import { Gate, type GateOptions, type Refusal, refusalIn } from '../../../agent/mesh/gate.ts'
+import { Gate, type GateOptions } from '../../../agent/mesh/gate.ts'
+import { type Refusal, refusalIn } from '../../../agent/mesh/refusals.ts'
 import { encodeFrame } from '../../../protocols/frame.ts'
 import type { Grant, TokenDesk, TokenFault } from '../../../protocols/hello/hello.ts'
 import { type Token, tokenId } from '../../../protocols/membership/token.ts'
@@ -423,7 +424,7 @@ describe('a peer that has not said hello', () => {
       status: 'open',
       remoteAddr: multiaddr('/ip4/127.0.0.1/udp/1/quic-v1'),
     } as unknown as MultiaddrConnection
-    expect(denyInboundEncryptedConnection(peer, connection)).toBe(true)
-    expect(() => denyOutboundEncryptedConnection(peer, connection)).toThrow('came without one')
+    expect(await denyInboundEncryptedConnection(peer, connection)).toBe(true)
+    await expect(async () => denyOutboundEncryptedConnection(peer, connection)).rejects.toThrow('came without one')
   })
 })

@@ -34,7 +34,13 @@ async function stations(
     const scope = member.streams.of(network.id)
     const relays = new Relays({ host: member.host, carries, log: quiet })
     const isMember = (peerId: string) => all.some((one) => one.member.peerId === peerId)
-    await relays.serve('home', { scope, mayUse, isMember, relaysOf: (peerId) => known.get(peerId) ?? [] })
+    await relays.serve('home', {
+      scope,
+      mayUse,
+      isMember,
+      issues: () => true,
+      relaysOf: (peerId) => known.get(peerId) ?? [],
+    })
     onTestFinished(() => relays[Symbol.asyncDispose]())
     all.push({ member, scope, relays })
   }

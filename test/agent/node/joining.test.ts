@@ -9,7 +9,7 @@ import type { Membership } from '../../../agent/identity/membership.ts'
 import { ephemeralNodeKey } from '../../../agent/identity/node-key.ts'
 import { Joining, type JoiningDeps } from '../../../agent/node/joining.ts'
 import { WireError } from '../../../protocols/error.ts'
-import { encodeToken } from '../../../protocols/membership/token.ts'
+import { encodeToken, type Token } from '../../../protocols/membership/token.ts'
 
 const issuer = ephemeralNodeKey()
 const self = ephemeralNodeKey()
@@ -26,7 +26,7 @@ describe('a token that somebody hands in', () => {
     expect(await joining.join(token(1), 'web1', signal)).toMatchObject({ name: 'network1' })
     expect(gate.join.mock.calls[0]?.[1]).toBe(issuer.peerId)
     expect(gate.join.mock.calls[0]?.[4]).toBe('web1')
-    expect(dialled).toEqual([[`/ip4/192.0.2.1/tcp/7477/p2p/${issuer.peerId}`]])
+    expect(dialled).toEqual([[`/ip4/192.0.2.1/tcp/7477`]])
   })
 
   test('is not used at all when it is none, or was made here', async () => {
@@ -170,15 +170,20 @@ function parts({ connected = [] as string[] } = {}) {
   const members = new Map<string, Membership>()
   const dialled: string[][] = []
   const gate = { join: vi.fn(), refresh: vi.fn() }
-  const host = {
-    peerId: self.peerId,
-    connected: () => connected,
-    dial: async (addresses: { toString(): string }[]) => void dialled.push(addresses.map(String)),
-  }
+  const host = { peerId: self.peerId, connected: () => connected }
+  const guests = { reach: async ({ addresses }: Token) => void dialled.push(addresses.map(String)) }
   const networks = { get: (id: string) => members.get(id) }
   const rests: { ms: number; resolve: () => void }[] = []
   const rest = (ms: number) => new Promise<void>((resolve) => rests.push({ ms, resolve }))
-  const joining = new Joining({ gate, host, networks, name: 'node', log: silent, rest } as unknown as JoiningDeps)
+  const joining = new Joining({
+    gate,
+    host,
+    guests,
+    networks,
+    name: 'node',
+    log: silent,
+    rest,
+  } as unknown as JoiningDeps)
   onTestFinished(() => joining[Symbol.asyncDispose]())
   const enter = (nth: number, fault?: { fault: string; why: string }) =>
     void members.set(idOf(nth), { name: `network${nth}`, fault: () => fault } as unknown as Membership)

@@ -1,6 +1,14 @@
 /** Two sides saying hello in memory, with somebody in between who sees, and may change, every message. */
 import { Frames } from '../../../protocols/frame.ts'
-import { type Admission, answer, type Greeting, greet, type TokenDesk } from '../../../protocols/hello/hello.ts'
+import {
+  type Admission,
+  answer,
+  type Door,
+  type Greeting,
+  greet,
+  type TokenDesk,
+} from '../../../protocols/hello/hello.ts'
+import type { Pass } from '../../../protocols/membership/pass.ts'
 import type { Token } from '../../../protocols/membership/token.ts'
 import type { TestParty } from '../membership/people.ts'
 import { duplexPair } from '../pieces/duplex.ts'
@@ -19,6 +27,8 @@ export type Conversation = {
   token?: Token
   wished?: string
   desk?: TokenDesk
+  pass?: Pass
+  door?: Door
   between?: Between
   /** Whom each side has on the other end, where it is not the other. */
   diallerSees?: Uint8Array
@@ -31,7 +41,17 @@ const MS_MAX = 2_000
 export async function converse(
   dialler: TestParty,
   listener: TestParty,
-  { token, wished, desk, between = ({ bytes }) => bytes, diallerSees, listenerSees, msMax = MS_MAX }: Conversation = {},
+  {
+    token,
+    wished,
+    desk,
+    pass,
+    door,
+    between = ({ bytes }) => bytes,
+    diallerSees,
+    listenerSees,
+    msMax = MS_MAX,
+  }: Conversation = {},
 ): Promise<Outcome> {
   const signal = AbortSignal.timeout(msMax)
   const [near, diallerEnd] = duplexPair()
@@ -62,9 +82,9 @@ export async function converse(
     }
   }
   const toListener = { party: dialler, peer: diallerSees ?? listener.key.publicKey, signal, ...(token && { token }) }
-  const toDialler = { party: listener, peer: listenerSees ?? dialler.key.publicKey, signal, ...(desk && { desk }) }
+  const toDialler = { party: listener, peer: listenerSees ?? dialler.key.publicKey, signal, desk, door }
   const [one, other] = await Promise.all([
-    attempt(new Frames(near), (frames) => greet({ ...toListener, wished, frames })),
+    attempt(new Frames(near), (frames) => greet({ ...toListener, wished, pass, frames })),
     attempt(new Frames(far), (frames) => answer({ ...toDialler, frames })),
   ])
   if ('afterwards' in one) await one.afterwards.catch(() => undefined)

@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { WireError } from '../../../protocols/error.ts'
+import { encodeFrame } from '../../../protocols/frame.ts'
 import {
   decodeOpening,
   encodeOpening,
@@ -22,7 +23,9 @@ type Vectors = {
   members: { messages: string[]; chains: { listener: string; dialler: string } }
   join: { token: { network: string; secret: string; id: string }; proof: string; messages: string[] }
   joinNamed: { name: string; messages: string[] }
+  guest: { pass: string; messages: string[] }
   later: { messages: string[] }
+  firstStream: { dialler: string; listener: string }
   refusedOpenings: { why: string; opening: string }[]
 }
 const vectors = JSON.parse(readFileSync('protocols/hello/vectors.json', 'utf8')) as Vectors
@@ -43,6 +46,15 @@ function having(messages: readonly string[]): Transcript {
   for (const [at, message] of messages.slice(1).entries()) transcript[read[at] ?? 'readVerdict'](bytes(message))
   return transcript
 }
+
+describe('the first stream of a QUIC connection', () => {
+  it('has the frames of the conversation and nothing else, in each direction', () => {
+    const { members, firstStream } = vectors
+    const framed = (messages: readonly string[]) => messages.map((one) => hex(encodeFrame(bytes(one)))).join('')
+    const [opening = '', reply = '', proof = '', verdict = ''] = members.messages
+    expect(firstStream).toEqual({ dialler: framed([opening, proof]), listener: framed([reply, verdict]) })
+  })
+})
 
 describe('messages of the hello', () => {
   it('have tags that fellow members can compute', () => {
@@ -84,6 +96,17 @@ describe('messages of the hello', () => {
     expect(proof.name).toBe(name)
     expect(hex(having(messages.slice(0, 2)).sign(proof, signer(vectors.dialler)))).toBe(messages[2])
     expect(transcript.readVerdict(bytes(messages[3])).grant).toBeDefined()
+  })
+
+  it('show a pass, and let in by it', () => {
+    const { pass, messages } = vectors.guest
+    const opening = decodeOpening(bytes(messages[0]))
+    expect(hex(opening.pass ?? bytes())).toBe(pass)
+    expect(hex(encodeOpening(opening))).toBe(messages[0])
+    const transcript = having(messages.slice(0, 3))
+    const verdict = transcript.readVerdict(bytes(messages[3]))
+    expect(verdict).toEqual({ guest: true })
+    expect(hex(having(messages.slice(0, 3)).sign(verdict, signer(vectors.listener)))).toBe(messages[3])
   })
 
   it('with a wish that is no name are refused', () => {

@@ -3,6 +3,7 @@ import { multiaddr } from '@multiformats/multiaddr'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { WireError } from '../../../protocols/error.ts'
+import { decodePass, encodePass } from '../../../protocols/membership/pass.ts'
 import { decodeToken, encodeToken, TOKEN_LENGTH_MAX, type Token } from '../../../protocols/membership/token.ts'
 import { HOUR, makeKey, NOW, TestNetwork } from './people.ts'
 
@@ -49,6 +50,21 @@ describe('a token', () => {
     )
     expect(() => decodeToken('un1'.padEnd(TOKEN_LENGTH_MAX + 1, 'a'))).toThrow(
       expect.objectContaining({ code: 'too-large' }),
+    )
+  })
+
+  it('has a pass that is refused as any other bytes, with a WireError', () => {
+    const issuer = makeKey()
+    const { bytes } = encodePass({ network: token.network, expires: token.expires }, issuer)
+    const changed = fc.tuple(fc.nat(bytes.length - 1), fc.integer({ min: 1, max: 255 })).map(([at, by]) => {
+      const other = Uint8Array.from(bytes)
+      other[at] = (other[at] ?? 0) ^ by
+      return other
+    })
+    fc.assert(
+      fc.property(fc.oneof(changed, fc.uint8Array({ maxLength: 300 })), (pass) => {
+        expect(() => decodePass(pass)).toThrow(WireError)
+      }),
     )
   })
 

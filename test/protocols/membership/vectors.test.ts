@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
 import { decodeChain, issueCertificate, judgeChain } from '../../../protocols/membership/certificate.ts'
 import { deriveKey, meetingKeys, networkOf, opaqueName } from '../../../protocols/membership/network.ts'
+import { decodePass, encodePass } from '../../../protocols/membership/pass.ts'
 import { decodePolicy } from '../../../protocols/membership/policy.ts'
 import { decodeRevocation } from '../../../protocols/membership/revocation.ts'
 import { decodeToken, encodeToken, tokenId, tokenKey } from '../../../protocols/membership/token.ts'
@@ -32,9 +33,11 @@ type Vectors = {
       expires: number
       id: string
       key: string
+      pass?: string
     }[]
     refused: { why: string; text: string }[]
   }
+  passes: { name: string; pass: string; code: string | null }[]
 }
 const vectors = JSON.parse(readFileSync('protocols/membership/vectors.json', 'utf8')) as Vectors
 const { keys } = vectors
@@ -101,10 +104,18 @@ describe('vectors of membership', () => {
       addresses: token.addresses.map(String),
       secret: hex(token.secret),
       expires: token.expires,
+      ...(token.pass && { pass: hex(token.pass) }),
     }).toEqual(expected)
     expect(encodeToken(token)).toBe(text)
     expect(hex(tokenId(token.secret))).toBe(id)
     expect(hex(tokenKey(token))).toBe(key)
+  })
+
+  it.each(vectors.passes)('reads a pass $name: $code', ({ pass, code }) => {
+    const read = () => decodePass(bytes(pass))
+    if (code !== null) return expect(read).toThrow(expect.objectContaining({ name: 'WireError', code }))
+    expect(read()).toMatchObject({ network, issuer: bytes(keys.member.public) })
+    expect(hex(encodePass(read(), signer(keys.member)).bytes)).toBe(pass)
   })
 
   it.each(vectors.tokens.refused)('refuses a token: $why', ({ text }) => {
