@@ -32,6 +32,7 @@ const HASHES_FILE = join(root, 'nix', 'node-modules.json')
 type Dependencies = Readonly<Record<string, string>>
 type Manifest = { name: string; version: string; dependencies: Dependencies; devDependencies: Dependencies }
 type LockEntry = {
+  integrity?: string
   dependencies?: Dependencies
   optionalDependencies?: Dependencies
   peerDependencies?: Dependencies
@@ -46,7 +47,8 @@ export function neededPackages(): { manifest: string; lock: string } {
   const { [OF_NIX]: _, ...rest } = dependencies
   const manifest = { name, version, dependencies: { ...rest, [BUILDS]: devDependencies[BUILDS] as string } }
   const needed = new Map<string, LockEntry>()
-  const visit = (at: string, entry: LockEntry) => {
+  const visit = (at: string, locked: LockEntry) => {
+    const entry = promised(packages, at, locked)
     needed.set(at, entry)
     for (const dependency of namesIn(entry)) {
       const found = placeOf(packages, at, dependency)
@@ -113,6 +115,19 @@ async function writeHashes(): Promise<void> {
     }
   }
   writeFileSync(HASHES_FILE, json(hashes))
+}
+
+/**
+ * Without the optional packages that the lock file has no hash of: those of platforms that nobody has fetched yet. What they would bring
+ * nobody could promise Nix, and what asks for them does without.
+ */
+function promised(packages: Lock['packages'], at: string, entry: LockEntry): LockEntry {
+  const { optionalDependencies = {} } = entry
+  const known = Object.entries(optionalDependencies).filter(([name]) => {
+    const place = placeOf(packages, at, name)
+    return place !== undefined && packages[place]?.integrity !== undefined
+  })
+  return entry.optionalDependencies ? { ...entry, optionalDependencies: Object.fromEntries(known) } : entry
 }
 
 function namesIn({ dependencies, optionalDependencies, peerDependencies }: LockEntry): string[] {

@@ -6,6 +6,7 @@
  * is in, the open one included; with several, a `usage` error names them, since nothing private goes out by a guess. What is asked for
  * without it is looked for in all.
  */
+import type { BlobReader } from './blob-reader.ts'
 import type {
   ArtifactDetail,
   ArtifactView,
@@ -31,13 +32,6 @@ import type { ShareApi } from './share-contract.ts'
 import type { UpkeepApi } from './upkeep-api.ts'
 
 type Awaitable<T> = T | Promise<T>
-
-/** Bytes that this node holds, to be read in any range. */
-export interface BlobReader {
-  readonly sizeBytes: number
-  read(offset: number, length: number, signal: AbortSignal): AsyncIterable<Uint8Array>
-  close?(): Awaitable<void>
-}
 
 export interface AgentApi {
   readonly membership: MembershipApi

@@ -2,7 +2,8 @@
  * What a line of the API's table of routes is: a method and a path, what is taken, what is answered, and who does it.
  */
 import type { z } from 'zod'
-import type { AgentApi, BlobReader } from './agent-api.ts'
+import type { AgentApi } from './agent-api.ts'
+import type { BlobReader } from './blob-reader.ts'
 import { API_PREFIX, type FetchEvent } from './contract.ts'
 import type { PinEvent } from './room-contract.ts'
 import type { ForwardEvent } from './service-contract.ts'

@@ -1,5 +1,5 @@
 /** What the routes need of a running agent for its upkeep, one method an endpoint. As AgentApi, which it is a part of. */
-import type { BlobReader } from './agent-api.ts'
+import type { BlobReader } from './blob-reader.ts'
 import type { BackupRequest, DoctorResult } from './upkeep-contract.ts'
 
 export interface UpkeepApi {

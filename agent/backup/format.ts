@@ -9,7 +9,7 @@ import { z } from 'zod'
 
 export const MANIFEST = 'backup.json'
 export const CONFIG_FILE = 'config/agent.toml'
-/** Root keys of networks are in it; other directories are content. */
+/** Root keys and databases of networks are in it; other directories are content. */
 export const KEY_DIRECTORY = 'networks'
 /** Of the manifest. */
 export const MANIFEST_BYTES_MAX = 4 * 1024 * 1024

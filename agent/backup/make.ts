@@ -13,13 +13,14 @@ import { pipeline } from 'node:stream/promises'
 import { createGzip } from 'node:zlib'
 import { AgentError } from '../error.ts'
 import { encrypterFor } from '../identity/passphrase.ts'
+import { databaseFiles } from '../state/directory.ts'
 import { type TarFile, writeTar } from '../tar.ts'
 import { type BackupManifest, CONFIG_FILE, KEY_DIRECTORY, MANIFEST } from './format.ts'
 
 /** In the state directory. */
 const WORK = 'backup.new'
 /** What is another agent's, or nobody's: the lock, sockets, SQLite's logs, copies from before an upgrade, logs of what happened. */
-const LEFT_OUT = /^(lock|lock-.*|holder\.json|.*\.sock|.*-wal|.*-shm|.*\.before-upgrade|.*\.new|audit\.log.*)$/
+const LEFT_OUT = /^(lock|lock-.*|holder\.json|.*\.sock|.*-wal|.*-shm|.*\.db|.*\.before-upgrade|.*\.new|audit\.log.*)$/
 /** Of SQLite's: all pages of any database. */
 const PAGES_ALL = 2 ** 31 - 1
 /** Keys and notes are some KB. What is larger is none of them. */
@@ -53,7 +54,8 @@ export async function makeBackup(source: BackupSource, passphrase: string): Prom
   if (existsSync(work)) throw new AgentError('taken', 'a backup is being made already', { next: 'Wait for that one.' })
   mkdirSync(work, { mode: 0o700 })
   try {
-    const databases = readdirSync(directory).filter((name) => name.endsWith('.db'))
+    const databases = databaseFiles(directory)
+    mkdirSync(join(work, KEY_DIRECTORY), { mode: 0o700 })
     const schema: Record<string, number> = {}
     for (const name of databases) await copyDatabase(join(directory, name), join(work, name), schema)
     const paths = new Map(databases.map((name) => [name, join(work, name)]))
@@ -102,7 +104,7 @@ function keptFiles(directory: string): string[] {
     const stats = statSync(join(directory, path), { throwIfNoEntry: false })
     return stats?.isFile() === true && stats.size <= FILE_BYTES_MAX
   }
-  const own = readdirSync(directory).filter((name) => !LEFT_OUT.test(name) && !name.endsWith('.db'))
+  const own = readdirSync(directory).filter((name) => !LEFT_OUT.test(name))
   const keys = existsSync(join(directory, KEY_DIRECTORY)) ? readdirSync(join(directory, KEY_DIRECTORY)) : []
   return [...own, ...keys.filter((name) => !LEFT_OUT.test(name)).map((name) => `${KEY_DIRECTORY}/${name}`)].filter(
     isKept,

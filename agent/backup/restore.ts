@@ -26,7 +26,7 @@ import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { AgentError } from '../error.ts'
 import { loadNodeKey } from '../identity/node-key.ts'
-import { RESTORING, StateDirectory } from '../state/directory.ts'
+import { databaseFiles, RESTORING, StateDirectory } from '../state/directory.ts'
 import { SCHEMA_VERSIONS } from '../state/schema.ts'
 import { COPY_SUFFIX } from '../state/upgrade.ts'
 import { type BackupManifest, CONFIG_FILE, KEY_DIRECTORY } from './format.ts'
@@ -77,7 +77,7 @@ export async function restoreBackup(options: RestoreOptions): Promise<Restored> 
     rmSync(state.file(RESTORING), { recursive: true, force: true })
     renameSync(arriving, state.file(RESTORING))
     sync(directory)
-    const replaced = putAside(directory, stamp(now()))
+    const replaced = putAside(directory, now())
     for (const name of readdirSync(state.file(RESTORING)))
       if (name !== dirname(CONFIG_FILE)) renameSync(state.file(join(RESTORING, name)), state.file(name))
     const config = putConfig(state.file(join(RESTORING, CONFIG_FILE)), configFile, directory)
@@ -99,13 +99,13 @@ export async function restoreBackup(options: RestoreOptions): Promise<Restored> 
  */
 export function undoUpgrade(directory: string, now = () => new Date()): { databases: string[]; replaced: string } {
   using state = StateDirectory.open(directory)
-  const copies = readdirSync(directory).filter((name) => name.endsWith(COPY_SUFFIX))
+  const copies = databaseFiles(directory, COPY_SUFFIX)
   if (copies.length === 0)
     throw new AgentError('not-found', `there is no copy from before an upgrade in ${directory}`, {
       next: 'Copies are kept for a month. Install the newer agent again, or restore a backup.',
     })
-  const replaced = `replaced-${stamp(now())}`
-  mkdirSync(state.file(replaced), { mode: 0o700 })
+  const replaced = asideName(directory, now())
+  mkdirSync(state.file(join(replaced, KEY_DIRECTORY)), { recursive: true, mode: 0o700 })
   const databases = copies.map((copy) => copy.slice(0, -COPY_SUFFIX.length))
   for (const database of databases) {
     for (const suffix of ['', '-wal', '-shm']) {
@@ -160,13 +160,14 @@ function putConfig(from: string, to: string, directory: string): string | undefi
   return path
 }
 
-function putAside(directory: string, time: string): string | undefined {
+function putAside(directory: string, time: Date): string | undefined {
   const there = readdirSync(directory).filter((name) => !STAYS.test(name) && name !== 'agent.toml.restored')
   if (there.length === 0) return undefined
-  const aside = join(directory, `replaced-${time}`)
-  mkdirSync(aside, { recursive: true, mode: 0o700 })
-  for (const name of there) renameSync(join(directory, name), join(aside, name))
-  giveToOwner(directory, [`replaced-${time}`])
+  const name = asideName(directory, time)
+  const aside = join(directory, name)
+  mkdirSync(aside, { mode: 0o700 })
+  for (const one of there) renameSync(join(directory, one), join(aside, one))
+  giveToOwner(directory, [name])
   return aside
 }
 
@@ -188,12 +189,16 @@ function thereIsOne(directory: string): AgentError {
   })
 }
 
-/** 2026-11-23T01-02-03Z: a name for files. */
-function stamp(time: Date): string {
-  return time
+/** `replaced-2026-11-23T01-02-03Z`, which nothing has yet. */
+function asideName(directory: string, time: Date): string {
+  const name = `replaced-${time
     .toISOString()
     .replace(/\.\d+Z$/, 'Z')
-    .replaceAll(':', '-')
+    .replaceAll(':', '-')}`
+  for (let count = 1; ; count++) {
+    const tried = count === 1 ? name : `${name}-${count}`
+    if (!existsSync(join(directory, tried))) return tried
+  }
 }
 
 function sync(path: string): void {

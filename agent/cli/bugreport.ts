@@ -95,7 +95,7 @@ async function namesIn(client: Client, status: Status | { error: string }): Prom
   if ('error' in status) return machine.filter(isTelling)
   const closed = status.networks.filter(({ kind }) => kind === 'closed')
   const lists = await Promise.all(
-    closed.map(({ id }) => client.get<MemberList>(`networks/${encodeURIComponent(id)}/members`).catch(() => undefined)),
+    closed.map(({ id }) => client.get<MemberList>('members', { network: id }).catch(() => undefined)),
   )
   const members = lists.flatMap((list) => list?.members ?? [])
   const nodes = [status.name, ...status.peers.map(({ name }) => name), ...members.map(({ name }) => name)]

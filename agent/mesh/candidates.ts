@@ -50,7 +50,7 @@ export class Candidates {
     return this.#known.size
   }
 
-  /** Notes a peer and its addresses. What is on the LAN now is alive: its back-off ends. */
+  /** Notes a peer and its addresses. What is on the LAN now is alive, and a member that says a new address has moved: their back-off ends. */
   hear(peerId: string, addresses: readonly Multiaddr[], source: Source, nowMs: number): void {
     if (peerId === this.#self || addresses.length === 0) return
     const politeMs = nowMs + (isFirstToDial(this.#self, peerId) ? 0 : SECOND_MS + this.#random() * REDIAL_MS)
@@ -67,10 +67,11 @@ export class Candidates {
       })
       return
     }
+    const hasMoved = source === 'network' && addresses.some((one) => !known.addresses.some((old) => old.equals(one)))
     known.addresses = merge(addresses, known.addresses)
     known.heardMs = nowMs
     if (ORDER.indexOf(source) <= ORDER.indexOf(known.source)) known.source = source
-    if (source === 'lan') {
+    if (source === 'lan' || hasMoved) {
       known.failures = Math.min(known.failures, 1)
       known.dueMs = Math.min(known.dueMs, politeMs)
     }

@@ -1,6 +1,6 @@
 /** What the local API says and does about the upkeep of this node: doctor, backup, metrics. */
 import { createReadStream, statSync } from 'node:fs'
-import type { BlobReader } from '../api/agent-api.ts'
+import type { BlobReader } from '../api/blob-reader.ts'
 import type { Status } from '../api/contract.ts'
 import type { UpkeepApi } from '../api/upkeep-api.ts'
 import type { BackupRequest, DoctorResult } from '../api/upkeep-contract.ts'

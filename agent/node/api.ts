@@ -3,7 +3,8 @@
  */
 import { randomUUID } from 'node:crypto'
 import { type ArtifactBody, type NixArtifactBody, PATH_PREFIX_BYTES } from '../../protocols/artifact/artifact.ts'
-import type { AgentApi, BlobReader } from '../api/agent-api.ts'
+import type { AgentApi } from '../api/agent-api.ts'
+import type { BlobReader } from '../api/blob-reader.ts'
 import type {
   ArtifactDetail,
   ArtifactView,

@@ -2,7 +2,7 @@
  * What `/metrics` tells of a node, put together: most of it is read off the parts when somebody asks, little is counted as it happens.
  * Asked for before the node has started, it tells of the process only.
  */
-import { readdirSync, statfsSync, statSync } from 'node:fs'
+import { statfsSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import type { PeerView, Status } from '../api/contract.ts'
@@ -16,6 +16,7 @@ import { processSamples } from '../metrics/process.ts'
 import type { MetricName, Sample } from '../metrics/table.ts'
 import type { Upstreams } from '../nix/upstreams.ts'
 import type { Flows } from '../routing/flows.ts'
+import { databaseFiles } from '../state/directory.ts'
 import { VERSION } from '../version.ts'
 import type { ClosedNetworks } from './closed-networks.ts'
 import type { Content } from './content.ts'
@@ -212,7 +213,7 @@ function serviceSamples({ services, instances }: Status, { flows }: Metered): Sa
 
 function stateSamples(directory: string): Sample[] {
   const { bavail, blocks, bsize } = statfsSync(directory)
-  const databases = readdirSync(directory).filter((name) => /\.db(-wal)?$/.test(name))
+  const databases = [...databaseFiles(directory), ...databaseFiles(directory, '.db-wal')]
   // One may go in between.
   const sizeOf = (name: string) => statSync(join(directory, name), { throwIfNoEntry: false })?.size ?? 0
   return [

@@ -4,7 +4,7 @@
  * The hold is a lock of the operating system (SQLite's reserved lock on `lock`), so it ends with the process, however that ends:
  * there is no stale lock to clear after a kill -9 or a power cut.
  */
-import { chmodSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { AgentError, reasonOf } from '../error.ts'
@@ -53,6 +53,18 @@ export class StateDirectory implements Disposable {
   [Symbol.dispose](): void {
     this.#lock.close()
   }
+}
+
+/** Beside the agent's own database, each closed network has one, in the directory of their keys. */
+const NETWORKS_DIRECTORY = 'networks'
+
+/** Files of a state directory that end so, by their names in it: its databases, or what belongs to them. */
+export function databaseFiles(path: string, suffix = '.db'): string[] {
+  return ['', NETWORKS_DIRECTORY].flatMap((place) => {
+    if (!existsSync(join(path, place))) return []
+    const names = readdirSync(join(path, place)).filter((name) => name.endsWith(suffix))
+    return names.map((name) => join(place, name))
+  })
 }
 
 function hold(path: string): DatabaseSync {

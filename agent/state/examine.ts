@@ -1,9 +1,9 @@
 /** What can be seen of a state directory in which no agent runs, for `agent doctor`. Changes nothing. */
-import { existsSync, readdirSync, statSync } from 'node:fs'
+import { existsSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { AgentError, reasonOf } from '../error.ts'
-import { RESTORING } from './directory.ts'
+import { databaseFiles, RESTORING } from './directory.ts'
 import { refuseNewer } from './upgrade.ts'
 
 export type StateFinding = { id: string; state: 'ok' | 'warning' | 'failed'; message: string; next?: string }
@@ -15,7 +15,7 @@ export function examineState(directory: string): StateFinding[] {
     const message = `a backup was being restored into ${directory}, and that was not ended`
     findings.push({ id: 'restore.unfinished', state: 'failed', message, next })
   }
-  const databases = readdirSync(directory).filter((name) => name.endsWith('.db'))
+  const databases = databaseFiles(directory)
   const found = databases.flatMap((name) => examineDatabase(join(directory, name)) ?? [])
   if (found.length > 0 || databases.length === 0) return [...findings, ...found]
   return [...findings, { id: 'database', state: 'ok', message: `${databases.length} databases are sound` }]

@@ -3,19 +3,19 @@
  * them from discovery; for those whom a grant allows, and while the service is there.
  */
 import { spawn } from 'node:child_process'
-import { createHash } from 'node:crypto'
 import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { createServer as createHttpServer, type Server } from 'node:http'
+import type { Server } from 'node:http'
 import { connect as connectHttp2, createServer as createHttp2Server } from 'node:http2'
-import type { AddressInfo, Socket } from 'node:net'
+import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { DnsConfView, NameList } from '../../agent/api/names-contract.ts'
 import type { ServiceDetail } from '../../agent/api/service-contract.ts'
 import { freePort, type RealAgent, run, until } from '../agents.ts'
 import { hasGrpcio, nodeClient, pythonClient, useXds, whoServer } from '../grpc-clients.ts'
 import { hasEnvoy, startDnsmasq, startEnvoy, startHaproxy } from '../other-programs.ts'
+import { webServer } from '../web-server.ts'
 import { allSee, invite, joinWith, Lab, SOON_MS_MAX, says } from './members.ts'
 
 const POLICY = `
@@ -250,25 +250,6 @@ describe('services by their names', () => {
     expect(await says(client, 'dns-conf', 'dnsmasq')).toContain(`server=/home.internal/${dns.replace(':', '#')}`)
   })
 })
-
-/** Says its name and the path; `/ws` is a WebSocket that says back. */
-function webServer(): Server {
-  const server = createHttpServer((request, response) => response.end(`web ${request.url}`))
-  server.on('upgrade', (request, socket) => {
-    const magic = `${request.headers['sec-websocket-key']}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`
-    const accept = createHash('sha1').update(magic).digest('base64')
-    const head = `Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: ${accept}\r\n\r\n`
-    ;(socket as Socket).write(`HTTP/1.1 101 Switching Protocols\r\n${head}`)
-    socket.on('error', () => undefined)
-    socket.once('data', (frame: Buffer) => {
-      // One short text, masked as clients do (RFC 6455, section 5.3).
-      const length = (frame[1] ?? 0) & 0x7f
-      const text = frame.subarray(6, 6 + length).map((byte, nth) => byte ^ (frame[2 + (nth % 4)] ?? 0))
-      socket.write(Buffer.concat([Uint8Array.of(0x81, length), text]))
-    })
-  })
-  return server
-}
 
 async function sees(agent: RealAgent, name: string): Promise<void> {
   const look = async () => {

@@ -5,7 +5,7 @@
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -151,6 +151,13 @@ export class NatLab implements Disposable {
     daemon.stdout.resume()
   }
 
+  /** Programs of a host ask this one for names from now on. */
+  useResolver(lan: LanNumber, address: string): void {
+    const directory = join('/etc/netns', this.host(lan))
+    mkdirSync(directory, { recursive: true })
+    writeFileSync(join(directory, 'resolv.conf'), `nameserver ${address}\n`)
+  }
+
   /** Ports of the router that lead to a host of its LAN by that. */
   portsIn(lan: LanNumber): number[] {
     const rules = execFileSync('ip', ['netns', 'exec', this.#router(lan), 'nft', 'list', 'table', 'inet', 'filter'])
@@ -159,7 +166,10 @@ export class NatLab implements Disposable {
 
   [Symbol.dispose](): void {
     for (const daemon of this.#daemons) daemon.kill('SIGKILL')
-    for (const namespace of this.#made) this.#ip('netns', 'del', namespace)
+    for (const namespace of this.#made) {
+      this.#ip('netns', 'del', namespace)
+      rmSync(join('/etc/netns', namespace), { recursive: true, force: true })
+    }
     rmSync(this.#directory, { recursive: true, force: true })
   }
 

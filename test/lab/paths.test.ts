@@ -2,17 +2,26 @@
  * Ways between members: two agents behind NAT routers that know nothing of each other, and one with a public address. They meet through
  * it at once; when a direct way appears they take it, and when that dies they are back on the relay, and what runs goes on.
  */
+import { spawn } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { createReadStream, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { PeerView, PublishResult } from '../../agent/api/contract.ts'
-import { type RealAgent, until } from '../agents.ts'
+import { type RealAgent, run, until } from '../agents.ts'
 import { invite, joinWith, Lab, membersOf, SOON_MS_MAX, says } from '../cluster/members.ts'
 import { hasNamespaces } from '../lan.ts'
 import { NatLab } from './nat-lab.ts'
 
 const MIB = 1024 * 1024
+const POLICY = `
+[[grants]]
+from = "*"
+to = "*"
+allow = ["relay:use", "content:fetch", "content:publish", "service:offer *", "service:connect *"]
+`
+/** What a server is called, and where it listens. */
+const SERVICES = { web: 8_080, h2: 8_081, box: 2_222, cache: 6_379, speed: 5_201 }
 const FLAGS = ['--no-open', '--no-mdns', '--no-punch', '--log-level', 'debug']
 
 describe.skipIf(!hasNamespaces)('members behind two NAT routers, and one in public', () => {
@@ -32,11 +41,13 @@ describe.skipIf(!hasNamespaces)('members behind two NAT routers, and one in publ
       listen: `/ip4/${nat.relayAddress}/tcp/7477`,
     })
     await says(relay, 'network', 'create', 'home')
+    await says(relay, 'policy', 'set', lab.file('services.toml', POLICY), '--yes')
     const behind = async (name: string, lan: 1 | 2, by: RealAgent) => {
       const agent = await lab.start({
         name,
         flags: FLAGS,
         namespace: nat.host(lan),
+        loopback: { dns: '127.0.0.1:53', proxy: '127.0.0.1:7479' },
         listen: `/ip4/${nat.hostAddress(lan)}/tcp/7477`,
       })
       await joinWith(agent, await invite(by))
@@ -96,6 +107,39 @@ describe.skipIf(!hasNamespaces)('members behind two NAT routers, and one in publ
     expect(await gets(a, cid)).toBe(sha256)
   })
 
+  it('offer services that unmodified programs reach by their names, through both routers', async () => {
+    await using stack = new AsyncDisposableStack()
+    await startServers(nat, lab, stack)
+    for (const [name, port] of Object.entries(SERVICES)) await says(b, 'service', 'add', name, String(port))
+    nat.useResolver(1, '127.0.0.1')
+    const uses = async (...command: string[]): Promise<string> => {
+      const { code, stdout, stderr } = await run('ip', ['netns', 'exec', nat.host(1), ...command])
+      return code === 0 ? stdout : `${command[0]} failed: ${stdout}${stderr}`
+    }
+    for (const name of Object.keys(SERVICES))
+      await until(async () => /^127\./.test(await uses('dig', '+short', `${name}.home.internal`)), {
+        what: `${name} has an address`,
+        ms: SOON_MS_MAX,
+      })
+    expect(await uses('curl', '-sS', 'http://web.home.internal:8080/x')).toBe('web /x')
+    expect(await uses('curl', '-sS', '--http2-prior-knowledge', 'http://h2.home.internal:8081/x')).toBe('h2 /x')
+    expect(await uses('curl', '-sS', '--socks5-hostname', '127.0.0.1:7479', 'http://web.home.internal/y')).toBe(
+      'web /y',
+    )
+    const say = `const s = new WebSocket('ws://web.home.internal:8080/ws'); s.onopen = () => s.send('hello'); s.onmessage = ({ data }) => { console.log(data); process.exit() }`
+    expect(await uses(process.execPath, '-e', say)).toBe('hello\n')
+    expect(await uses('redis-cli', '-h', 'cache.home.internal', 'set', 'a', 'b')).toBe('OK\n')
+    const files = ['StrictHostKeyChecking=no', 'UserKnownHostsFile=/dev/null', 'LogLevel=ERROR', 'BatchMode=yes']
+    const ssh = ['ssh', '-p', '2222', '-i', lab.path('ssh-user'), ...files.flatMap((one) => ['-o', one])]
+    expect(await uses(...ssh, 'root@box.home.internal', 'echo', 'over', 'there')).toBe('over there\n')
+    const measured = JSON.parse(await uses('iperf3', '-c', 'speed.home.internal', '-t', '1', '-P', '2', '-J')) as {
+      end: { sum_received: { bytes: number } }
+    }
+    // What is still in buffers when it stops the clock, it does not count.
+    expect(measured.end.sum_received.bytes).toBeGreaterThan(0)
+    for (const name of Object.keys(SERVICES)) await says(b, 'service', 'remove', name)
+  }, 120_000)
+
   it('take a direct way when there is one, go on when it dies, and lose nothing that runs meanwhile', async () => {
     const film = await publish(b, 'film', 64 * MIB)
     const slow = gets(a, film.cid)
@@ -136,3 +180,29 @@ describe.skipIf(!hasNamespaces)('members behind two NAT routers, and one in publ
     expect(await peerOf(a, 'b')).toBeUndefined()
   }, 120_000)
 })
+
+/** On the loopback of the host in the second LAN, each a program that people run. */
+async function startServers(nat: NatLab, lab: Lab, stack: AsyncDisposableStack): Promise<void> {
+  for (const name of ['ssh-host', 'ssh-user'])
+    await run('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', lab.path(name)])
+  mkdirSync('/run/sshd', { recursive: true })
+  const settings = [
+    `HostKey ${lab.path('ssh-host')}`,
+    `AuthorizedKeysFile ${lab.path('ssh-user.pub')}`,
+    'ListenAddress 127.0.0.1',
+    'Port 2222',
+    'PermitRootLogin yes',
+    'StrictModes no',
+    'PidFile none',
+  ]
+  const programs = [
+    [process.execPath, new URL('applications.ts', import.meta.url).pathname],
+    ['/usr/sbin/sshd', '-D', '-f', lab.file('sshd.conf', `${settings.join('\n')}\n`)],
+    ['redis-server', '--bind', '127.0.0.1', '--port', '6379', '--save', '', '--dir', lab.path('.')],
+    ['iperf3', '-s', '-B', '127.0.0.1'],
+  ]
+  for (const program of programs) {
+    const child = spawn('ip', ['netns', 'exec', nat.host(2), ...program], { stdio: 'ignore' })
+    stack.defer(() => void child.kill('SIGKILL'))
+  }
+}

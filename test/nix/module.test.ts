@@ -212,10 +212,25 @@ describe.skipIf(!hasNix).each(libs)('the NixOS module, with %s', (_, lib) => {
 describe.skipIf(!hasNix)('the flake', () => {
   const words = ['--no-write-lock-file', '--override-input', 'nixpkgs', `path:${stub}`]
 
-  it('passes `nix flake check`, and has what its README says, for both systems', async () => {
-    const flake = join(directory, 'flake')
+  let flake: string
+  beforeAll(() => {
+    flake = join(directory, 'flake')
     for (const one of ['flake.nix', 'nix', 'agent', 'protocols', 'package.json', 'package-lock.json', 'LICENSE'])
       cpSync(join(root, one), join(flake, one), { recursive: true })
+  })
+
+  it('makes a system of what README.md shows', async () => {
+    const [, shown = ''] = /^```nix\n(.*?)^```$/ms.exec(readFileSync(join(root, 'README.md'), 'utf8')) ?? []
+    expect(shown).toContain('services.undernet')
+    const machine = mkdtempSync(join(directory, 'machine-'))
+    writeFileSync(join(machine, 'flake.nix'), shown.replace('"…"', JSON.stringify(`path:${flake}`)))
+    const name = `path:${machine}#nixosConfigurations.nas.toplevel.drvPath`
+    const { code, stdout, stderr } = await nix('nix', ['eval', '--raw', ...words, name])
+    expect([code, stdout]).toEqual([0, expect.stringMatching(/^\/nix\/store\/.*\.drv$/)])
+    expect(stderr).not.toContain('error')
+  })
+
+  it('passes `nix flake check`, and has what its README says, for both systems', async () => {
     const checked = await nix('nix', ['flake', 'check', '--no-build', ...words, `path:${flake}`])
     expect([checked.code, checked.stderr]).toEqual([0, expect.stringContaining('evaluating flake')])
 

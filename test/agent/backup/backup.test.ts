@@ -49,6 +49,7 @@ function node() {
   writeFileSync(join(directory, 'cache.key'), 'cache-1:secret', { mode: 0o600 })
   mkdirSync(join(directory, 'networks'), { mode: 0o700 })
   writeFileSync(join(directory, 'networks', `${'ab'.repeat(32)}.root`), 'root key', { mode: 0o600 })
+  openDatabase(join(directory, 'networks', `${'ab'.repeat(32)}.db`)).close()
   writeFileSync(join(directory, 'holder.json'), '{}')
   const db = openDatabase(join(directory, 'state.db'))
   new BlobIndex(db)
@@ -95,7 +96,14 @@ describe('a backup', () => {
       files[name] = Buffer.concat(await Array.fromAsync(bytes))
     })
     expect(Object.keys(files).sort()).toEqual(
-      ['cache.key', 'config/agent.toml', `networks/${'ab'.repeat(32)}.root`, 'node.key', 'state.db'].sort(),
+      [
+        'cache.key',
+        'config/agent.toml',
+        `networks/${'ab'.repeat(32)}.db`,
+        `networks/${'ab'.repeat(32)}.root`,
+        'node.key',
+        'state.db',
+      ].sort(),
     )
     expect(manifest).toMatchObject({ v: 1, peerId: ELDER.peerId, name: 'elder', schema: { content: 2, catalog: 1 } })
     const copy = join(scratch(), 'copy.db')

@@ -42,6 +42,16 @@ describe('Candidates', () => {
     expect(ids(candidates.due(10_000, false, nobody))).toEqual(['b'])
   })
 
+  test('a member that says a new address has moved, which ends the wait; one that says the old ones again has not', () => {
+    const candidates = new Candidates('a', half)
+    candidates.hear('b', at, 'network', 0)
+    for (let failures = 0; failures < 6; failures++) candidates.failed('b', 0)
+    candidates.hear('b', at, 'network', 10_000)
+    expect(candidates.due(10_000, false, nobody)).toEqual([])
+    candidates.hear('b', [multiaddr('/ip4/192.0.2.2/tcp/7477'), ...at], 'network', 10_000)
+    expect(ids(candidates.due(10_000, false, nobody))).toEqual(['b'])
+  })
+
   test('a node with no peer tries everybody again within 15 s', () => {
     const candidates = new Candidates('a', half)
     candidates.hear('b', at, 'book', 0)
