@@ -1,6 +1,7 @@
 /**
  * `npm run soak`: a million hostile inputs over every parser that a stranger reaches. `npm run soak -- 100000 42` gives the number and the
- * seed; a failure prints both and the input. `npm run soak -- tunnels` holds two thousand tunnels open instead (soak-tunnels.ts).
+ * seed; a failure prints both and the input. `npm run soak -- tunnels` holds two thousand tunnels open instead (soak-tunnels.ts);
+ * `npm run soak -- versions` has agents of two versions live in one network (soak-versions.ts).
  */
 import { styleText } from 'node:util'
 import { median } from './harness.ts'
@@ -17,6 +18,10 @@ const MB = 1024 * 1024
 if (process.argv[2] === 'tunnels') {
   process.argv.splice(2, 1)
   await import('./soak-tunnels.ts')
+}
+if (process.argv[2] === 'versions') {
+  process.argv.splice(2, 1)
+  await import('./soak-versions.ts')
 }
 const [inputs = INPUTS, seed = SEED] = process.argv.slice(2).map(Number)
 if (!Number.isSafeInteger(inputs) || !Number.isSafeInteger(seed)) {
