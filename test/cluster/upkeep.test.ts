@@ -9,7 +9,7 @@ import { DatabaseSync } from 'node:sqlite'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { SearchResult } from '../../agent/api/contract.ts'
 import type { DoctorResult } from '../../agent/api/upkeep-contract.ts'
-import { METRICS } from '../../agent/metrics/table.ts'
+import { METRICS, type MetricRow } from '../../agent/metrics/table.ts'
 import { databaseFiles } from '../../agent/state/directory.ts'
 import { COPY_SUFFIX } from '../../agent/state/upgrade.ts'
 import { type RealAgent, until } from '../agents.ts'
@@ -62,11 +62,10 @@ describe('a node that is looked after', () => {
     const answer = await fetch(`${http}/metrics`)
     expect(answer.headers.get('content-type')).toBe('text/plain; version=0.0.4; charset=utf-8')
     const families = readExposition(await answer.text())
-    for (const [name, { type, help }] of families)
-      expect({ name, type, help }).toEqual({
-        name,
-        ...{ type: METRICS[name as keyof typeof METRICS]?.type, help: METRICS[name as keyof typeof METRICS]?.help },
-      })
+    for (const [name, { type, help }] of families) {
+      const row: MetricRow | undefined = METRICS[name as keyof typeof METRICS]
+      expect({ name, type, help }).toEqual({ name, type: row?.type, help: row?.help })
+    }
     const sum = (name: keyof typeof METRICS, labels = {}) =>
       (families.get(name)?.samples ?? [])
         .filter((sample) => Object.entries(labels).every(([label, value]) => sample.labels[label] === value))
