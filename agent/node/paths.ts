@@ -36,15 +36,17 @@ export class NodePaths implements AsyncDisposable {
     this.#relays = new Relays({ host, carries: relay, log })
     this.#reflector = reflector
     const hostOf = (peerId: string) => host.hostOf(peerId)
-    this.reflections = new Reflections({ scopes: () => [...this.#scopes.values()], hostOf, log })
+    const touchQuic: Host['touchQuic'] = (peerId, at, signal) => host.touchQuic(peerId, at, signal)
+    this.reflections = new Reflections({ scopes: () => [...this.#scopes.values()], hostOf, touchQuic, log })
     this.#puncher = new Puncher({ host, reflections: this.reflections, isOn: punch, log })
   }
 
   static async start(options: PathsOptions): Promise<NodePaths> {
-    const { listen, reflectPort, log } = options
+    const { host, listen, reflectPort, log } = options
+    const quicFrom = (peerId: string) => host.quic?.cameFrom(peerId)
     const all = new Set(listen.flatMap((address) => /^\/ip[46]\/([^/]+)\//.exec(address)?.[1] ?? []))
     const hosts = reflectPort === undefined ? [] : [...all]
-    return new NodePaths(options, await Reflector.start({ hosts, port: reflectPort ?? 0, log }))
+    return new NodePaths(options, await Reflector.start({ hosts, port: reflectPort ?? 0, quicFrom, log }))
   }
 
   /** Carries, is carried, reflects, makes holes and asks for reflections in a network until disposed. */
