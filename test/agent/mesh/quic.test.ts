@@ -90,6 +90,8 @@ describe('a connection by QUIC', () => {
         expect(await frames.read(soon())).toBeUndefined()
       }),
     )
+    expect(b.quic?.cameFrom(a.peerId)).toMatchObject({ address: '127.0.0.1' })
+    expect(a.quic?.cameFrom(b.peerId)).toBeUndefined()
     const { rttMs } = await a.ping(b.peerId, soon())
     expect(rttMs).toBeGreaterThan(0)
     await until('the round trip is known', () => pathOf(a, b)?.rttMs !== undefined)
