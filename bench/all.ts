@@ -26,6 +26,7 @@ const NAMES = [
   'hello',
   'propagation',
   'nat-matrix',
+  'sleep',
   'idle',
 ] as const
 

@@ -117,7 +117,7 @@ describe.skipIf(!hasNamespaces)('members behind two NAT routers, and one in publ
       return code === 0 ? stdout : `${command[0]} failed: ${stdout}${stderr}`
     }
     for (const name of Object.keys(SERVICES))
-      await until(async () => /^127\./.test(await uses('dig', '+short', `${name}.home.internal`)), {
+      await until(async () => (await uses('dig', '+short', `${name}.home.internal`)).startsWith('127.'), {
         what: `${name} has an address`,
         ms: SOON_MS_MAX,
       })

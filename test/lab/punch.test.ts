@@ -80,6 +80,12 @@ describe.skipIf(!hasNamespaces)('two members behind routers, and one in public',
     expect(await says(a, 'peers')).toMatch(/^b .* punched, /m)
     expect(await says(a, 'ping', 'b', '--count', '1')).toMatch(/, punched: /)
     await exchange(b, a, 8 * MIB)
+    // From QUIC's own socket, since the relay told where that is seen.
+    for (const [one, name] of [
+      [a, 'b'],
+      [b, 'a'],
+    ] as const)
+      expect((await peerOf(one, name))?.address).toMatch(/^\/ip4\/45\.10\.0\.[12]\/udp\//)
     for (const agent of [a, b]) {
       const { listen } = await agent.status()
       expect(listen.filter((address) => !address.includes('/7477'))).toEqual([])

@@ -34,13 +34,18 @@ async function pair() {
   const scope = asker.streams.of(network.id)
   await join(asker.host, other.host)
   await until('the asker sees a member', () => scope.connected().length === 1)
-  const reflections = new Reflections({ scopes: () => [scope], hostOf: (id) => asker.host.hostOf(id), log: quiet })
+  const reflections = new Reflections({
+    scopes: () => [scope],
+    hostOf: (id) => asker.host.hostOf(id),
+    touchQuic: async () => undefined,
+    log: quiet,
+  })
   return { asker, other, told, reflector, scope, reflections }
 }
 
 async function keyFrom(scope: ReturnType<MemberHost['streams']['of']>, peerId: string): Promise<ReflectOffer> {
   const frames = new Frames(await scope.openStream(peerId, REFLECT_PROTOCOL, soon()))
-  await frames.write(encodeReflectRequest(), soon())
+  await frames.write(encodeReflectRequest('key'), soon())
   const answer = decodeReflectAnswer((await frames.read(soon())) ?? new Uint8Array())
   await frames.close(soon())
   if (typeof answer === 'string') throw new Error(answer)
