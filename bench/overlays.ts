@@ -63,7 +63,8 @@ export async function startWireguard([near, far]: Hosts, port: number): Promise<
   const devices = [0, 1].map((nth) => `wg${process.pid % 10_000}x${nth}`)
   const children: ChildProcess[] = []
   for (const [nth, host] of [near, far].entries()) {
-    const [device = '', other = far] = [devices[nth], nth === 0 ? far : near]
+    const other = nth === 0 ? far : near
+    const device = devices[nth] ?? ''
     children.push(within(host, WIREGUARD, '--foreground', device))
     await until(() => existsSync(`/var/run/wireguard/${device}.sock`), { what: 'wireguard-go runs', ms: START_MS_MAX })
     const file = join(directory, `key${nth}`)
