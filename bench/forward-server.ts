@@ -10,19 +10,19 @@ import { Child, serveParent } from './child.ts'
 const ROLE = 'forward-server'
 const BLOCK = Buffer.alloc(256 * 1024, 7)
 
-type Calls = { listen: { ask: { bytes: number }; answer: { bulk: number; echo: number } } }
+type Calls = { listen: { ask: { bytes: number; host?: string }; answer: { bulk: number; echo: number } } }
 export type ForwardServer = Child<Calls>
 
 export function startForwardServer(namespace?: string): ForwardServer {
   return new Child<Calls>(fileURLToPath(import.meta.url), { role: ROLE, namespace })
 }
 
-async function listen(handle: (socket: Socket) => void): Promise<number> {
+async function listen(host: string, handle: (socket: Socket) => void): Promise<number> {
   const server = createServer({ noDelay: true }, (socket) => {
     socket.on('error', () => undefined)
     handle(socket)
   })
-  server.listen(0, '127.0.0.1')
+  server.listen(0, host)
   await once(server, 'listening')
   return (server.address() as AddressInfo).port
 }
@@ -35,8 +35,8 @@ async function send(socket: Socket, bytes: number): Promise<void> {
 }
 
 serveParent<Calls>(ROLE, () => ({
-  listen: async ({ bytes }) => ({
-    bulk: await listen((socket) => void send(socket, bytes).catch(() => socket.destroy())),
-    echo: await listen((socket) => socket.pipe(socket)),
+  listen: async ({ bytes, host = '127.0.0.1' }) => ({
+    bulk: await listen(host, (socket) => void send(socket, bytes).catch(() => socket.destroy())),
+    echo: await listen(host, (socket) => socket.pipe(socket)),
   }),
 }))

@@ -17,6 +17,19 @@ export function canMakeLan(): boolean {
   }
 }
 
+/** Whether something listens there, as that host sees it, or this machine. */
+export function answers(host: LanHost | undefined, address: string, port: number): boolean {
+  const script = `require('node:net').connect(${port}, '${address}').on('connect', () => process.exit(0)).on('error', () => process.exit(1))`
+  const command = [process.execPath, '-e', script] as const
+  try {
+    if (host === undefined) execFileSync(command[0], command.slice(1), { stdio: 'ignore' })
+    else execFileSync('ip', ['netns', 'exec', host.namespace, ...command], { stdio: 'ignore' })
+    return true
+  } catch {
+    return false
+  }
+}
+
 export class Lan implements Disposable {
   readonly hosts: readonly LanHost[]
   readonly #bridge: string

@@ -4,10 +4,10 @@
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { chmodSync, chownSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { connect } from 'node:net'
 import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
 import { freePort, until } from '../test/agents.ts'
+import { answers, type LanHost } from './lan.ts'
 
 const SSHD = process.env.SSHD ?? '/usr/sbin/sshd'
 const SSH = '/usr/bin/ssh'
@@ -26,7 +26,11 @@ export class SshForward implements Disposable {
     this.#directory = directory
   }
 
-  static async start(farPorts: readonly number[]): Promise<SshForward | undefined> {
+  /** Between two hosts; without them on this machine's loopback. */
+  static async start(
+    farPorts: readonly number[],
+    place?: { near: LanHost; far: LanHost },
+  ): Promise<SshForward | undefined> {
     if (!existsSync(SSHD) || !existsSync(SSH)) return undefined
     const directory = mkdtempSync(join(tmpdir(), 'undernet-ssh-'))
     const file = (name: string) => join(directory, name)
@@ -38,9 +42,10 @@ export class SshForward implements Disposable {
       for (const name of ['host', 'authorized']) chownSync(file(name), NOBODY, NOBODY)
     }
     const port = await freePort()
+    const address = place?.far.address ?? '127.0.0.1'
     const config = [
       `Port ${port}`,
-      'ListenAddress 127.0.0.1',
+      `ListenAddress ${address}`,
       `HostKey ${file('host')}`,
       `AuthorizedKeysFile ${file('authorized')}`,
       'StrictModes no',
@@ -50,42 +55,37 @@ export class SshForward implements Disposable {
     ]
     writeFileSync(file('config'), `${config.join('\n')}\n`)
     const as = isRoot ? ['setpriv', `--reuid=${NOBODY}`, `--regid=${NOBODY}`, '--clear-groups'] : []
-    const [program, ...args] = [...as, SSHD, '-D', '-f', file('config')]
-    const server = spawn(program, args, { stdio: 'ignore' })
-    await until(() => answers(port), { what: 'sshd listens', ms: START_MS_MAX })
+    const server = spawnWithin(place?.far, [...as, SSHD, '-D', '-f', file('config')])
+    await until(() => answers(place?.near, address, port), { what: 'sshd listens', ms: START_MS_MAX })
     const ports = await Promise.all(farPorts.map(() => freePort()))
-    const client = spawn(
+    const client = spawnWithin(place?.near, [
       SSH,
-      [
-        '-N',
-        '-F',
-        'none',
-        '-i',
-        file('user'),
-        '-p',
-        String(port),
-        '-l',
-        isRoot ? 'nobody' : userInfo().username,
-        '-o',
-        'StrictHostKeyChecking=no',
-        '-o',
-        `UserKnownHostsFile=${file('known')}`,
-        '-o',
-        'LogLevel=ERROR',
-        ...ports.flatMap((local, at) => ['-L', `127.0.0.1:${local}:127.0.0.1:${farPorts[at]}`]),
-        '127.0.0.1',
-      ],
-      { stdio: ['ignore', 'ignore', 'inherit'] },
-    )
+      '-N',
+      '-F',
+      'none',
+      '-i',
+      file('user'),
+      '-p',
+      String(port),
+      '-l',
+      isRoot ? 'nobody' : userInfo().username,
+      '-o',
+      'StrictHostKeyChecking=no',
+      '-o',
+      `UserKnownHostsFile=${file('known')}`,
+      '-o',
+      'LogLevel=ERROR',
+      ...ports.flatMap((local, at) => ['-L', `127.0.0.1:${local}:127.0.0.1:${farPorts[at]}`]),
+      address,
+    ])
     const forward = new SshForward(ports, [client, server], directory)
-    await until(() => answers(ports[0] ?? 0), { what: 'ssh forwards', ms: START_MS_MAX })
+    await until(() => answers(place?.near, '127.0.0.1', ports[0] ?? 0), { what: 'ssh forwards', ms: START_MS_MAX })
     return forward
   }
 
-  /** User and system time of both sides so far. */
-  get cpuSeconds(): number {
-    const roots = this.#processes.map(({ pid }) => pid ?? 0)
-    return [...roots, ...roots.flatMap(childrenOf)].reduce((sum, pid) => sum + cpuOf(pid), 0)
+  /** Both sides; a server forks for each connection, and again for the user. */
+  get pids(): number[] {
+    return this.#processes.map(({ pid }) => pid ?? 0)
   }
 
   [Symbol.dispose](): void {
@@ -94,37 +94,7 @@ export class SshForward implements Disposable {
   }
 }
 
-function answers(port: number): Promise<true | undefined> {
-  return new Promise((resolve) => {
-    const socket = connect(port, '127.0.0.1')
-    const settle = (value: true | undefined) => {
-      socket.destroy()
-      resolve(value)
-    }
-    socket.once('connect', () => settle(true))
-    socket.once('error', () => settle(undefined))
-  })
-}
-
-/** And theirs: a server forks for each connection, and again for the user. */
-function childrenOf(pid: number): number[] {
-  try {
-    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8')
-      .trim()
-      .split(/\s+/)
-      .filter(Boolean)
-      .map(Number)
-    return [...children, ...children.flatMap(childrenOf)]
-  } catch {
-    return []
-  }
-}
-
-function cpuOf(pid: number): number {
-  try {
-    const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1)?.split(' ') ?? []
-    return (Number(fields[11]) + Number(fields[12])) / 100
-  } catch {
-    return 0
-  }
+function spawnWithin(host: LanHost | undefined, command: readonly string[]): ChildProcess {
+  const [program = '', ...args] = [...(host === undefined ? [] : ['ip', 'netns', 'exec', host.namespace]), ...command]
+  return spawn(program, args, { stdio: ['ignore', 'ignore', 'inherit'] })
 }

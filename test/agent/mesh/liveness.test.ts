@@ -37,7 +37,7 @@ class Link {
     },
     maConn: {
       addEventListener: (_: string, listener: (event: { data: Uint8Array }) => void) => this.#heard.add(listener),
-      send: (_: Uint8Array) => true,
+      send: (data: Uint8Array) => data.byteLength > 0,
     },
     muxer: {
       ping: async () => {
