@@ -84,11 +84,6 @@ export class NodePaths implements AsyncDisposable {
     this.#relays.recheck(id)
   }
 
-  /** Connections that this node carries for others. */
-  get carriedCount(): number {
-    return this.#relays.carriedCount
-  }
-
   async [Symbol.asyncDispose](): Promise<void> {
     await this.guests[Symbol.asyncDispose]()
     await this.#puncher[Symbol.asyncDispose]()
