@@ -1,8 +1,8 @@
 /**
  * `npm run soak`: a million hostile inputs over every parser that a stranger reaches. `npm run soak -- 100000 42` gives the number and the
- * seed; a failure prints both and the input. `npm run soak -- tunnels` holds two thousand tunnels open instead (soak-tunnels.ts), and
+ * seed; a failure prints both and the input. `npm run soak -- tunnels` holds two thousand tunnels open instead (soak-tunnels.ts),
  * `npm run soak -- machines` boots three machines with the package on them (soak-machines.ts), `npm run soak -- install` two for
- * `agent install` and its unit (soak-install.ts).
+ * `agent install` and its unit (soak-install.ts), `npm run soak -- versions` has agents of two versions live in one network (soak-versions.ts).
  */
 import { styleText } from 'node:util'
 import { median } from './harness.ts'
@@ -22,6 +22,10 @@ if (process.argv[2] === 'tunnels') {
 }
 if (process.argv[2] === 'machines') await import('./soak-machines.ts')
 if (process.argv[2] === 'install') await import('./soak-install.ts')
+if (process.argv[2] === 'versions') {
+  process.argv.splice(2, 1)
+  await import('./soak-versions.ts')
+}
 const [inputs = INPUTS, seed = SEED] = process.argv.slice(2).map(Number)
 if (!Number.isSafeInteger(inputs) || !Number.isSafeInteger(seed)) {
   process.stderr.write('usage: npm run soak -- [INPUTS] [SEED]\n')

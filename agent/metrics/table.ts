@@ -9,8 +9,8 @@
  * have words of the code, or names of networks that this node is in.
  */
 
-export type MetricType = 'counter' | 'gauge' | 'histogram'
-export type MetricUnit = 'bytes' | 'seconds'
+type MetricType = 'counter' | 'gauge' | 'histogram'
+type MetricUnit = 'bytes' | 'seconds'
 
 export type MetricRow = {
   type: MetricType

@@ -9,7 +9,7 @@ import { DatabaseSync } from 'node:sqlite'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { SearchResult } from '../../agent/api/contract.ts'
 import type { DoctorResult } from '../../agent/api/upkeep-contract.ts'
-import { METRICS } from '../../agent/metrics/table.ts'
+import { METRICS, type MetricRow } from '../../agent/metrics/table.ts'
 import { databaseFiles } from '../../agent/state/directory.ts'
 import { COPY_SUFFIX } from '../../agent/state/upgrade.ts'
 import { type RealAgent, until } from '../agents.ts'
@@ -62,11 +62,10 @@ describe('a node that is looked after', () => {
     const answer = await fetch(`${http}/metrics`)
     expect(answer.headers.get('content-type')).toBe('text/plain; version=0.0.4; charset=utf-8')
     const families = readExposition(await answer.text())
-    for (const [name, { type, help }] of families)
-      expect({ name, type, help }).toEqual({
-        name,
-        ...{ type: METRICS[name as keyof typeof METRICS]?.type, help: METRICS[name as keyof typeof METRICS]?.help },
-      })
+    for (const [name, { type, help }] of families) {
+      const row: MetricRow | undefined = METRICS[name as keyof typeof METRICS]
+      expect({ name, type, help }).toEqual({ name, type: row?.type, help: row?.help })
+    }
     const sum = (name: keyof typeof METRICS, labels = {}) =>
       (families.get(name)?.samples ?? [])
         .filter((sample) => Object.entries(labels).every(([label, value]) => sample.labels[label] === value))
@@ -133,6 +132,7 @@ describe('a node that is lost', () => {
     // What is said after the backup is known to others, and not to what comes of it.
     await done(oak, 'publish', published('after'), '--network', 'grove')
     await sees(elm, 'after')
+    await done(elm, 'get', 'before', '--to', lab.path('kept-elsewhere'))
     const { peerId } = await oak.status()
 
     const running = await lab.run(oak, 'restore', file, '--replace', '--passphrase-file', passphrase)
@@ -158,6 +158,14 @@ describe('a node that is lost', () => {
     await done(oak, 'publish', published('again'), '--network', 'grove')
     await sees(elm, 'again')
     await sees(elm, 'before')
+    // Content is in no backup: that is told, and a peer who has it helps.
+    const unheld = async () => {
+      const { checks } = await oak.client.get<DoctorResult>('doctor')
+      return checks.find(({ id }) => id === 'content.unheld')?.message
+    }
+    expect(await unheld()).toMatch(/1 artifacts .*: before$/)
+    await done(oak, 'get', 'before', '--to', lab.path('back'))
+    expect(await unheld()).toBeUndefined()
     // Two truths with one seq are a proof that anybody would keep.
     for (const { state } of [oak, elm]) expect(proofsIn(state)).toEqual([0, 0])
   })

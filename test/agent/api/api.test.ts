@@ -61,6 +61,7 @@ describe('the API', () => {
       'POST /v1/trace': { name: 'web' },
       'POST /v1/forward': { name: 'web' },
       'PUT /v1/policy': { text: '', replaces: 1 },
+      'POST /v1/backup': { passphrase: 'correct horse' },
       'POST /v1/policy/check': { text: '' },
       'POST /v1/policy/explain': { from: 'pear', to: 'apple', verb: 'content:fetch' },
     }

@@ -7,9 +7,9 @@ export const fakeUpkeep: UpkeepApi = {
   }),
   metrics: async () => ({ text: '# HELP up Whether it runs.\n# TYPE up gauge\nup 1\n' }),
   backup: async () => ({
-    sizeBytes: 3,
+    sizeBytes: 5,
     read: async function* () {
-      yield Buffer.from('age')
+      yield Buffer.from('hello')
     },
   }),
 }

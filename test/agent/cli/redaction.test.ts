@@ -104,8 +104,8 @@ describe('redaction', () => {
 
   it('ends quickly with any text', () => {
     fc.assert(
-      fc.property(fc.string({ unit: 'binary', maxLength: 2_000 }), (text) => {
-        plain().text(text)
+      fc.property(fc.uint16Array({ maxLength: 2_000 }), (codes) => {
+        plain().text(String.fromCharCode(...codes))
       }),
       { numRuns: 30 },
     )
