@@ -25,6 +25,7 @@ const NAMES = [
   'hello',
   'propagation',
   'nat-matrix',
+  'sleep',
   'idle',
 ] as const
 

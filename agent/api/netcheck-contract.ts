@@ -1,7 +1,7 @@
 /** The contract about how this node is reached, and reaches others. As contract.ts, which it is a part of. */
 
 /** See agent/mesh/reflections.ts. */
-export type NatKind = 'none' | 'endpoint-independent' | 'symmetric' | 'no-udp' | 'unknown'
+type NatKind = 'none' | 'endpoint-independent' | 'symmetric' | 'no-udp' | 'unknown'
 
 export type AddressView = {
   address: string
@@ -10,7 +10,7 @@ export type AddressView = {
 }
 
 /** What a member told of a datagram of this node. */
-export type ReflectionView = { peerId: string; name: string | null; seen: string; rttMs: number }
+type ReflectionView = { peerId: string; name: string | null; seen: string; rttMs: number }
 
 export type PortMappingView = {
   /** `off`: not asked for (`port_mapping`); `none`: no router that answers; `refused`: it does not do it. */

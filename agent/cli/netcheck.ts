@@ -34,7 +34,7 @@ export function addNetcheck(line: CommandLine): void {
   })
 }
 
-export function netcheckScreen(result: NetcheckResult, terminal: Pick<Terminal, 'style' | 'columns'>): string[] {
+function netcheckScreen(result: NetcheckResult, terminal: Pick<Terminal, 'style' | 'columns'>): string[] {
   const { nat, udp, reachable, dns, advice, relays } = result
   const by = reachable.by.map(({ name, peerId, address }) => `${name ?? peerId} (${address})`).join(', ')
   const lines = fields(

@@ -7,7 +7,9 @@
  * 1. No open connection to the peer: admitted.
  * 2. The new one was dialled by the smaller peer id and the open one by the larger: the new one replaces it, on both ends. Neither end
  *    ever refuses such a connection, so it stands.
- * 3. Otherwise the open one stays if it gives a sign of life within PROOF_MS, and is replaced if it does not (the peer restarted, or
+ * 3. Both were dialled by the same end, the open one is QUIC and has just come to be, and the new one is TCP: the new one replaces it. That
+ *    end dialled both ways at once (dialler.ts), and TCP is what it preferred.
+ * 4. Otherwise the open one stays if it gives a sign of life within PROOF_MS, and is replaced if it does not (the peer restarted, or
  *    lost the link before we noticed).
  *
  * "Replaces" means: the old one is aborted and everybody has been told before the new one opens.
@@ -18,10 +20,13 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Connection, ConnectionGater, MultiaddrConnection, PeerId } from '@libp2p/interface'
 import type { Log } from '../log.ts'
+import { isQuic } from './quic.ts'
 import { isRelayed } from './relay-transport.ts'
 
 /** A live peer answers in a round trip; a link slower than this is not worth waiting for at connecting time. */
 const PROOF_MS = 1_500
+/** Two dials at once end within this of each other. */
+const YOUNG_MS = 5_000
 /** libp2p tells its topologies (gossip, DHT) of a closed connection some turns of the event loop later. */
 const SETTLE_MS = 20
 /** Name of the error that a dial fails with when its peer is connected already. */
@@ -91,8 +96,9 @@ export class Admission {
       if (isRelayed(open.remoteAddr) && !isRelayed(raw.remoteAddr)) continue
       const wins =
         isRelayed(open.remoteAddr) === isRelayed(raw.remoteAddr) &&
-        this.#isPrimary(peer, direction) &&
-        !this.#isPrimary(peer, open.direction)
+        (direction === open.direction
+          ? isQuic(open.remoteAddr) && !isQuic(raw.remoteAddr) && Date.now() - open.timeline.open < YOUNG_MS
+          : this.#isPrimary(peer, direction))
       if (!wins && (await host.isAlive(open, PROOF_MS))) {
         this.#log.debug({ peerId: peer.toString(), direction }, 'connection.duplicate')
         return false

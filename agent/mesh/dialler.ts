@@ -7,7 +7,7 @@ import type { Libp2p, PeerId } from '@libp2p/interface'
 import type { Multiaddr } from '@multiformats/multiaddr'
 import { reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
-import { byReach, withPeer } from './addresses.ts'
+import { byReach, hostIn, withPeer } from './addresses.ts'
 import { duplicateOf } from './admission.ts'
 import { isQuic } from './quic.ts'
 import { refusalIn } from './refusals.ts'
@@ -15,8 +15,8 @@ import { dialBeside, type Services } from './stack.ts'
 
 /** For a dial whose caller set no narrower limit: several addresses, at DIAL_ADDRESS_MS each. */
 const DIAL_MS_MAX = 10_000
-/** TCP carries bulk faster, and a dead peer shows at once: it gets this much of a start. */
-const QUIC_AFTER_MS = 200
+/** TCP carries bulk faster, and a dead peer shows at once: it gets this much of a start, enough for its round trips across an ocean. */
+const QUIC_AFTER_MS = 400
 /** Dialled beside each other. */
 const QUIC_ADDRESSES_MAX = 4
 
@@ -70,6 +70,23 @@ export class Dialler {
       signal.throwIfAborted()
       await this.#dialByDht(peer, signal)
       if (!isDirect(peer)) throw error
+    }
+  }
+
+  /**
+   * Connects by QUIC with a peer at an address, so that it sees where this node dials from; whatever comes of it: where there is a connection,
+   * this one is refused as a second.
+   */
+  async touch(peer: PeerId, host: string, signal: AbortSignal): Promise<void> {
+    const { node, hasQuic, log } = this.#options
+    if (!hasQuic || !(await node.peerStore.has(peer))) return
+    const { addresses } = await node.peerStore.get(peer)
+    const known = addresses.map(({ multiaddr }) => multiaddr).find((one) => isQuic(one) && hostIn(one) === host)
+    if (known === undefined) return
+    try {
+      await dialBeside(node, withPeer(known, peer.toString()), signal)
+    } catch (error) {
+      log.debug({ peerId: peer.toString(), reason: reasonOf(error) }, 'quic.touched')
     }
   }
 

@@ -28,9 +28,11 @@ import { openSocket, type Reflections } from './reflections.ts'
 
 /** TLS, hello and a lost datagram or two. */
 const DIAL_MS_MAX = 6_000
+/** From QUIC's own socket, where the other side was told of it: else from the one that made the hole, through loopback. */
+const NATIVE_MS_MAX = 2_500
 
 export type HoleDeps = {
-  reflections: Pick<Reflections, 'askFrom'>
+  reflections: Pick<Reflections, 'askFrom' | 'quicFrom'>
   quic: Pick<Quic, 'dialPunched' | 'listenPunched'>
   /** Whether datagrams may be sent to an address that a member names. */
   mayReach: (address: string) => boolean
@@ -59,8 +61,11 @@ export async function openHole(
   signal: AbortSignal,
 ): Promise<Dug> {
   await using stack = new AsyncDisposableStack()
-  const spot = await takeSpot(stack, deps, signal)
+  const [spot, quic] = await Promise.all([takeSpot(stack, deps, signal), deps.reflections.quicFrom(signal)])
   if (typeof spot === 'string') return spot
+  const { offer } = spot
+  // The other side lets QUIC's own socket in, too.
+  if (offer.router === 'fixed' && quic?.address === offer.address.join('.')) offer.quicPort = quic.port
   const stream = await open()
   return await onStream(stream, async () => {
     const words = new Words(stream, signal)
@@ -151,7 +156,12 @@ async function listen(many: boolean, { stack, words, spot, theirs, peer, deps, s
       await words.say(encodePunchStep('missed'))
       return 'missed'
     }
-  } else sendTag(socket, offer.tag, placeOf(theirs))
+  } else {
+    const place = placeOf(theirs)
+    await sendTag(socket, offer.tag, place)
+    const { quicPort = place.port } = theirs as { quicPort?: number }
+    if (quicPort !== place.port) await sendTag(socket, offer.tag, { ...place, port: quicPort })
+  }
   const { port } = socket.address()
   await closed(socket)
   const listener = stack.use(await deps.quic.listenPunched(port, peer))
@@ -176,16 +186,24 @@ async function dial(many: boolean, work: Dig): Promise<Dug> {
     const met = socket
     stack.defer(() => closed(met))
   } else {
-    sendTag(socket, spot.offer.tag, place)
+    await sendTag(socket, spot.offer.tag, place)
     if (decodePunchStep(await words.hear()) !== 'ready') return 'failed'
   }
-  const proxy = stack.use(await PunchProxy.open(socket, place))
-  const address = multiaddr(`/ip4/127.0.0.1/udp/${proxy.port}/quic-v1/p2p/${peer}`)
-  const limited = AbortSignal.any([signal, AbortSignal.timeout(DIAL_MS_MAX)])
-  const connection = await deps.quic.dialPunched(address, peer, limited)
-  await keepWith(connection, stack)
+  const isSeen = spot.offer.router === 'fixed' && spot.offer.quicPort !== undefined
+  const native = isSeen ? await dialFrom(place, peer, deps, signal, NATIVE_MS_MAX).catch(() => undefined) : undefined
+  if (native !== undefined) await closed(socket)
+  else {
+    const proxy = stack.use(await PunchProxy.open(socket, place))
+    const near = { address: '127.0.0.1', port: proxy.port }
+    await keepWith(await dialFrom(near, peer, deps, signal, DIAL_MS_MAX), stack)
+  }
   await words.say(encodePunchStep('done'))
   return 'punched'
+}
+
+function dialFrom({ address, port }: Place, peer: string, deps: HoleDeps, signal: AbortSignal, msMax: number) {
+  const limited = AbortSignal.any([signal, AbortSignal.timeout(msMax)])
+  return deps.quic.dialPunched(multiaddr(`/ip4/${address}/udp/${port}/quic-v1/p2p/${peer}`), peer, limited)
 }
 
 /** From now on what was opened is closed when the connection is. */

@@ -203,6 +203,11 @@ export class Host implements AsyncDisposable {
     this.#connections.dropSpare()
   }
 
+  /** Connects by QUIC with a peer at an address, beside what there is, so that it sees where this node dials from. */
+  touchQuic(peerId: string, host: string, signal: AbortSignal): Promise<void> {
+    return this.#dialler.touch(peerIdFromString(peerId), host, signal)
+  }
+
   /** Who carries from now on to peers that cannot be dialled. */
   useRelays(relays: Pick<Relays, 'knows' | 'reach'>): void {
     this.#relays = relays

@@ -35,7 +35,7 @@ const PORTS_TRIED_MAX = 8
 export type Port = { readonly transport: Transport; readonly port: number; readonly isDialled: boolean }
 type Mapping = Port & { readonly externalPort: number }
 
-export type MappingState =
+type MappingState =
   /** The user does not want it. */
   | 'off'
   | 'asking'

@@ -19,9 +19,10 @@ const ANSWER_MS_MAX = 1_000
 const AGAIN_MS = 3_000
 const PORT_MAX = 65_535
 
-/** Sends the tag a few times; whether it arrives does not matter. */
-export function sendTag(socket: Socket, tag: Uint8Array, { address, port }: Place): void {
-  for (let nth = 0; nth < TAGS; nth++) socket.send(tag, port, address, () => undefined)
+/** Sends the tag a few times, and resolves when it is on its way: a socket that is closed before that sends nothing. Whether it arrives does not matter. */
+export async function sendTag(socket: Socket, tag: Uint8Array, { address, port }: Place): Promise<void> {
+  const sent = Array.from({ length: TAGS }, () => new Promise((resolve) => socket.send(tag, port, address, resolve)))
+  await Promise.all(sent)
 }
 
 type Tags = { readonly own: Uint8Array; readonly peers: Uint8Array }
@@ -36,12 +37,11 @@ export async function probe(
   const met = Promise.withResolvers<Place>()
   let place: Place | undefined
   const onMessage = (bytes: Uint8Array, from: RemoteInfo) => {
-    if (from.address !== address || !isTag(bytes, tags.peers)) return
-    if (place !== undefined) return
-    place = { address, port: from.port }
+    if (place !== undefined || from.address !== address || !isTag(bytes, tags.peers)) return
+    const found = { address, port: from.port }
+    place = found
     // It may have come by itself, through a router that lets everybody in: now the other side is met, too.
-    sendTag(socket, tags.own, place)
-    met.resolve(place)
+    void sendTag(socket, tags.own, found).then(() => met.resolve(found))
   }
   socket.on('message', onMessage)
   try {
@@ -71,7 +71,7 @@ export class ManySockets implements AsyncDisposable {
     for (const socket of sockets) {
       socket.on('message', (bytes, from) => {
         if (from.address !== place.address || from.port !== place.port || !isTag(bytes, tags.peers)) return
-        sendTag(socket, tags.own, place)
+        void sendTag(socket, tags.own, place)
         met.resolve(socket)
       })
     }

@@ -15,7 +15,6 @@ import { isFirstToDial } from './admission.ts'
 import type { Link } from './connections.ts'
 import { answerHole, type Dug, type HoleDeps, openHole } from './hole.ts'
 import type { Quic } from './quic.ts'
-import type { Reflections } from './reflections.ts'
 
 /** One attempt, with all its waiting. */
 const ATTEMPT_MS_MAX = 25_000
@@ -47,7 +46,7 @@ type PunchScope = {
 
 export type PuncherOptions = {
   host: { readonly peerId: string; readonly quic: Quic | undefined; links(): Link[] }
-  reflections: Pick<Reflections, 'askFrom'>
+  reflections: HoleDeps['reflections']
   /** Whether to do it at all. */
   isOn: boolean
   log: Log
@@ -187,7 +186,10 @@ export class Puncher implements AsyncDisposable {
 
 /** For an answer that is a refusal. */
 const NOTHING: HoleDeps = {
-  reflections: { askFrom: () => Promise.reject(new Error('nobody is asked')) },
+  reflections: {
+    askFrom: () => Promise.reject(new Error('nobody is asked')),
+    quicFrom: () => Promise.reject(new Error('nobody is asked')),
+  },
   quic: { dialPunched: () => Promise.reject(new Error('off')), listenPunched: () => Promise.reject(new Error('off')) },
   mayReach: () => false,
 }

@@ -19,6 +19,7 @@ import {
   type Upgrader,
 } from '@libp2p/interface'
 import { type Multiaddr, multiaddr } from '@multiformats/multiaddr'
+import type { Place } from '../../protocols/reflect/reflect.ts'
 import { reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
 import type { Gate } from './gate.ts'
@@ -40,6 +41,11 @@ const CONNECTION_WINDOW_BYTES = 64 * 1024 * 1024
 const SOCKET_BYTES = 2 * 1024 * 1024
 /** Handshakes of strangers that are waited for at once: each that never ends keeps a place for IDLE_MS. */
 const HANDSHAKES_MAX = 64
+
+/** Routers forget a UDP mapping sooner than that where nothing passes. */
+const FROM_MS_MAX = 60_000
+/** Peers, the newest. */
+const FROM_MAX = 1_024
 
 type QuicPackage = typeof import('@chainsafe/libp2p-quic')
 type Components = Parameters<ReturnType<QuicPackage['quic']>>[0] & { upgrader: Upgrader }
@@ -65,6 +71,8 @@ export class Quic {
   readonly #log: Log
   /** Connections through holes: their addresses are good for nothing else. */
   readonly #punched = new WeakSet<MultiaddrConnection>()
+  /** Where peers' QUIC connections came from, whether or not they were let in. */
+  readonly #from = new Map<string, { place: Place; ms: number }>()
   #inner: Transport | undefined
   #upgrader: Upgrader | undefined
 
@@ -112,6 +120,12 @@ export class Quic {
       },
       { [serviceCapabilities]: ['@libp2p/transport'] },
     )
+  }
+
+  /** Where a peer's last QUIC connection came from, as its TLS handshake proved: told to nobody but the peer. */
+  cameFrom(peerId: string): Place | undefined {
+    const last = this.#from.get(peerId)
+    return last !== undefined && performance.now() - last.ms < FROM_MS_MAX ? last.place : undefined
   }
 
   /** Connects through a hole: nobody is told of the address. */
@@ -190,6 +204,7 @@ export class Quic {
     }
     const upgrades = {
       upgradeInbound: async (raw: MultiaddrConnection, options: UpgradeOptions) => {
+        this.#note((options as { remotePeer?: PeerId }).remotePeer, raw.remoteAddr)
         await inner.upgradeInbound(raw, prepared(raw, options))
         punched?.arrived?.(raw)
       },
@@ -197,6 +212,14 @@ export class Quic {
         inner.upgradeOutbound(raw, prepared(raw, options)),
     }
     return Object.assign(Object.create(inner) as Upgrader, upgrades)
+  }
+
+  #note(peer: PeerId | undefined, address: Multiaddr): void {
+    const [, host, port] = /^\/ip[46]\/([^/]+)\/udp\/(\d+)\//.exec(address.toString()) ?? []
+    if (peer === undefined || host === undefined) return
+    this.#from.delete(peer.toString())
+    if (this.#from.size >= FROM_MAX) this.#from.delete(this.#from.keys().next().value ?? '')
+    this.#from.set(peer.toString(), { place: { address: host, port: Number(port) }, ms: performance.now() })
   }
 
   #expectInner(): Transport {

@@ -11,12 +11,14 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Stream } from '@libp2p/interface'
 import {
   decodeReflectAnswer,
+  decodeReflectSeen,
   encodeQuestion,
   encodeReflectRequest,
   type Place,
   REFLECT_PROTOCOL,
   REFLECT_WORD_BYTES_MAX,
   type ReflectOffer,
+  type ReflectRequest,
   readReflection,
 } from '../../protocols/reflect/reflect.ts'
 import { reasonOf } from '../error.ts'
@@ -28,12 +30,18 @@ import { Prelude } from './prelude.ts'
 const REFLECTORS_MAX = 4
 /** For a key. */
 const WORDS_MS_MAX = 3_000
+/** Members that are connected with by QUIC to be told where that came from. */
+const TOUCHED_MAX = 2
+const TOUCH_MS_MAX = 2_000
 /** Datagrams get lost: a question is sent again after this, and not waited for longer than that. */
 const AGAIN_MS = 200
 const ANSWER_MS_MAX = 1_500
+/** So many from outside tell kinds of routers apart; then the others have this much time. */
+const ANSWERS_ENOUGH = 2
+const LAST_MS = 150
 
 /** A member's answer to a question from one socket. */
-export type Mapping = {
+type Mapping = {
   /** Peer id of who answered. */
   readonly reflector: string
   /** Where it answered. */
@@ -74,10 +82,14 @@ export type ReflectionsOptions = {
   scopes: () => readonly AskedScope[]
   /** The address at the other end of a direct connection. */
   hostOf: (peerId: string) => string | undefined
+  /** Connects by QUIC with a peer at an address, beside what there is; whatever comes of it. */
+  touchQuic: (peerId: string, host: string, signal: AbortSignal) => Promise<void>
   log: Log
 }
 
+type Candidate = { scope: AskedScope; reflector: string; host: string }
 type Asked = { reflector: string; host: string; offer: ReflectOffer }
+type Words<T> = Pick<Candidate, 'scope' | 'reflector'> & { ask: ReflectRequest; decode: (bytes: Uint8Array) => T }
 
 export class Reflections {
   readonly #options: ReflectionsOptions
@@ -99,18 +111,54 @@ export class Reflections {
   /** By this socket (IPv4, bound), which the caller keeps. Whatever else arrives on it is left alone. */
   async askFrom(socket: Socket, signal: AbortSignal): Promise<Reflection> {
     const asked = await this.#reflectors(signal)
+    const mappings: Mapping[] = []
+    const enough = new AbortController()
+    const limited = AbortSignal.any([signal, enough.signal])
+    const note = (mapping: Mapping | undefined) => {
+      if (mapping === undefined) return
+      mappings.push(mapping)
+      const outside = mappings.filter(({ seen }) => isPublicHost(seen.address))
+      // Those that are not there are not waited for.
+      if (outside.length === ANSWERS_ENOUGH) setTimeout(() => enough.abort(), LAST_MS).unref()
+    }
     const questions = asked.flatMap(({ reflector, host, offer }) =>
-      offer.ports.map((port) => ask(socket, { reflector, offer, place: { address: host, port } }, signal)),
+      offer.ports.map((port) => ask(socket, { reflector, offer, place: { address: host, port } }, limited).then(note)),
     )
-    const mappings = (await Promise.all(questions)).filter((one) => one !== undefined)
+    await Promise.all(questions)
     signal.throwIfAborted()
     const localPort = socket.address().port
     const { kind, seen } = judge({ mappings, localPort, own: ownAddresses(), reflectors: asked.length })
     return { kind, localPort, seen, mappings, reflectors: asked.length }
   }
 
-  /** Those that gave a key: public ones first, since they see us from outside all routers. */
+  /**
+   * Where QUIC of this node dials from, as members with public addresses see it: its socket is native code's, and asks nobody. So it connects with
+   * one, which tells afterwards. Undefined when nobody knows.
+   */
+  async quicFrom(signal: AbortSignal): Promise<Place | undefined> {
+    const { touchQuic } = this.#options
+    const outside = this.#candidates().filter(({ host }) => isPublicHost(host))
+    for (const { scope, reflector, host } of outside.slice(0, TOUCHED_MAX)) {
+      await touchQuic(reflector, host, AbortSignal.any([signal, AbortSignal.timeout(TOUCH_MS_MAX)]))
+      const place = await this.#askWords({ scope, reflector, ask: 'quic', decode: decodeReflectSeen }, signal)
+      if (place !== undefined && place !== 'absent') return place
+    }
+    return undefined
+  }
+
+  /** Those that gave a key. */
   async #reflectors(signal: AbortSignal): Promise<Asked[]> {
+    const asked = this.#candidates()
+      .slice(0, REFLECTORS_MAX)
+      .map(async ({ scope, reflector, host }) => {
+        const offer = await this.#askWords({ scope, reflector, ask: 'key', decode: decodeReflectAnswer }, signal)
+        return offer === undefined || typeof offer === 'string' ? [] : [{ reflector, host, offer }]
+      })
+    return (await Promise.all(asked)).flat()
+  }
+
+  /** Members that are connected directly, public ones first, since they see us from outside all routers. */
+  #candidates(): Candidate[] {
     const seen = new Set<string>()
     const known = this.#options.scopes().flatMap((scope) =>
       scope.connected().flatMap((reflector) => {
@@ -120,26 +168,21 @@ export class Reflections {
         return [{ scope, reflector, host }]
       }),
     )
-    const best = known.toSorted((a, b) => Number(isPublicHost(b.host)) - Number(isPublicHost(a.host)))
-    const asked = best.slice(0, REFLECTORS_MAX).map(async ({ scope, reflector, host }) => {
-      const offer = await this.#keyOf(scope, reflector, signal)
-      return offer === undefined ? [] : [{ reflector, host, offer }]
-    })
-    return (await Promise.all(asked)).flat()
+    return known.toSorted((a, b) => Number(isPublicHost(b.host)) - Number(isPublicHost(a.host)))
   }
 
-  /** Undefined from who does not reflect, or is of a version that knows nothing of it. */
-  async #keyOf(scope: AskedScope, reflector: string, outer: AbortSignal): Promise<ReflectOffer | undefined> {
+  /** Undefined from who does not answer, or is of a version that knows nothing of it. */
+  async #askWords<T>({ scope, reflector, ask, decode }: Words<T>, outer: AbortSignal): Promise<T | undefined> {
     const signal = AbortSignal.any([outer, AbortSignal.timeout(WORDS_MS_MAX)])
     try {
       const stream = await scope.openStream(reflector, REFLECT_PROTOCOL, signal)
       try {
         const prelude = new Prelude(stream)
-        await prelude.write(encodeReflectRequest(), signal)
-        const answer = decodeReflectAnswer(await prelude.read(signal, REFLECT_WORD_BYTES_MAX))
+        await prelude.write(encodeReflectRequest(ask), signal)
+        const answer = decode(await prelude.read(signal, REFLECT_WORD_BYTES_MAX))
         prelude.release()
         await stream.close({ signal })
-        return typeof answer === 'string' ? undefined : answer
+        return answer
       } catch (error) {
         stream.abort(error as Error)
         throw error

@@ -13,6 +13,8 @@ import {
   answerQuestion,
   decodeReflectRequest,
   encodeReflectAnswer,
+  encodeReflectSeen,
+  type Place,
   questionId,
   REFLECT_ANSWERS_MAX,
   REFLECT_KEY_MS_MAX,
@@ -20,6 +22,7 @@ import {
   REFLECT_WORD_BYTES_MAX,
   type ReflectKey,
   type ReflectOffer,
+  type ReflectRequest,
 } from '../../protocols/reflect/reflect.ts'
 import { reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
@@ -55,6 +58,8 @@ export type ReflectorOptions = {
   hosts: readonly string[]
   /** The first port; the second is the one below. Where one is taken, and for 0, another is used: members are told which. */
   port: number
+  /** Where a peer's last QUIC connection came from. */
+  quicFrom?: (peerId: string) => Place | undefined
   log: Log
   /** For tests. */
   now?: () => number
@@ -64,6 +69,7 @@ type Given = ReflectKey & { peerId: string; isMember: (peerId: string) => boolea
 
 export class Reflector implements AsyncDisposable {
   readonly #now: () => number
+  readonly #quicFrom: NonNullable<ReflectorOptions['quicFrom']>
   readonly #sockets: Socket[] = []
   #ports: number[] = []
   /** By their ids, oldest first. */
@@ -72,7 +78,8 @@ export class Reflector implements AsyncDisposable {
   readonly #answered = new Map<string, number>()
   #secondMs = 0
 
-  private constructor({ now = Date.now }: ReflectorOptions) {
+  private constructor({ quicFrom = () => undefined, now = Date.now }: ReflectorOptions) {
+    this.#quicFrom = quicFrom
     this.#now = now
   }
 
@@ -119,10 +126,15 @@ export class Reflector implements AsyncDisposable {
     const prelude = new Prelude(stream)
     const signal = AbortSignal.timeout(WORDS_MS_MAX)
     const request = decodeReflectRequest(await prelude.read(signal, REFLECT_WORD_BYTES_MAX))
-    const answer = request === 'unknown' ? 'unknown' : this.#offer(peerId, isMember)
-    await prelude.write(encodeReflectAnswer(answer), signal)
+    await prelude.write(this.#wordsFor(request, peerId, isMember), signal)
     prelude.release()
     await stream.close({ signal })
+  }
+
+  #wordsFor(request: ReflectRequest | 'unknown', peerId: string, isMember: (peerId: string) => boolean): Uint8Array {
+    if (request === 'key') return encodeReflectAnswer(this.#offer(peerId, isMember))
+    const place = request === 'quic' ? this.#quicFrom(peerId) : undefined
+    return (place && encodeReflectSeen(place)) ?? encodeReflectAnswer(request === 'quic' ? 'absent' : 'unknown')
   }
 
   #offer(peerId: string, isMember: (peerId: string) => boolean): ReflectOffer | 'off' | 'busy' {

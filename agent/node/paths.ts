@@ -45,18 +45,20 @@ export class NodePaths implements AsyncDisposable {
     this.guests = parts.guests
     this.#reflector = parts.reflector
     const hostOf = (peerId: string) => host.hostOf(peerId)
-    this.reflections = new Reflections({ scopes: () => [...this.#scopes.values()], hostOf, log })
+    const touchQuic: Host['touchQuic'] = (peerId, at, signal) => host.touchQuic(peerId, at, signal)
+    this.reflections = new Reflections({ scopes: () => [...this.#scopes.values()], hostOf, touchQuic, log })
     this.#puncher = new Puncher({ host, reflections: this.reflections, isOn: punch, log })
   }
 
   static async start(options: PathsOptions): Promise<NodePaths> {
-    const { listen, reflectPort, log } = options
+    const { host, listen, reflectPort, log } = options
+    const quicFrom = (peerId: string) => host.quic?.cameFrom(peerId)
     const all = new Set(listen.flatMap((address) => /^\/ip[46]\/([^/]+)\//.exec(address)?.[1] ?? []))
     const hosts = reflectPort === undefined ? [] : [...all]
-    const { host, gate, relay } = options
+    const { gate, relay } = options
     const relays = new Relays({ host, carries: relay, log })
     const guests = await Guests.start({ host, gate, relays, log })
-    const reflector = await Reflector.start({ hosts, port: reflectPort ?? 0, log })
+    const reflector = await Reflector.start({ hosts, port: reflectPort ?? 0, quicFrom, log })
     return new NodePaths(options, { relays, guests, reflector })
   }
 

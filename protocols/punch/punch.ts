@@ -25,9 +25,10 @@ const FAILURES = ['missed', 'failed'] as const
 const bytesOf = (count: number) =>
   z.custom<Uint8Array>((value) => value instanceof Uint8Array && value.byteLength === count, `not ${count} bytes`)
 const word = z.object({ error: z.string().regex(/^[a-z-]{1,32}$/) })
+const port = z.int().min(1).max(PORT_MAX)
 const common = { address: bytesOf(ADDRESS_BYTES), tag: bytesOf(PUNCH_TAG_BYTES) }
 const offer = z.discriminatedUnion('router', [
-  z.object({ router: z.literal('fixed'), port: z.int().min(1).max(PORT_MAX), ...common }),
+  z.object({ router: z.literal('fixed'), port, quicPort: port.exactOptional(), ...common }),
   z.object({ router: z.literal('symmetric'), ...common }),
 ])
 const step = z.object({ step: z.enum(['ready', 'done']) })

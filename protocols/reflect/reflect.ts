@@ -44,8 +44,14 @@ const offerSchema = z.object({
   key: bytesOf(KEY_BYTES),
   ports: z.array(z.int().min(1).max(PORT_MAX)).min(1).max(PORTS_MAX),
 })
-const answerSchema = z.union([offerSchema, z.object({ error: z.string().max(32) })])
-const REFUSALS = ['off', 'busy', 'unknown'] as const
+const placeSchema = z.object({
+  address: z.union([bytesOf(4), bytesOf(ADDRESS_BYTES)]),
+  port: z.int().min(1).max(PORT_MAX),
+})
+const refusedSchema = z.object({ error: z.string().max(32) })
+const answerSchema = z.union([offerSchema, refusedSchema])
+const seenSchema = z.union([placeSchema, refusedSchema])
+const REFUSALS = ['off', 'busy', 'unknown', 'absent'] as const
 
 /** What a question is asked with: for one asker, for a minute. */
 export type ReflectKey = { readonly id: Uint8Array; readonly key: Uint8Array }
@@ -53,11 +59,27 @@ export type ReflectOffer = z.infer<typeof offerSchema>
 type ReflectRefusal = (typeof REFUSALS)[number]
 export type Place = { readonly address: string; readonly port: number }
 
-export const encodeReflectRequest = (): Uint8Array => encodeCbor({ ask: 'key' })
+/** `key`: to ask by datagrams. `quic`: where did my last QUIC connection with you come from? */
+export type ReflectRequest = 'key' | 'quic'
+
+export const encodeReflectRequest = (ask: ReflectRequest): Uint8Array => encodeCbor({ ask })
 
 /** @throws {WireError} `malformed` */
-export function decodeReflectRequest(bytes: Uint8Array): 'key' | 'unknown' {
-  return decodeCbor(bytes, anyRequest).ask === 'key' ? 'key' : 'unknown'
+export function decodeReflectRequest(bytes: Uint8Array): ReflectRequest | 'unknown' {
+  const { ask } = decodeCbor(bytes, anyRequest)
+  return ask === 'key' || ask === 'quic' ? ask : 'unknown'
+}
+
+/** The answer to `quic`; undefined for an address that is none. */
+export function encodeReflectSeen({ address, port }: Place): Uint8Array | undefined {
+  const bytes = bytesOfAddress(address)
+  return bytes && encodeCbor({ address: bytes, port })
+}
+
+/** @throws {WireError} `malformed` */
+export function decodeReflectSeen(bytes: Uint8Array): Place | 'absent' {
+  const answer = decodeCbor(bytes, seenSchema)
+  return 'error' in answer ? 'absent' : { address: addressOf(answer.address), port: answer.port }
 }
 
 export const encodeReflectAnswer = (answer: ReflectOffer | ReflectRefusal): Uint8Array =>

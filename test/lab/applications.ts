@@ -8,5 +8,4 @@ import { webServer } from '../web-server.ts'
 
 const web = webServer().listen(8_080, '127.0.0.1')
 const http2 = createServer((request, response) => response.end(`h2 ${request.url}`)).listen(8_081, '127.0.0.1')
-await Promise.all([web, http2].map((server) => server.listening || once(server, 'listening')))
-process.stdout.write('ready\n')
+for (const server of [web, http2]) if (!server.listening) await once(server, 'listening')

@@ -81,6 +81,24 @@ export class NatLab implements Disposable {
     return `${this.#net(lan)}.11`
   }
 
+  /** From now on the router shows a socket at another port to each destination. */
+  makeSymmetric(lan: LanNumber): void {
+    this.#nat(lan, 'symmetric')
+  }
+
+  /** From now on the router drops what comes of a protocol, from either side, or to one port of the public host only; until that is undone. */
+  drop(lan: LanNumber, what: 'udp' | 'tcp dport 7477'): () => void {
+    const router = this.#router(lan)
+    const protocol = what === 'udp' ? 'meta l4proto udp' : what
+    this.#nft(
+      router,
+      `table ip cut {
+         chain everything { type filter hook forward priority -1; ${protocol} drop; }
+       }`,
+    )
+    return () => this.#nft(router, 'delete table ip cut')
+  }
+
   /** From now on the routers know each other's LANs, and let everything through: as when somebody has put them into one VPN. */
   joinLans(): void {
     for (const lan of LANS) {
@@ -200,8 +218,8 @@ export class NatLab implements Disposable {
     return kind === 'LAN in LAN' ? `10.9.${lan}` : `192.168.${lan}`
   }
 
-  #nat(lan: LanNumber): void {
-    this.#nft(this.#router(lan), `flush ruleset\n${rulesOf(this.#kinds[lan])}`)
+  #nat(lan: LanNumber, kind = this.#kinds[lan]): void {
+    this.#nft(this.#router(lan), `flush ruleset\n${rulesOf(kind)}`)
   }
 
   #bridge(namespace: string, name: string): void {

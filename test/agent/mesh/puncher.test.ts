@@ -25,7 +25,12 @@ import { join, quiet, until } from './nodes.ts'
 const HASH = '/test/hash/1'
 const soon = () => AbortSignal.timeout(15_000)
 
-type Station = { member: MemberHost; scope: NetworkScope; reflections: Pick<Reflections, 'askFrom'>; relays: Relays }
+type Station = {
+  member: MemberHost
+  scope: NetworkScope
+  reflections: Pick<Reflections, 'askFrom' | 'quicFrom'>
+  relays: Relays
+}
 
 /** Two members that only a third connects, which also tells them where they are seen; the first has the smaller peer id. */
 async function relayed(): Promise<{ a: Station; b: Station; network: ReturnType<typeof makeNetwork> }> {
@@ -39,7 +44,13 @@ async function relayed(): Promise<{ a: Station; b: Station; network: ReturnType<
     await relays.serve('home', { scope, mayUse: () => true, issues: () => true, isMember, relaysOf: () => [] })
     onTestFinished(() => relays[Symbol.asyncDispose]())
     const hostOf = (peerId: string) => member.host.hostOf(peerId)
-    all.push({ member, scope, relays, reflections: new Reflections({ scopes: () => [scope], hostOf, log: quiet }) })
+    const touchQuic = async () => undefined
+    all.push({
+      member,
+      scope,
+      relays,
+      reflections: new Reflections({ scopes: () => [scope], hostOf, touchQuic, log: quiet }),
+    })
   }
   const [relay, ...others] = all as [Station, Station, Station]
   const reflector = await Reflector.start({ hosts: ['127.0.0.1'], port: 0, log: quiet })
@@ -77,8 +88,9 @@ const arePunched = (a: Station, b: Station) =>
   until('both are on a way of their own', () => pathOf(a, b) === 'punched' && pathOf(b, a) === 'punched', 15_000)
 
 /** Says that its router is symmetric. */
-function symmetric({ reflections }: Station): Pick<Reflections, 'askFrom'> {
+function symmetric({ reflections }: Station): Station['reflections'] {
   return {
+    quicFrom: async () => undefined,
     askFrom: async (socket: Socket, signal: AbortSignal): Promise<Reflection> => {
       const { seen: _, ...rest } = await reflections.askFrom(socket, signal)
       return { ...rest, seen: undefined, kind: 'symmetric' }

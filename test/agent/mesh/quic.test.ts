@@ -9,6 +9,8 @@ import { describe, expect, it, onTestFinished } from 'vitest'
 import { ephemeralNodeKey } from '../../../agent/identity/node-key.ts'
 import { Gate } from '../../../agent/mesh/gate.ts'
 import type { Host } from '../../../agent/mesh/host.ts'
+import { openSocket } from '../../../agent/mesh/reflections.ts'
+import { TunnelStream } from '../../../agent/routing/tunnel-stream.ts'
 import { Frames } from '../../../protocols/frame.ts'
 import { HELLO_PROTOCOL } from '../../../protocols/hello/hello.ts'
 import { type Key, type TestNetwork, TestParty } from '../../protocols/membership/people.ts'
@@ -90,6 +92,8 @@ describe('a connection by QUIC', () => {
         expect(await frames.read(soon())).toBeUndefined()
       }),
     )
+    expect(b.quic?.cameFrom(a.peerId)).toMatchObject({ address: '127.0.0.1' })
+    expect(a.quic?.cameFrom(b.peerId)).toBeUndefined()
     const { rttMs } = await a.ping(b.peerId, soon())
     expect(rttMs).toBeGreaterThan(0)
     await until('the round trip is known', () => pathOf(a, b)?.rttMs !== undefined)
@@ -132,6 +136,32 @@ describe('a connection by QUIC', () => {
     reader.resume()
     await Promise.all([sending, ended])
     expect(hash.digest('hex')).toBe(createHash('sha256').update(bytes).digest('hex'))
+  })
+
+  it('carries tunnels, with half-closes, twenty at a time', async () => {
+    const [a, b] = await pair()
+    await b.handle(
+      ECHO,
+      (stream) => {
+        const tunnel = new TunnelStream(stream)
+        tunnel.begin()
+        // What ends comes back, and then its end does.
+        tunnel.pipe(tunnel)
+      },
+      { maxInboundStreams: 64 },
+    )
+    await a.dial(quicOf(b), soon())
+    const echoes = async (sizeBytes: number) => {
+      const bytes = randomBytes(sizeBytes)
+      const tunnel = new TunnelStream(await a.openStream(b.peerId, ECHO, soon()))
+      tunnel.begin()
+      tunnel.end(bytes)
+      const hash = createHash('sha256')
+      for await (const chunk of tunnel) hash.update(chunk as Buffer)
+      expect(hash.digest('hex')).toBe(createHash('sha256').update(bytes).digest('hex'))
+    }
+    for (let nth = 0; nth < 5; nth++)
+      await Promise.all(Array.from({ length: 20 }, () => echoes(Math.floor(Math.random() ** 3 * 1_000_000))))
   })
 
   it.each(['the one that opened it', 'the other'])('tells a reset by %s from an end', async (who) => {
@@ -209,6 +239,31 @@ describe('the hello on QUIC', () => {
     await expect(other.host.dial(quicOf(b.host), soon())).rejects.toMatchObject({ code: 'not-allowed' })
     await expect(openOnly.host.dial(quicOf(b.host), soon())).rejects.toMatchObject({ code: 'not-allowed' })
     expect(b.host.connected()).toEqual([])
+  })
+})
+
+describe('a port that waits for one peer', () => {
+  it('lets that one in, once, and nobody else', async () => {
+    const [a, b, c] = [
+      await startHost({ listen: [] }),
+      await startHost({ listen: [] }),
+      await startHost({ listen: [] }),
+    ]
+    const socket = await openSocket()
+    const { port } = socket.address()
+    await new Promise<void>((resolve) => socket.close(() => resolve()))
+    const listener = await a.quic?.listenPunched(port, b.peerId)
+    onTestFinished(() => listener?.[Symbol.asyncDispose]())
+    const come = (host: Host) =>
+      host.quic?.dialPunched(multiaddr(`/ip4/127.0.0.1/udp/${port}/quic-v1/p2p/${a.peerId}`), a.peerId, soon())
+    await expect(come(c)).rejects.toThrow()
+    await come(b)
+    await listener?.arrived
+    expect([pathOf(a, b)?.path, pathOf(b, a)?.path, a.isConnected(c.peerId)]).toEqual(['punched', 'punched', false])
+    expect([a.hostOf(b.peerId), a.addresses()]).toEqual([undefined, []])
+    await expect(come(b)).rejects.toThrow()
+    await listener?.[Symbol.asyncDispose]()
+    await until('it is closed with its listener', () => !b.isConnected(a.peerId))
   })
 })
 

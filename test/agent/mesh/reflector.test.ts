@@ -4,7 +4,7 @@ import { createSocket, type Socket } from 'node:dgram'
 import { once } from 'node:events'
 import { setTimeout as delay } from 'node:timers/promises'
 import { describe, expect, it, onTestFinished } from 'vitest'
-import { judge, openSocket, Reflections } from '../../../agent/mesh/reflections.ts'
+import { judge, type NatKind, openSocket, Reflections } from '../../../agent/mesh/reflections.ts'
 import { Reflector } from '../../../agent/mesh/reflector.ts'
 import { Frames } from '../../../protocols/frame.ts'
 import {
@@ -34,13 +34,18 @@ async function pair() {
   const scope = asker.streams.of(network.id)
   await join(asker.host, other.host)
   await until('the asker sees a member', () => scope.connected().length === 1)
-  const reflections = new Reflections({ scopes: () => [scope], hostOf: (id) => asker.host.hostOf(id), log: quiet })
+  const reflections = new Reflections({
+    scopes: () => [scope],
+    hostOf: (id) => asker.host.hostOf(id),
+    touchQuic: async () => undefined,
+    log: quiet,
+  })
   return { asker, other, told, reflector, scope, reflections }
 }
 
 async function keyFrom(scope: ReturnType<MemberHost['streams']['of']>, peerId: string): Promise<ReflectOffer> {
   const frames = new Frames(await scope.openStream(peerId, REFLECT_PROTOCOL, soon()))
-  await frames.write(encodeReflectRequest(), soon())
+  await frames.write(encodeReflectRequest('key'), soon())
   const answer = decodeReflectAnswer((await frames.read(soon())) ?? new Uint8Array())
   await frames.close(soon())
   if (typeof answer === 'string') throw new Error(answer)
@@ -130,7 +135,7 @@ describe('the kind of router', () => {
   })
   const own = new Set(['192.168.1.11', '127.0.0.1'])
 
-  it.each([
+  it.each<[string, ReturnType<typeof from>[], NatKind]>([
     ['one place is endpoint-independent', [from('45.10.0.1', 7), from('45.10.0.1', 7)], 'endpoint-independent'],
     ['a port for each is symmetric', [from('45.10.0.1', 7), from('45.10.0.1', 8)], 'symmetric'],
     ['an address for each is symmetric', [from('45.10.0.1', 7), from('45.10.0.2', 7)], 'symmetric'],
@@ -147,7 +152,7 @@ describe('the kind of router', () => {
     ],
     ['a single answer tells no kinds apart', [from('45.10.0.1', 7)], 'unknown'],
     ['silence is no UDP', [], 'no-udp'],
-  ] as const)('%s', (_, mappings, kind) => {
+  ])('%s', (_, mappings, kind) => {
     expect(judge({ mappings, localPort: 4_000, own, reflectors: 1 }).kind).toBe(kind)
   })
 })

@@ -17,7 +17,7 @@ import {
 
 type Router = PunchOffer['router']
 const vectors = JSON.parse(readFileSync('protocols/punch/vectors.json', 'utf8')) as {
-  offers: { router: Router; port?: number; address: string; tag: string; bytes: string }[]
+  offers: { router: Router; port?: number; quicPort?: number; address: string; tag: string; bytes: string }[]
   refusals: { error: PunchRefusal; bytes: string }[]
   steps: { step: PunchStep; bytes: string }[]
   refused: { why: string; bytes: string }[]

@@ -7,19 +7,24 @@ import {
   answerQuestion,
   decodeReflectAnswer,
   decodeReflectRequest,
+  decodeReflectSeen,
   encodeQuestion,
   encodeReflectAnswer,
   encodeReflectRequest,
+  encodeReflectSeen,
   questionId,
   REFLECT_DATAGRAM_BYTES,
+  type ReflectRequest,
   readReflection,
 } from '../../../protocols/reflect/reflect.ts'
 
 type Why = { why: string; bytes: string }
 const vectors = JSON.parse(readFileSync('protocols/reflect/vectors.json', 'utf8')) as {
-  request: string
+  requests: { ask: ReflectRequest; bytes: string }[]
+  seen: { address: string; port: number; bytes: string }[]
+  refusedSeen: Why[]
   offers: { id: string; key: string; ports: number[]; bytes: string }[]
-  refusals: { error: 'off' | 'busy' | 'unknown'; bytes: string }[]
+  refusals: { error: 'off' | 'busy' | 'unknown' | 'absent'; bytes: string }[]
   refusedOffers: Why[]
   key: { id: string; key: string }
   nonce: string
@@ -35,8 +40,15 @@ const FROM = { address: '45.10.0.1', port: 40_000 }
 
 describe('the words for a key', () => {
   it('are the same bytes as anybody’s', () => {
-    expect(hex(encodeReflectRequest())).toBe(vectors.request)
-    expect(decodeReflectRequest(bytes(vectors.request))).toBe('key')
+    for (const { ask, bytes: encoded } of vectors.requests) {
+      expect(hex(encodeReflectRequest(ask))).toBe(encoded)
+      expect(decodeReflectRequest(bytes(encoded))).toBe(ask)
+    }
+    for (const { bytes: encoded, ...place } of vectors.seen) {
+      expect(decodeReflectSeen(bytes(encoded))).toEqual(place)
+      expect(hex(encodeReflectSeen(place))).toBe(encoded)
+    }
+    expect(decodeReflectSeen(bytes(vectors.refusals.at(-1)?.bytes ?? ''))).toBe('absent')
     for (const { bytes: encoded, ports } of vectors.offers) {
       expect(decodeReflectAnswer(bytes(encoded))).toEqual({ ...key, ports })
       expect(hex(encodeReflectAnswer({ ...key, ports }))).toBe(encoded)
@@ -45,6 +57,10 @@ describe('the words for a key', () => {
       expect(decodeReflectAnswer(bytes(encoded))).toBe(error)
       expect(hex(encodeReflectAnswer(error))).toBe(encoded)
     }
+  })
+
+  it.each(vectors.refusedSeen)('name no place: $why', ({ bytes: encoded }) => {
+    expect(() => decodeReflectSeen(bytes(encoded))).toThrow(expect.objectContaining({ code: 'malformed' }))
   })
 
   it.each(vectors.refusedOffers)('are no offer: $why', ({ bytes: encoded }) => {
@@ -59,7 +75,7 @@ describe('the words for a key', () => {
   it('are of any bytes words, or refused', () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 300 }), (input) => {
-        for (const decode of [decodeReflectRequest, decodeReflectAnswer]) {
+        for (const decode of [decodeReflectRequest, decodeReflectAnswer, decodeReflectSeen]) {
           try {
             decode(input)
           } catch (error) {
