@@ -2,6 +2,7 @@
  * `agent backup`: everything that makes this node itself, in one encrypted file: its key, its networks with their certificates and root keys, policies,
  * names, pins, what it published, its configuration. `agent restore` makes a node of it again.
  */
+import { existsSync } from 'node:fs'
 import { link, open, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { AgentError } from '../error.ts'
@@ -25,6 +26,7 @@ export function addBackup(line: CommandLine): void {
   type Options = { passphraseFile?: string }
   line.asks<[string], Options>(command, async (session, { passphraseFile }, file) => {
     const { client, terminal, isJson } = session
+    if (existsSync(file)) throw exists(file)
     const passphrase = await newPassphrase(terminal, passphraseFile)
     const signal = session.interrupted()
     const { sizeBytes, peerId, files } = await writeBackup(file, passphrase, (words) =>
@@ -59,10 +61,7 @@ async function writeBackup(
     const { peerId, files } = await readBackup(partial, passphrase)
     // Never over another file: an older backup is worth keeping.
     await link(partial, file).catch((cause: NodeJS.ErrnoException) => {
-      if (cause.code !== 'EEXIST') throw cause
-      throw new AgentError('taken', `${file} exists`, {
-        next: 'Give a file that does not, such as one with the date in its name.',
-      })
+      throw cause.code === 'EEXIST' ? exists(file) : cause
     })
     await using directory = await open(dirname(file), 'r')
     await directory.sync()
@@ -70,4 +69,10 @@ async function writeBackup(
   } finally {
     await rm(partial, { force: true })
   }
+}
+
+function exists(file: string): AgentError {
+  return new AgentError('taken', `${file} exists`, {
+    next: 'Give a file that does not, such as one with the date in its name.',
+  })
 }

@@ -7,6 +7,7 @@ import type { BackupRequest, DoctorResult } from '../api/upkeep-contract.ts'
 import { type BackupSource, clearBackup, makeBackup } from '../backup/make.ts'
 import type { NodeView } from '../catalog/nodes.ts'
 import type { LoadedConfig } from '../config/config.ts'
+import { PUBLICATION_PIN, publicationOf } from '../content/publication-key.ts'
 import type { Audit } from '../identity/audit.ts'
 import type { Log } from '../log.ts'
 import { freeBytesOf } from '../state/disk.ts'
@@ -32,7 +33,7 @@ type NodeParts = Pick<UpkeepDeps, 'metrics' | 'log'> & {
   entrance: Pick<Entrance, 'audit'>
   openNetwork: OpenNetwork | undefined
   closed: ClosedNetworks
-  content: Pick<Content, 'store'>
+  content: Pick<Content, 'store' | 'blobs'>
   peerId: string
 }
 
@@ -53,6 +54,7 @@ export function startUpkeep({
     const others = nodesOf(networks).filter((node) => node.peerId !== peerId)
     const versions = others.map(({ version }) => version)
     const hasNix = content.store.isInstalled
+    const unheld = unheldIn(content)
     return {
       warnings,
       uptimeSeconds,
@@ -62,10 +64,17 @@ export function startUpkeep({
       versions,
       content: room,
       freeBytes: freeBytesOf(state),
+      unheld,
     }
   }
   const backup = () => ({ directory: state, configFile: current.config.file, node: { version: VERSION, peerId, name } })
   return new NodeUpkeep({ examine, backup, metrics, audit: entrance.audit, log })
+}
+
+/** Names of what is published, with blobs that are not here. */
+function unheldIn({ blobs: { index } }: Pick<Content, 'blobs'>): string[] {
+  const lacking = index.pinReasons(PUBLICATION_PIN).filter((reason) => index.absent(reason).length > 0)
+  return lacking.map((reason) => publicationOf(reason.slice(PUBLICATION_PIN.length)).name)
 }
 
 /** Each once, however many networks it is in. */

@@ -6,6 +6,8 @@ import type { PeerView, Warning } from '../api/contract.ts'
 import type { Check } from '../api/upkeep-contract.ts'
 import { sizeText } from '../state/disk.ts'
 
+/** Named in one finding. */
+const SHOWN_MAX = 3
 /** Before that a direct path may still be looked for. */
 const SETTLED_SECONDS = 120
 /** What keeps a node from what it is for, or loses something. Other warnings are about what may come, or mend themselves. */
@@ -28,11 +30,13 @@ export type Examined = {
   versions: readonly string[]
   content: { bytes: number; quotaBytes: number }
   freeBytes: number | undefined
+  /** Artifacts that this node publishes and does not have: after a backup was restored, which has no content. */
+  unheld: readonly string[]
 }
 
 export function doctorOf(examined: Examined): Check[] {
   const { warnings, hasNix } = examined
-  const found = [pathsCheck(examined), ...versionChecks(examined), quotaCheck(examined)]
+  const found = [pathsCheck(examined), ...versionChecks(examined), quotaCheck(examined), unheldCheck(examined)]
   const nix = hasNix
     ? { id: 'nix', message: 'the Nix store can be read' }
     : { id: 'nix.none', message: 'no Nix store on this machine; files and folders work' }
@@ -117,5 +121,17 @@ function quotaCheck({ content: { bytes, quotaBytes }, freeBytes }: Examined): Ch
     state: 'warning',
     message: `the quota of ${sizeText(quotaBytes)} does not fit on the disk: ${sizeText(missing)} more than what is free`,
     next: 'Lower `quota` in the configuration, so that content goes before the disk is full.',
+  }
+}
+
+function unheldCheck({ unheld }: Examined): Check | undefined {
+  if (unheld.length === 0) return undefined
+  const shown = `${unheld.slice(0, SHOWN_MAX).join(', ')}${unheld.length > SHOWN_MAX ? ', …' : ''}`
+  return {
+    id: 'content.unheld',
+    name: 'content',
+    state: 'warning',
+    message: `${unheld.length} artifacts that this node publishes are not on it: ${shown}`,
+    next: `\`agent get ${unheld[0]} --to DIR\` has them back from a peer who does; else publish them again, or \`agent unpublish ${unheld[0]}\`.`,
   }
 }

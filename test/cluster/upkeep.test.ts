@@ -132,6 +132,7 @@ describe('a node that is lost', () => {
     // What is said after the backup is known to others, and not to what comes of it.
     await done(oak, 'publish', published('after'), '--network', 'grove')
     await sees(elm, 'after')
+    await done(elm, 'get', 'before', '--to', lab.path('kept-elsewhere'))
     const { peerId } = await oak.status()
 
     const running = await lab.run(oak, 'restore', file, '--replace', '--passphrase-file', passphrase)
@@ -157,6 +158,14 @@ describe('a node that is lost', () => {
     await done(oak, 'publish', published('again'), '--network', 'grove')
     await sees(elm, 'again')
     await sees(elm, 'before')
+    // Content is in no backup: that is told, and a peer who has it helps.
+    const unheld = async () => {
+      const { checks } = await oak.client.get<DoctorResult>('doctor')
+      return checks.find(({ id }) => id === 'content.unheld')?.message
+    }
+    expect(await unheld()).toMatch(/1 artifacts .*: before$/)
+    await done(oak, 'get', 'before', '--to', lab.path('back'))
+    expect(await unheld()).toBeUndefined()
     // Two truths with one seq are a proof that anybody would keep.
     for (const { state } of [oak, elm]) expect(proofsIn(state)).toEqual([0, 0])
   })

@@ -1,6 +1,6 @@
 /**
  * Machines in boxes, for what people type on machines of their own: each with a name, an address on one switch, the standard ports, root's
- * home, and an /etc, /run, /usr/local, /var/lib and (if it is said) Nix store that are nobody else's. Programs are those of this machine.
+ * home, and an /etc, /run, /tmp, /usr/local, /var/lib and (if it is said) Nix store that are nobody else's. Programs are those of this machine.
  *
  * In place of systemd is a script that starts and stops one service, as its unit says; the unit under a real one is tested elsewhere. Needs
  * root and Linux; everything ends with the box.
@@ -8,7 +8,7 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { promisify, stripVTControlCharacters } from 'node:util'
 import { type Bundle, type Outcome, until } from '../agents.ts'
 import { type Hosts, makeHosts } from './three-hosts.ts'
@@ -130,6 +130,9 @@ export class Box implements AsyncDisposable {
       ...['/run', '/var/lib', '/var/log', '/var/cache'].map((place) => `mount -t tmpfs tmpfs ${place}`),
       ...binds.map((bind) => bind.split(' ')).map(([at, from]) => `mount --bind ${this.#directory}/${from} ${at}`),
       'mkdir -p /run/systemd/system',
+      // A /tmp of its own, in which the bundle and this directory are where they were.
+      `mkdir /run/tmp && mount --bind ${tmpdir()} /run/tmp && mount -t tmpfs tmpfs ${tmpdir()}`,
+      `ln -s /run/tmp/undernet-bundle-* /run/tmp/${basename(this.#directory)} ${tmpdir()}`,
       `touch ${this.#directory}/ready`,
       // Whoever is left by its parent comes to this shell, and is buried by it.
       'sleep infinity & wait',

@@ -1,9 +1,9 @@
 /**
  * Every example of every command's help, typed word for word on machines in boxes: apple, which made the network home, gate, web1, db1 and
- * builder, which are members, and lone, which is none. Where an example is not typed on gate, or needs something to be there before, WAYS
+ * builder, which are members, lone, which is none, and fresh, where no agent runs. Where an example is not typed on gate, or needs something to be there before, WAYS
  * says so; the others are typed as they are, in the order of the commands.
  */
-import { readFileSync } from 'node:fs'
+import { copyFileSync } from 'node:fs'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { CommandLine } from '../../agent/cli/command-line.ts'
 import { commands } from '../../agent/cli/commands.ts'
@@ -14,8 +14,8 @@ import { hasNamespaces } from '../lan.ts'
 import { hasNix, NixClosure } from '../nix-paths.ts'
 import { type Box, Boxes } from './boxes.ts'
 
-const MACHINES = ['apple', 'gate', 'web1', 'db1', 'builder', 'lone']
-const WITH_AGENT = MACHINES.filter((name) => name !== 'lone')
+const WITH_AGENT = ['apple', 'gate', 'web1', 'db1', 'builder']
+const MACHINES = [...WITH_AGENT, 'lone', 'fresh']
 /** As the command line says that something is not there: it may be on its way. */
 const EXIT_NOT_FOUND = 5
 const ARRIVES_MS_MAX = 30_000
@@ -115,6 +115,19 @@ const WAYS: Readonly<Record<string, Way>> = {
   'dns-conf dnsmasq | sudo tee /etc/dnsmasq.d/undernet.conf': { first: ['mkdir -p /etc/dnsmasq.d'] },
   // In a box something is always to be mended.
   doctor: { ends: [0, 1] },
+  'doctor --json | jq -r \'.checks[] | select(.state != "ok") | .id\'': { ends: [0, 1] },
+  'backup node.age': { answers: [PASSPHRASE, PASSPHRASE] },
+  'backup --passphrase-file pass "/backup/$(hostname)-$(date +%F).age"': {
+    first: ['mkdir backup'],
+    meant: [['/backup/', () => 'backup/']],
+  },
+  'restore node.age': { on: 'fresh', answers: [PASSPHRASE] },
+  'restore node.age --state /var/lib/undernet --passphrase-file pass': { on: 'fresh' },
+  'restore node.age --replace': { on: 'fresh', answers: [PASSPHRASE] },
+  'restore --before-upgrade': {
+    on: 'fresh',
+    first: ['cp /var/lib/undernet/state.db{,.before-upgrade}'],
+  },
 }
 
 const ASKING = [
@@ -197,6 +210,8 @@ describe.skipIf(!hasNamespaces || !hasNix)('examples of --help', () => {
           `skopeo --insecure-policy copy --dest-tls-verify=false oci:image docker://127.0.0.1:7478/home/team/app:${tag}`,
         )
     }
+    if (example === 'backup node.age')
+      copyFileSync(boxes.get('gate').path('/root/node.age'), boxes.get('fresh').path('/root/node.age'))
     if (example === 'uninstall --purge') await boxes.get('lone').goOn('agent start', /agent\.started/)
     if (example === 'member revoke web1') {
       const builder = boxes.get('builder')
@@ -207,7 +222,7 @@ describe.skipIf(!hasNamespaces || !hasNix)('examples of --help', () => {
     if (example === 'invite')
       invitation = (await succeeds(apple, 'agent invite --list --json | jq -r .invitations[0].id')).stdout.trim()
     if (example.startsWith('network export-root home --to -'))
-      boxes.get('lone').file('/root/home-root.age', readFileSync(apple.path('/root/home-root.age'), 'utf8'))
+      copyFileSync(apple.path('/root/home-root.age'), boxes.get('lone').path('/root/home-root.age'))
   }
 
   async function succeeds(
@@ -241,7 +256,7 @@ async function furnish(box: Box, bundle: Bundle, closure: NixClosure): Promise<v
   if (box.name === 'gate') writeImage(box.path('/root/image'), { layers: [Buffer.from('a layer')] })
   box.file('/root/site/index.html', `${box.name}\n`)
   box.file('/root/www/health', 'well\n')
-  const steps = [`ln -s ${closure.root} result`, 'mount -t tmpfs tmpfs /mnt', 'mkdir -p /tmp/none']
+  const steps = [`ln -s ${closure.root} result`, 'mount -t tmpfs tmpfs /mnt']
   const address = EXAMPLE_ADDRESSES[box.name]
   if (address !== undefined) steps.push(`ip address add ${address}/24 dev eth0`)
   const { code, stderr } = await box.type(steps.join(' && '))

@@ -65,6 +65,7 @@ describe('the running agent', () => {
     versions: ['0.3.0', '0.3.9'],
     content: { bytes: 10, quotaBytes: 100 },
     freeBytes: 1_000,
+    unheld: [],
   }
 
   it('finds nothing where all is well', () => {
@@ -94,6 +95,18 @@ describe('the running agent', () => {
   it('says that the quota does not fit on the disk', () => {
     const content = { bytes: 10, quotaBytes: 5_000 }
     expectFinding(doctorOf({ ...well, content }), 'disk.quota', 'warning', /does not fit/, /quota/)
+  })
+
+  it('says that what it publishes is not here', () => {
+    const unheld = ['letter', 'bundle', 'c', 'd']
+    const checks = doctorOf({ ...well, unheld })
+    expectFinding(
+      checks,
+      'content.unheld',
+      'warning',
+      /4 artifacts .*: letter, bundle, c, …/,
+      /agent get letter.*agent unpublish letter/,
+    )
   })
 
   it('passes on its warnings, and fails for those that keep a node from its work', () => {
