@@ -143,12 +143,13 @@ async function startNode(
   const mayAsk = (peerId: string, network: string) => entrance.mayAsk(peerId, network)
   const about = (digest: string) => later.substituter?.pathOf(digest) ?? `blob ${digest}`
   const onFault = ({ peerId, digest, reason }: Fault) => faults.add({ peerId, about: about(digest), reason })
+  const onLied: Entrance['noteLie'] = (lie) => entrance.noteLie(lie)
   const { quotaBytes, uploadRateBytes } = values
   const lanes = { port: values.lanePort, listen, hostOf: (peerId: string) => host.hostOf(peerId) }
   const access = { self: host.peerId, mayFetch, mayAsk }
   const sharing = new Sharing({ db, cacheKey, privatePaths: values.privatePaths, mayFetch: isFetcher, log }, stack)
   const content = await startContent(
-    { state, db, sharing, quotaBytes, uploadRateBytes, streams: host, key, ...access, lanes, onFault, log },
+    { state, db, sharing, quotaBytes, uploadRateBytes, streams: host, key, ...access, lanes, onFault, onLied, log },
     stack,
   )
   const { blobs, published, passThrough } = content

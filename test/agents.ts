@@ -20,6 +20,8 @@ const START_MS_MAX = 60_000
 /** An interrupted test leaves no agent running: the kernel ends it with its parent. */
 const SETPRIV = '/usr/bin/setpriv'
 const DIES_WITH_US = existsSync(SETPRIV) ? [SETPRIV, '--pdeathsig', 'KILL'] : []
+/** Names the directory of a bundle for all tests of a run. */
+export const SHARED_BUNDLE = 'TEST_BUNDLE'
 /** Kept of each agent's log, for the message of a failure. */
 const LOG_LINES_MAX = 200
 const POLL_MS = 25
@@ -67,7 +69,7 @@ export class RealAgent implements AsyncDisposable {
 
   private constructor(options: AgentOptions) {
     this.name = options.name
-    this.#entry = options.entry ?? SOURCES
+    this.#entry = options.entry ?? Bundle.shared?.entry ?? SOURCES
     this.#namespace = options.namespace
     this.#ownsState = options.state === undefined
     this.state = options.state ?? mkdtempSync(join(tmpdir(), `undernet-${options.name}-`))
@@ -194,7 +196,7 @@ export class RealAgent implements AsyncDisposable {
     const command = [...DIES_WITH_US, ...within, process.execPath]
     const child = spawn(command[0] ?? '', [...command.slice(1), ...args], {
       // Nobody's own configuration.
-      env: { ...process.env, XDG_CONFIG_HOME: this.state, ...options.env },
+      env: { ...process.env, XDG_CONFIG_HOME: this.state, ...Bundle.shared?.env, ...options.env },
       stdio: ['ignore', 'ignore', 'pipe'],
     })
     createInterface({ input: child.stderr as NonNullable<typeof child.stderr> }).on('line', (line) => {
@@ -282,14 +284,30 @@ export async function freePort(): Promise<number> {
 
 /** The agent as shipped, bundled into a directory of its own for as long as it is in use: a start takes half as long as from sources. */
 export class Bundle implements Disposable {
-  readonly directory = mkdtempSync(join(tmpdir(), 'undernet-bundle-'))
+  readonly directory: string
   /** For AgentOptions. */
-  readonly entry = join(this.directory, 'dist', 'main.js')
+  readonly entry: string
   /** Keeps compiled code with the bundle. */
-  readonly env = { CACHE_DIRECTORY: this.directory }
+  readonly env: { readonly CACHE_DIRECTORY: string }
+  readonly #isShared: boolean
+
+  private constructor(shared: string | undefined) {
+    this.directory = shared ?? mkdtempSync(join(tmpdir(), 'undernet-bundle-'))
+    this.entry = join(this.directory, 'dist', 'main.js')
+    this.env = { CACHE_DIRECTORY: this.directory }
+    this.#isShared = shared !== undefined
+  }
+
+  /** The one that all tests of a run share, where there is one: see shared-bundle.ts. */
+  static get shared(): Bundle | undefined {
+    const directory = process.env[SHARED_BUNDLE]
+    return directory === undefined ? undefined : new Bundle(directory)
+  }
 
   static async build(): Promise<Bundle> {
-    const bundle = new Bundle()
+    const { shared } = Bundle
+    if (shared) return shared
+    const bundle = new Bundle(undefined)
     const script = fileURLToPath(new URL('../nix/build.ts', import.meta.url))
     const { code, stderr } = await run(process.execPath, [script, join(bundle.directory, 'dist')])
     if (code !== 0) throw new Error(`the bundle cannot be built: ${stderr}`)
@@ -301,6 +319,6 @@ export class Bundle implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    rmSync(this.directory, { recursive: true, force: true })
+    if (!this.#isShared) rmSync(this.directory, { recursive: true, force: true })
   }
 }

@@ -6,7 +6,12 @@ import { defineConfig } from 'vitest/config'
 
 /** Thirty agents, and twenty that start at once. */
 const CROWD = ['test/cluster/thirty.test.ts', 'test/cluster/fleet.test.ts']
-const patient = { pool: 'forks', testTimeout: 120_000, hookTimeout: 120_000 } as const
+const patient = {
+  pool: 'forks',
+  testTimeout: 120_000,
+  hookTimeout: 120_000,
+  globalSetup: 'test/shared-bundle.ts',
+} as const
 const oneAtATime = { ...patient, fileParallelism: false } as const
 const threeAtATime = { ...patient, maxWorkers: 3 } as const
 

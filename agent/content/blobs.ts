@@ -247,7 +247,7 @@ export class Blobs implements BlobStore {
     if (before !== undefined && before.network !== network) this.dropPartial(before)
     const heldBytes = this.index.partial(digest)?.sizeBytes ?? 0
     this.makeRoom(sizeBytes - heldBytes, sizeBytes)
-    this.#makeDiskRoom(sizeBytes - heldBytes)
+    this.makeDiskRoom(sizeBytes - heldBytes)
     this.index.putPartial({ digest, sizeBytes, network }, this.#now())
     this.#partialBytes += sizeBytes - heldBytes
   }
@@ -296,7 +296,7 @@ export class Blobs implements BlobStore {
    * What others have filled the disk with is no part of the quota: told before anything is fetched, since whoever waits for it may then have
    * it without it being kept.
    */
-  #makeDiskRoom(bytes: number): void {
+  makeDiskRoom(bytes: number): void {
     const freeBytes = bytes > 0 ? this.#freeBytes() : undefined
     if (freeBytes === undefined || freeBytes >= bytes + DISK_SPARE_BYTES) return
     const leaving = this.#toFree(bytes + DISK_SPARE_BYTES - freeBytes)

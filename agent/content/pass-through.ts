@@ -82,9 +82,7 @@ export class PassThrough implements AsyncDisposable {
         const source = sizeBytes <= WHOLE_BYTES_MAX ? await inMemory(blob, options.signal, free) : blob
         // A lie about a small one costs a try; with a large one it comes out at the end.
         if (source === undefined) continue
-        this.#count++
-        this.#lastMs = (this.#init.now ?? Date.now)()
-        this.#init.log.info({ digest, sizeBytes }, 'blob.unkept')
+        this.#note(digest, sizeBytes)
         return source
       }
     } catch (error) {
@@ -93,9 +91,61 @@ export class PassThrough implements AsyncDisposable {
     }
   }
 
+  /**
+   * The same for a blob that comes from outside the mesh, of which `read` gives what follows an offset.
+   *
+   * @throws {AgentError} `cancelled`; reads throw what `read` throws, and `corrupt` instead of giving the last byte of another blob
+   */
+  async openFrom(
+    { digest, sizeBytes }: { digest: Digest; sizeBytes: number },
+    read: (from: number, signal: AbortSignal) => AsyncIterable<Uint8Array>,
+    signal: AbortSignal,
+  ): Promise<BlobSource> {
+    const free = await this.#slots.take(signal)
+    this.#note(digest, sizeBytes)
+    return {
+      sizeBytes,
+      read: (offset, length, until) => verified(read(0, until), { digest, sizeBytes, offset, length }),
+      close: async () => free(),
+    }
+  }
+
+  #note(digest: Digest, sizeBytes: number): void {
+    this.#count++
+    this.#lastMs = (this.#init.now ?? Date.now)()
+    this.#init.log.info({ digest, sizeBytes }, 'blob.unkept')
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#sessions[Symbol.asyncDispose]()
   }
+}
+
+/**
+ * A part of what comes, which is read from its beginning and hashed: the last byte only when all is what it should be. A part from the middle is held
+ * against nothing: whoever asks for parts puts them together, and knows the hash.
+ */
+async function* verified(
+  chunks: AsyncIterable<Uint8Array>,
+  { digest, sizeBytes, offset, length }: { digest: Digest; sizeBytes: number; offset: number; length: number },
+): AsyncGenerator<Uint8Array> {
+  const hash = createHash('sha256')
+  const end = offset + length
+  let at = 0
+  let last: Uint8Array | undefined
+  for await (const chunk of chunks) {
+    hash.update(chunk)
+    const wanted = chunk.subarray(Math.max(0, offset - at), Math.max(0, Math.min(end, sizeBytes - 1) - at))
+    if (at + chunk.byteLength >= sizeBytes) last = chunk.subarray(Math.max(0, sizeBytes - 1 - at))
+    at += chunk.byteLength
+    if (at > sizeBytes) break
+    if (wanted.byteLength > 0) yield wanted
+    if (at >= end && end < sizeBytes) return
+  }
+  if (at < sizeBytes) throw new AgentError('failed', `${digest} ended after ${at} of ${sizeBytes} bytes`)
+  if (at > sizeBytes || hash.digest('hex') !== digest)
+    throw new AgentError('corrupt', `what came in place of ${digest} has another hash`)
+  if (last !== undefined && end === sizeBytes) yield last.subarray(0, length)
 }
 
 /** undefined when it is not what it should be. */

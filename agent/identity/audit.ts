@@ -37,6 +37,7 @@ export type AuditEvent =
   | 'peer.admitted'
   | 'peer.refused'
   | 'peer.cut'
+  | 'peer.lied'
   | 'access.refused'
   | 'member.joined'
   | 'member.revoked'

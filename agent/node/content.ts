@@ -9,7 +9,7 @@ import { Blobs } from '../content/blobs.ts'
 import { Fetcher, type FetcherInit } from '../content/fetcher.ts'
 import { Holdings } from '../content/holdings.ts'
 import type { LaneServer } from '../content/lane-server.ts'
-import { Lies } from '../content/lies.ts'
+import { type Lie, Lies } from '../content/lies.ts'
 import { PassThrough } from '../content/pass-through.ts'
 import { fromHex, PieceLists } from '../content/piece-lists.ts'
 import { Pins } from '../content/pins.ts'
@@ -41,6 +41,8 @@ type ContentDeps = {
   mayFetch: PieceServerInit['mayFetch']
   mayAsk: NonNullable<FetcherInit['mayAsk']>
   onFault: NonNullable<FetcherInit['onFault']>
+  /** A peer signed what is false, which was not known of it. */
+  onLied: (lie: Lie) => void
   log: Log
 }
 
@@ -66,7 +68,21 @@ export type Content = {
 
 /** Parts that stop are left to the stack. */
 export async function startContent(deps: ContentDeps, stack: AsyncDisposableStack): Promise<Content> {
-  const { state, db, sharing, quotaBytes, uploadRateBytes, streams, self, key, mayFetch, mayAsk, onFault, log } = deps
+  const {
+    state,
+    db,
+    sharing,
+    quotaBytes,
+    uploadRateBytes,
+    streams,
+    self,
+    key,
+    mayFetch,
+    mayAsk,
+    onFault,
+    onLied,
+    log,
+  } = deps
   const lists = new PieceLists(db)
   const index = new BlobIndex(db)
   const blobs = Blobs.open({ directory: state.file('blobs'), index, lists, quotaBytes, log })
@@ -83,6 +99,7 @@ export async function startContent(deps: ContentDeps, stack: AsyncDisposableStac
     if (!lies.keep(lie)) return
     const { peerId, digest, bytes } = lie
     log.warn({ peerId, digest, signed: Buffer.from(bytes).toString('base64url') }, 'blob.lie')
+    onLied(lie)
   }
   const sign: PieceServerInit['sign'] = (digest, network, { sizeBytes, root }) => {
     // Of one piece the digest is the list.

@@ -111,6 +111,14 @@ export class Entrance implements Disposable {
     return membership !== undefined && this.gate.memberOf(membership.network, peerId) !== undefined
   }
 
+  /** A peer signed what is false, in a network by its id. */
+  noteLie({ peerId, network, digest }: { peerId: string; network: string; digest: string }): void {
+    const membership = this.networks.get(network)
+    const name = membership && this.gate.memberOf(membership.network, peerId)?.name
+    const where = membership?.name ?? OPEN_NETWORK_NAME
+    this.audit.append({ event: 'peer.lied', network: where, peerId, name, why: `a false piece list of ${digest}` })
+  }
+
   /** Names of the networks shared with a connected peer. */
   sharedWith(peerId: string): string[] {
     const { open = false, members = [] } = this.gate.admitted(peerId) ?? {}

@@ -106,6 +106,7 @@ export class NodeOci {
       arrivals: this.arrivals,
       blobs,
       fetcher,
+      passThrough,
       upstreamOf: (prefix) => this.#upstreamOf(prefix),
       freshMs: () => deps.values().registryFreshMs,
       log,

@@ -16,6 +16,7 @@ import {
 } from '../../protocols/arriving/exchange.ts'
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { Frames } from '../../protocols/frame.ts'
+import type { Blobs } from '../content/blobs.ts'
 import type { BlobHolder, BlobSource, BlobStore } from '../content/content.ts'
 import type { Uploads } from '../content/uploads.ts'
 import { AgentError, reasonOf } from '../error.ts'
@@ -53,7 +54,7 @@ export type ArrivalScope = {
 
 export type ArrivalsInit = {
   self: string
-  blobs: Pick<BlobStore, 'write' | 'open'>
+  blobs: Pick<BlobStore, 'write' | 'open'> & Pick<Blobs, 'makeRoom' | 'makeDiskRoom'>
   holdings: Pick<BlobHolder, 'open' | 'networksOf'>
   shared: {
     claim(digest: Digest, sizeBytes: number, network: string, signal: AbortSignal): Promise<Claim>
@@ -162,6 +163,9 @@ export class Arrivals implements AsyncDisposable {
     const isAlone = network === undefined || this.#isSpoilt(digest)
     using claim = isAlone ? undefined : await shared.claim(digest, wanted.sizeBytes, network, arrival.signal)
     if (claim?.isHere) return claim.peerId
+    // Before anything of it is read: whoever waits may then have it without it being kept.
+    blobs.makeRoom(wanted.sizeBytes, wanted.sizeBytes)
+    blobs.makeDiskRoom(wanted.sizeBytes)
     try {
       const options = { ...(network !== undefined && { network }), onFile: (path: string) => arrival.opens(path) }
       await blobs.write(digest, this.#bytes(arrival, wanted, claim), arrival.signal, options)

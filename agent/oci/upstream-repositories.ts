@@ -7,10 +7,11 @@
  */
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import type { ImageTag } from '../catalog/image-tags.ts'
-import type { BlobFetcher, BlobSource, BlobStore } from '../content/content.ts'
+import type { BlobFetcher, BlobSource, BlobStore, FetchOptions } from '../content/content.ts'
+import type { PassThrough } from '../content/pass-through.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
-import type { Arrivals } from './arrivals.ts'
+import type { Arrivals, WantedBlob } from './arrivals.ts'
 import { OciError } from './errors.ts'
 import { type FetchedManifests, opened } from './fetched-manifests.ts'
 import type { LocalRepositories } from './local-repositories.ts'
@@ -55,6 +56,8 @@ export type UpstreamRepositoriesInit = {
   arrivals: Pick<Arrivals, 'open'>
   blobs: Pick<BlobStore, 'has' | 'open'>
   fetcher: Pick<BlobFetcher, 'open'>
+  /** For what there is no room for. */
+  passThrough: Pick<PassThrough, 'open' | 'openFrom'>
   upstreamOf: (prefix: string) => Upstream | undefined
   /** For how long an answer about a tag holds. */
   freshMs: () => number
@@ -335,7 +338,7 @@ export class UpstreamRepositories implements Pick<Repositories, 'exists' | 'reso
     signal: AbortSignal,
   ): Promise<BlobSource> {
     const { registry, path, name, network } = asked
-    const { local, parts, arrivals, fetcher } = this.#init
+    const { local, parts, arrivals } = this.#init
     const isPrivate = parts.hasPrivate(name)
     local.addBlob(name, blob, false)
     parts.setPrivate(name, blob, isPrivate)
@@ -343,19 +346,34 @@ export class UpstreamRepositories implements Pick<Repositories, 'exists' | 'reso
     const called = `${registry.prefix}/${path}`
     const isSaid = network?.tags.publishers(called).some((peerId) => peerId !== this.#init.self) ?? false
     const shared = isSaid ? network?.id : this.#sharedIn(asked, isPrivate)
-    return await arrivals.open(
-      {
-        digest: blob,
-        sizeBytes,
-        network: shared,
-        fromOutside: (from, until) => registry.blob(path, digest, from, until),
-        fromHolder: async (peerId, until) => {
+    const wanted: WantedBlob = {
+      digest: blob,
+      sizeBytes,
+      network: shared,
+      fromOutside: (from, until) => registry.blob(path, digest, from, until),
+      fromHolder: (peerId, until) =>
+        this.#fromHolder(blob, () => {
           const sources = network?.sources([peerId], blob, until) ?? []
-          return await fetcher.open(blob, { network: shared ?? '', sources, signal: until, sizeBytes })
-        },
-      },
-      signal,
-    )
+          return { network: shared ?? '', sources, signal: until, sizeBytes }
+        }),
+    }
+    try {
+      return await arrivals.open(wanted, signal)
+    } catch (error) {
+      signal.throwIfAborted()
+      if (!isLimit(error)) throw error
+      return await this.#init.passThrough.openFrom(wanted, wanted.fromOutside, signal)
+    }
+  }
+
+  async #fromHolder(blob: Digest, options: () => FetchOptions): Promise<BlobSource> {
+    const { fetcher, passThrough } = this.#init
+    try {
+      return await fetcher.open(blob, options())
+    } catch (error) {
+      if (!isLimit(error)) throw error
+      return await passThrough.open(blob, options())
+    }
   }
 
   /** The network in which it may be given on. */
@@ -382,6 +400,11 @@ export function upstreamSpace(prefix: string): string {
 /** The prefix of an upstream's space; undefined for a network's. */
 export function prefixOf(space: string): string | undefined {
   return space.startsWith(UPSTREAM_SPACE) ? space.slice(UPSTREAM_SPACE.length) : undefined
+}
+
+/** That there is no room for it. */
+function isLimit(error: unknown): boolean {
+  return error instanceof AgentError && error.code === 'limit'
 }
 
 /** What a member says that the registry answered; not what it pushed there itself. */

@@ -1,6 +1,6 @@
 /**
- * kill -9 in the middle of pushes to a real agent: what was acknowledged is there afterwards, an upload goes on from what came of it, and
- * nothing is half of anything.
+ * kill -9 in the middle of pushes to a real agent, and of a pull from another one: what was acknowledged is there afterwards, what came half goes on from
+ * there, and nothing is half of anything.
  */
 import { createHash, randomBytes } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -9,6 +9,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { RealAgent, until } from '../agents.ts'
+import { invite, joinWith, Lab, says } from './members.ts'
 
 const MIB = 1024 * 1024
 const LAYER_BYTES = 24 * MIB
@@ -17,6 +18,8 @@ const KILLS = 3
 const REPOSITORY = 'open/kill'
 const MANIFEST_TYPE = 'application/vnd.oci.image.manifest.v1+json'
 const SOON = { ms: 60_000 }
+/** What a peer is sent in a second. */
+const RATE_BYTES = 8 * MIB
 
 describe('kill -9', () => {
   const state = mkdtempSync(join(tmpdir(), 'undernet-oci-kill-'))
@@ -115,6 +118,56 @@ describe('kill -9', () => {
       expect([digest, bytes && digestOf(bytes)]).toEqual([digest, digest])
     }
     expect(acknowledged.size).toBeGreaterThan(KILLS)
+  })
+})
+
+describe('kill -9 in the middle of a pull', () => {
+  let lab: Lab
+  beforeAll(async () => {
+    lab = await Lab.open()
+  })
+  afterAll(() => lab[Symbol.asyncDispose]())
+
+  it('costs the pull, and not what came of it', async () => {
+    const layer = randomBytes(LAYER_BYTES)
+    const image = manifestOf(layer)
+    const path = 'home/app'
+    const urlOf = async (agent: RealAgent) => `${(await agent.status()).http}/v2/${path}`
+    // Slow enough that it is killed before the end.
+    const holder = await lab.start({ name: 'holder', flags: ['--no-open', '--upload-rate', String(RATE_BYTES)] })
+    await says(holder, 'network', 'create', 'home')
+    const bootstrap = [await holder.address()]
+    let puller = await lab.start({ name: 'puller', flags: ['--no-open'], bootstrap })
+    await joinWith(puller, await invite(holder))
+    const url = await urlOf(holder)
+    const query = new URLSearchParams({ digest: digestOf(layer) }).toString()
+    expect((await fetch(`${url}/blobs/uploads/?${query}`, { method: 'POST', body: layer })).status).toBe(201)
+    const headers = { 'content-type': MANIFEST_TYPE }
+    expect((await fetch(`${url}/manifests/1`, { method: 'PUT', headers, body: image })).status).toBe(201)
+
+    const manifestAt = async (agent: RealAgent) => {
+      const answer = await fetch(`${await urlOf(agent)}/manifests/1`)
+      return answer.ok ? Buffer.from(await answer.arrayBuffer()) : undefined
+    }
+    await until(async () => (await manifestAt(puller))?.equals(image) === true, { ...SOON, what: 'the tag came' })
+    const pull = async (agent: RealAgent) => {
+      const answer = await fetch(`${await urlOf(agent)}/blobs/${digestOf(layer)}`)
+      expect(answer.status).toBe(200)
+      return Buffer.from(await answer.arrayBuffer())
+    }
+    const fetched = async (agent: RealAgent) => (await agent.status()).content.fetchedBytes
+    const broken = pull(puller).then(
+      () => 'whole',
+      () => 'broken',
+    )
+    await until(async () => (await fetched(puller)) > LAYER_BYTES / 2, { ...SOON, what: 'half of it came' })
+    await puller.end('SIGKILL')
+    expect(await broken).toBe('broken')
+
+    puller = await lab.restart(puller)
+    await until(async () => (await manifestAt(puller))?.equals(image) === true, { ...SOON, what: 'the tag is there' })
+    expect((await pull(puller)).equals(layer)).toBe(true)
+    expect(await fetched(puller)).toBeLessThan((LAYER_BYTES * 3) / 4)
   })
 })
 

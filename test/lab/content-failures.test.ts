@@ -172,6 +172,7 @@ describe.skipIf(!hasNix)('while a store path is on its way to Nix', () => {
     const [entry] = here.logged('blob.lie')
     expect(entry).toMatchObject({ peerId: liar.peerId, digest: liar.digest, signed: expect.any(String) })
     expect(await nix.fetched()).toBeLessThan(ROOT_BYTES + AGAIN_BYTES)
+    expect((await here.run('audit')).stdout).toMatch(/peer\.lied .* in open: a false piece list of [0-9a-f]{64}/)
     here = await lab.restart(here)
     expect(await warned('peer.lied', liar.peerId)).toHaveLength(1)
   })

@@ -268,6 +268,15 @@ describe.skipIf(!isInstalled('skopeo') || !isInstalled('docker-registry'))('imag
     // The answer that others were given is fresh.
     await pulls(a, 'docker.io/up:1', up)
     expect(way.asked.length).toBe(asked)
+    // Nothing is kept of what there is no room for.
+    const full = await lab.start({
+      name: 'full',
+      flags: ['--no-open', '--quota', '1MiB', '--registries', `${way.url}?prefix=docker.io`],
+    })
+    urls.set(full, (await full.status()).http ?? '')
+    await pulls(full, 'docker.io/library/up:1', up)
+    expect((await full.status()).content.bytes).toBeLessThan(MIB)
+    await full.end()
     await way[Symbol.asyncDispose]()
     c = await lab.restart(c, {
       flags: ['--no-open', '--registry-fresh', '0s', '--registries', `${way.url}?prefix=docker.io`],

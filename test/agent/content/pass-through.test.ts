@@ -153,6 +153,49 @@ describe('a blob that is passed on', () => {
   })
 })
 
+describe('what comes from outside', () => {
+  const wanted = { digest: ID.large, sizeBytes: LARGE.byteLength }
+  /** In crumbs of other sizes than pieces have. */
+  const giving = (bytes: Uint8Array) =>
+    async function* (from: number) {
+      for (let at = from; at < bytes.byteLength; at += 100_001) yield bytes.subarray(at, at + 100_001)
+    }
+
+  test('is read whole or in part', async () => {
+    const { passThrough } = await passing()
+    for (const [offset, length] of [
+      [0, LARGE.byteLength],
+      [5, 300_000],
+      [LARGE.byteLength - 1, 1],
+      [LARGE.byteLength - 400_000, 400_000],
+    ] as const) {
+      await using source = asDisposable(await passThrough.openFrom(wanted, giving(LARGE), never))
+      const read = await readAll(source, offset, length)
+      expect(Buffer.compare(read, LARGE.subarray(offset, offset + length))).toBe(0)
+    }
+    expect(passThrough.stats.count).toBe(4)
+  })
+
+  test('lacks its last byte when it is another blob, is too short or too long', async () => {
+    const { passThrough } = await passing()
+    const faults = { corrupt: [altered(LARGE, 7), Buffer.concat([LARGE, SMALL])], failed: [LARGE.subarray(0, -1)] }
+    for (const [code, all] of Object.entries(faults))
+      for (const bytes of all) {
+        await using source = asDisposable(await passThrough.openFrom(wanted, giving(bytes), never))
+        let sizeBytes = 0
+        const reading = (async () => {
+          for await (const chunk of source.read(0, source.sizeBytes, never)) sizeBytes += chunk.byteLength
+        })()
+        await expect(reading).rejects.toMatchObject({ code })
+        expect(sizeBytes).toBeLessThan(LARGE.byteLength)
+      }
+  })
+})
+
+function asDisposable(source: BlobSource): BlobSource & AsyncDisposable {
+  return Object.assign(source, { [Symbol.asyncDispose]: async () => source.close?.() })
+}
+
 test('a quota that is full of pins refuses a fetch, and what is fetched past it leaves no trace', async () => {
   await using node = await ContentNode.start(known, { quotaBytes: 2 ** 20 })
   await node.store.publish(pattern(2 ** 20 - 10, 7))
