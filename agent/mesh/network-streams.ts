@@ -13,6 +13,7 @@ import { WireError } from '../../protocols/error.ts'
 import { encodeFrame } from '../../protocols/frame.ts'
 import { hexOf } from '../../protocols/membership/statement.ts'
 import { decodeHeader, encodeHeader, HEADER_BYTES_MAX, NETWORK_PROTOCOL } from '../../protocols/membership/streams.ts'
+import { TUNNEL_PROTOCOL } from '../../protocols/tunnel/tunnel.ts'
 import { AgentError } from '../error.ts'
 import type { Log } from '../log.ts'
 import type { Gate } from './gate.ts'
@@ -173,6 +174,8 @@ class Scope implements AsyncDisposable {
    */
   async openStream(peerId: string, protocol: string, signal: AbortSignal): Promise<Stream> {
     if (this.#options.host.isConnected(peerId)) this.#expectMember(peerId)
+    // Of tunnels there may be any number; what the network itself says is little, and tunnels wait for it.
+    if (protocol !== TUNNEL_PROTOCOL) return await this.#open(peerId, protocol, signal)
     return await this.#options.openings.inTurn(peerId, signal, () => this.#open(peerId, protocol, signal))
   }
 

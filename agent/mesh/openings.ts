@@ -1,11 +1,11 @@
 /**
- * Streams that are being opened, some at a time to each peer; the others wait their turn, first come, first served. libp2p refuses what is beyond its
+ * Tunnels that are being opened, some at a time to each peer; the others wait their turn, first come, first served. libp2p refuses what is beyond its
  * limit for a protocol, on both ends, and all streams of a network share one until their header is read: without turns, an application that makes a
  * hundred connections at once would have a third of them fail.
  */
 import { AgentError } from '../error.ts'
 
-/** Half of what both ends allow (network-streams.ts, HEADERS_MAX): the other end may be late in reading headers. */
+/** Half of what both ends allow (network-streams.ts, HEADERS_MAX): other streams need room, and the other end may be late in reading headers. */
 const AT_ONCE_MAX = 32
 /** For a peer: what a member may have open at all is no more. */
 const WAITING_MAX = 2_048

@@ -11,6 +11,7 @@ import { ephemeralNodeKey } from '../../../agent/identity/node-key.ts'
 import type { NetworkScope } from '../../../agent/mesh/network-streams.ts'
 import { encodeFrame, Frames } from '../../../protocols/frame.ts'
 import { encodeHeader, NETWORK_PROTOCOL } from '../../../protocols/membership/streams.ts'
+import { TUNNEL_PROTOCOL } from '../../../protocols/tunnel/tunnel.ts'
 import { openGate } from '../../open-gate.ts'
 import { type MemberHost, makeNetwork, startMember } from './member-hosts.ts'
 import { addressesOf, join, until } from './nodes.ts'
@@ -21,7 +22,7 @@ const AT_ONCE = 150
 const soon = () => AbortSignal.timeout(5_000)
 
 /** Answers each frame with itself, and tells who asked. */
-async function echo(scope: NetworkScope, options = { maxInboundStreams: 4 }): Promise<string[]> {
+async function echo(scope: NetworkScope, options = { maxInboundStreams: 4 }, protocol = ECHO): Promise<string[]> {
   const asked: string[] = []
   const answer = async (stream: Stream, peerId: string) => {
     asked.push(peerId)
@@ -30,7 +31,7 @@ async function echo(scope: NetworkScope, options = { maxInboundStreams: 4 }): Pr
       await frames.write(frame, soon())
     await frames.close(soon())
   }
-  await scope.handle(ECHO, answer, options)
+  await scope.handle(protocol, answer, options)
   return asked
 }
 
@@ -38,8 +39,9 @@ async function ask(
   scope: NetworkScope,
   peerId: string,
   bytes = Uint8Array.of(1, 2, 3),
+  protocol = ECHO,
 ): Promise<Uint8Array | undefined> {
-  const frames = new Frames(await scope.openStream(peerId, ECHO, soon()))
+  const frames = new Frames(await scope.openStream(peerId, protocol, soon()))
   await frames.write(bytes, soon())
   const answer = await frames.read(soon())
   await frames.close(soon())
@@ -62,13 +64,15 @@ async function connect(from: MemberHost, to: MemberHost): Promise<void> {
 }
 
 describe('a scope', () => {
-  it('opens as many streams as are asked for at once, some at a time', async () => {
+  it('opens as many tunnels as are asked for at once, some at a time', async () => {
     const home = makeNetwork()
     const [a, b] = await Promise.all([startMember('a', [home]), startMember('b', [home])])
     const [ofA, ofB] = [a.streams.of(home.id), b.streams.of(home.id)]
-    const asked = await echo(ofB, { maxInboundStreams: AT_ONCE })
+    const asked = await echo(ofB, { maxInboundStreams: AT_ONCE }, TUNNEL_PROTOCOL)
     await connect(a, b)
-    const answers = await Promise.all(Array.from({ length: AT_ONCE }, () => ask(ofA, b.peerId)))
+    const answers = await Promise.all(
+      Array.from({ length: AT_ONCE }, () => ask(ofA, b.peerId, Uint8Array.of(1, 2, 3), TUNNEL_PROTOCOL)),
+    )
     expect(answers.filter((answer) => answer?.byteLength === 3)).toHaveLength(AT_ONCE)
     expect(asked).toHaveLength(AT_ONCE)
   })
