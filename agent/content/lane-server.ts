@@ -31,7 +31,7 @@ import { LaneFrames } from './lane-frames.ts'
 import { OPEN_NETWORK_ID } from './publication-key.ts'
 import type { PieceServer, PieceServerInit } from './server.ts'
 
-/** Offers and lanes of one peer: two blobs at a time. */
+/** Offers and lanes of one peer: two that all it fetches shares, and as many that are being opened while others close. */
 const LANES_PER_PEER_MAX = 4
 /** Offers and lanes: each of the latter has a few pieces in memory. */
 const LANES_MAX = 64
