@@ -95,7 +95,7 @@ async function ready(
     address,
     pids: children.map(({ pid }) => pid ?? 0),
     [Symbol.dispose]: () => {
-      for (const child of children) child.kill('SIGKILL')
+      for (const child of children) child.kill()
       tidy()
     },
   }
