@@ -2,6 +2,7 @@
  * A machine that sleeps: the process of one of two members is stopped for a minute, by which time the other has given it up, and goes on. Counted
  * from then until both are connected again, and until a request to a service behind it is answered.
  */
+import { once } from 'node:events'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { PeerView } from '../agent/api/contract.ts'
 import { freePort, type RealAgent, run, until } from '../test/agents.ts'
@@ -28,6 +29,7 @@ export const bench: Bench = {
     await says(desk, 'policy', 'set', lab.file('policy.toml', POLICY), '--yes')
     await joinWith(laptop, await invite(desk), '--as', 'laptop')
     const server = webServer().listen(0, '127.0.0.1')
+    await once(server, 'listening')
     const port = (server.address() as { port: number }).port
     await says(laptop, 'service', 'add', 'web', String(port))
     const url = `http://web.home.internal:${port}/`

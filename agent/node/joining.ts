@@ -20,6 +20,7 @@ import type { Gate } from '../mesh/gate.ts'
 import type { Guests } from '../mesh/guests.ts'
 import type { Host } from '../mesh/host.ts'
 import { refusalIn } from '../mesh/refusals.ts'
+import { isRelayed } from '../mesh/relay-transport.ts'
 
 /** Dialling, a hello, and the issuer's disk. */
 const JOIN_MS_MAX = 20_000
@@ -144,7 +145,7 @@ export class Joining implements AsyncDisposable {
       if (refused !== undefined && !isLate(cause)) throw reasonIn(refused)
       throw new AgentError('failed', `the node that made the token cannot be reached: ${reasonOf(cause)}`, {
         cause,
-        next: `Is it running, and can this machine reach it at ${token.addresses.join(' or ') || 'any address'}?`,
+        next: whereabouts(token),
       })
     }
     const membership = networks.get(hexOf(token.network))
@@ -184,6 +185,13 @@ function reasonIn(refused: AgentError): AgentError {
 
 function restFor(ms: number, signal: AbortSignal): Promise<unknown> {
   return delay(ms, undefined, { signal, ref: false })
+}
+
+/** Where the issuer was looked for. */
+function whereabouts({ addresses }: Token): string {
+  const own = addresses.filter((one) => !isRelayed(one))
+  const asked = `Is it running, and can this machine reach it at ${own.join(' or ') || 'any address'}?`
+  return own.length === addresses.length ? asked : `${asked} Nor did a member that the token names carry to it.`
 }
 
 /** Nobody refused: the hello has a few seconds, and one of the two was too busy for that. */
