@@ -1,7 +1,7 @@
 /**
  * `npm run soak -- versions [COMMIT]`: the agent of another commit and that of this tree in one closed network. Each makes a network that the other
  * joins, finds and fetches what the other published, and reaches a service of the other; then a node of the older is upgraded where it stands, and goes
- * on as the same member. The older one is bundled from a work tree of its own, with the packages that are installed here.
+ * on as the same member. The older one is bundled from its own sources, with the packages that are installed here.
  */
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
@@ -134,11 +134,10 @@ async function reach(agent: RealAgent, name: string): Promise<string | undefined
 function bundleOf(wanted: string): string {
   say(`bundles ${wanted}`)
   const tree = join(directory, 'tree')
-  const git = (...args: string[]) => execFileSync('git', args, { cwd: root, stdio: ['ignore', 'ignore', 'inherit'] })
-  git('worktree', 'add', '--detach', '--quiet', tree, wanted)
-  stack.defer(() => {
-    git('worktree', 'remove', '--force', tree)
-  })
+  mkdirSync(tree)
+  const archive = join(directory, 'tree.tar')
+  execFileSync('git', ['archive', '--output', archive, wanted], { cwd: root, stdio: ['ignore', 'ignore', 'inherit'] })
+  execFileSync('tar', ['--extract', '--file', archive, '--directory', tree])
   symlinkSync(join(root, 'node_modules'), join(tree, 'node_modules'))
   const out = join(directory, 'older')
   mkdirSync(out)
