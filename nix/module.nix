@@ -70,6 +70,16 @@ let
   );
   portsOf = proto: map ({ port, ... }: port) (lib.filter (one: one.proto == proto) ports);
   lanes = valueOf "lanes";
+  # Datagrams of members come to this port and the one below.
+  reflect = valueOf "reflect";
+  reflectors =
+    if reflect == "off" || reflect == 0 then
+      [ ]
+    else
+      [
+        reflect
+        (reflect - 1)
+      ];
 
   httpAddress = valueOf "http";
   agent = "${cfg.package}/bin/agent";
@@ -129,7 +139,7 @@ in
     openFirewall = mkOption {
       type = types.bool;
       default = false;
-      description = "Whether to let peers in: the ports of `listen` and `lanes`, and mDNS.";
+      description = "Whether to let peers in: the ports of `listen`, `lanes` and `reflect`, and mDNS.";
     };
 
     joinFile = mkOption {
@@ -290,7 +300,7 @@ in
 
     networking.firewall = mkIf cfg.openFirewall {
       allowedTCPPorts = lib.unique (portsOf "tcp" ++ lib.optional (lanes != "off" && lanes != 0) lanes);
-      allowedUDPPorts = lib.unique (portsOf "udp" ++ lib.optional (valueOf "mdns") 5353);
+      allowedUDPPorts = lib.unique (portsOf "udp" ++ reflectors ++ lib.optional (valueOf "mdns") 5353);
     };
   };
 }

@@ -185,12 +185,12 @@ describe.skipIf(!hasNix).each(libs)('the NixOS module, with %s', (_, lib) => {
       containers: { enable: true },
       dns: { enable: true, domains: ['home.internal', 'lab.internal'] },
       settings: {
-        listen: ['/ip4/0.0.0.0/tcp/7577', '/ip6/::/tcp/7577', '/ip4/127.0.0.1/tcp/0'],
+        listen: ['/ip4/0.0.0.0/tcp/7577', '/ip6/::/tcp/7577', '/ip4/0.0.0.0/udp/7578/quic-v1', '/ip4/127.0.0.1/tcp/0'],
         http: '127.0.0.1:7578',
         registries: ['https://registry.example?prefix=docker.io', 'https://other.example:5000/?network=home'],
       },
     })
-    expect(networking.firewall).toEqual({ allowedTCPPorts: [7577, 7476], allowedUDPPorts: [5353] })
+    expect(networking.firewall).toEqual({ allowedTCPPorts: [7577, 7476], allowedUDPPorts: [7578, 7476, 7475, 5353] })
     expect(users.users.alice).toEqual({ extraGroups: ['undernet'] })
     expect(ofNix.extraOptions).toBe('!include /run/undernet-nix.conf')
     expect(systemd.services['undernet-nix-conf']?.script).toContain('extra-substituters = http://127.0.0.1:7578/nix')
