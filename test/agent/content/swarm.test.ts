@@ -241,7 +241,7 @@ describe('of several sources', () => {
     await serve(slow, {
       ...holder,
       get: async (...request) => {
-        if (given.length > 4) await delay(1_000)
+        if (given.length > 4) await delay(4_000)
         return await holder.get(...request)
       },
     })

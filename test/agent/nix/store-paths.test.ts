@@ -155,7 +155,7 @@ describe('asked of a peer', () => {
     paths.set(hashPart(1), info(1))
     await joins('builder', paths)
     const asker = await joins('asker', new Map(), 100)
-    town.dialMs = 400
+    town.dialMs = 1_500
     await expect(asker.ask('builder', HOME, hashPart(1), signal)).rejects.toThrow()
     expect(asker.isShunned('builder', HOME)).toBe(true)
     await until(() => !asker.isShunned('builder', HOME), { what: 'it is there' })
