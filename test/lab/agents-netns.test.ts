@@ -66,6 +66,7 @@ describe.skipIf(!hasNamespaces)('agents on two hosts of a LAN', () => {
     console.log(`noticed after ${Math.round(performance.now() - cutMs)} ms`)
     await until(async () => (await a.status()).warnings.some(({ code }) => code === 'peers.none'), {
       what: 'a says that it sees nobody',
+      ms: 60_000,
     })
     mend()
     await until(both, meet)

@@ -172,7 +172,13 @@ _agent; printf '%s\\n' "\${COMPREPLY[@]}"`,
     expect(await offered('agent trust ')).toEqual(expect.arrayContaining(['list', 'add', 'remove']))
     expect(await offered('agent search --li')).toEqual(['--limit'])
     expect(await offered('agent trust list --j')).toEqual(['--json'])
-    expect(await offered('agent start --no')).toEqual(['--no-mdns', '--no-port-mapping', '--no-relay', '--no-punch', '--no-open'])
+    expect(await offered('agent start --no')).toEqual([
+      '--no-mdns',
+      '--no-port-mapping',
+      '--no-relay',
+      '--no-punch',
+      '--no-open',
+    ])
   })
 
   it('offers names of artifacts, but none that a shell could take for more than a name', async () => {
