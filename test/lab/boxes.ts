@@ -8,7 +8,7 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { basename, dirname, join } from 'node:path'
+import { basename, dirname, join, relative } from 'node:path'
 import { promisify, stripVTControlCharacters } from 'node:util'
 import { type Bundle, type Outcome, until } from '../agents.ts'
 import { type Hosts, makeHosts } from './three-hosts.ts'
@@ -96,6 +96,12 @@ export class Boxes implements AsyncDisposable {
   }
 }
 
+/** The entry of the machine's /tmp that a file is in: where somebody's clone is there. */
+function entryInTmp(file: string): string | undefined {
+  const [first] = relative(tmpdir(), file).split('/')
+  return first === '..' ? undefined : first
+}
+
 export class Box implements AsyncDisposable {
   readonly name: string
   readonly address: string
@@ -123,6 +129,7 @@ export class Box implements AsyncDisposable {
     this.file('/etc/containers/containers.conf', CONTAINERS)
     this.file('/etc/containers/storage.conf', STORAGE)
     const binds = ['/etc etc', '/root root', '/usr/local local', ...(hasOwnNix ? ['/nix nix'] : [])]
+    const inTmp = entryInTmp(process.execPath)
     const script = [
       'set -e',
       `hostname ${this.name}`,
@@ -133,6 +140,7 @@ export class Box implements AsyncDisposable {
       // A /tmp of its own, in which the bundle and this directory are where they were.
       `mkdir /run/tmp && mount --bind ${tmpdir()} /run/tmp && mount -t tmpfs tmpfs ${tmpdir()}`,
       `ln -s /run/tmp/undernet-bundle-* /run/tmp/${basename(this.#directory)} ${tmpdir()}`,
+      ...(inTmp === undefined ? [] : [`ln -s /run/tmp/${inTmp} ${tmpdir()}`]),
       `touch ${this.#directory}/ready`,
       // Whoever is left by its parent comes to this shell, and is buried by it.
       'sleep infinity & wait',
