@@ -1,17 +1,18 @@
 /**
  * `npm run soak -- install`: `agent install` on machines that boot a real systemd, and what the unit is there for: that it goes on under its hardening,
  * who may use it, what happens when it is killed, hangs or cannot start, what Nix, container engines and the resolver are told, and that nothing is
- * left in the end. Needs root, debootstrap and systemd-nspawn (apt-get install debootstrap systemd-container), and `npm run build` before.
+ * left in the end. Needs root, debootstrap and systemd-nspawn (apt-get install debootstrap systemd-container); builds dist/ if it is not there.
  */
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { styleText } from 'node:util'
 import type { PublishResult, Status } from '../agent/api/contract.ts'
 import { copyProgram, runningProgram } from '../agent/install/program.ts'
 import { Root } from '../agent/install/root.ts'
+import { bundle } from '../nix/build.ts'
 import { until } from '../test/agents.ts'
 import { makeHosts } from '../test/lab/three-hosts.ts'
 import { Machine } from '../test/machines/machine.ts'
@@ -22,6 +23,7 @@ const MS_MAX = 15 * 60_000
 const SOON_MS_MAX = 60_000
 const POLL_MS = 200
 const UNIT = 'undernet.service'
+const BUNDLE = fileURLToPath(new URL('../dist/main.js', import.meta.url))
 /** What is run before anything is installed: as a stick that somebody brings. */
 const BROUGHT = ['/mnt/program/bin/node', '/mnt/program/dist/main.js']
 /** The promise of the unit. */
@@ -362,7 +364,8 @@ const tooLong = setTimeout(() => {
 try {
   await using stack = new AsyncDisposableStack()
   stack.defer(() => rmSync(shared, { recursive: true, force: true }))
-  const program = runningProgram(fileURLToPath(new URL('../dist/main.js', import.meta.url)))
+  if (!existsSync(BUNDLE)) await bundle(dirname(BUNDLE))
+  const program = runningProgram(BUNDLE)
   copyProgram(program, new Root(shared), '/program')
   // For users who are nobody, too.
   chmodSync(shared, 0o755)
