@@ -5,6 +5,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import {
   type AbortOptions,
+  ConnectionClosedError,
   type CreateStreamOptions,
   type MultiaddrConnection,
   StreamMessageEvent,
@@ -55,7 +56,9 @@ export class QuicMuxer extends TypedEventEmitter<StreamMuxerEvents> implements S
     super()
     this.#native = native
     this.#raw = raw
-    raw.addEventListener('close', () => this.abort(new Error('the connection was closed')), { once: true })
+    raw.addEventListener('close', () => this.abort(new ConnectionClosedError('the connection was closed')), {
+      once: true,
+    })
     this.#watching = setInterval(() => this.#boundUnproven(), UNPROVEN_LOOK_MS).unref()
   }
 
@@ -113,7 +116,7 @@ export class QuicMuxer extends TypedEventEmitter<StreamMuxerEvents> implements S
     } catch {
       // Whoever does not end in time is reset.
     }
-    this.abort(new Error('the connection was closed'))
+    this.abort(new ConnectionClosedError('the connection was closed'))
   }
 
   abort(error: Error): void {

@@ -32,6 +32,14 @@ const RETRY_MAX_MS = 60_000
 /** After a refusal: few of these are ever taken back. */
 const REFUSED_FIRST_MS = 60_000
 const REFUSED_MAX_MS = 3_600_000
+/** What streams fail with, by name, when their connection goes. */
+const LOST = new Set([
+  'ConnectionClosedError',
+  'ConnectionClosingError',
+  'MuxerClosedError',
+  'StreamAbortedError',
+  'StreamResetError',
+])
 /** Peers that are shown the new certificate at once; each is a hello of some milliseconds. */
 const SHOWN_AT_ONCE = 4
 /** A machine is in sixteen networks at most; the rest is a mistake. */
@@ -194,9 +202,13 @@ function whereabouts({ addresses }: Token): string {
   return own.length === addresses.length ? asked : `${asked} Nor did a member that the token names carry to it.`
 }
 
-/** Nobody refused: the hello has a few seconds, and one of the two was too busy for that. */
+/**
+ * Nobody refused: the hello has a few seconds, and one of the two was too busy for that; or it was said on one of two connections, of which the other
+ * stayed.
+ */
 function isLate(error: unknown): boolean {
   const cause = refusalIn(error)?.cause
+  if ([error, cause].some((one) => one instanceof Error && LOST.has(one.name))) return true
   if (cause instanceof WireError) return cause.code === 'timeout' || cause.code === 'closed'
   return cause instanceof DOMException && cause.name === 'TimeoutError'
 }

@@ -1,7 +1,9 @@
 /** Tokens used by hand and from a file, against a gate that answers as the test says. */
+
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { ConnectionClosedError, StreamResetError } from '@libp2p/interface'
 import { multiaddr } from '@multiformats/multiaddr'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { AgentError } from '../../../agent/error.ts'
@@ -70,6 +72,8 @@ describe('a token that somebody hands in', () => {
     gate.join
       .mockRejectedValueOnce(refusal('timeout', 'no hello in time'))
       .mockRejectedValueOnce(timeout)
+      .mockRejectedValueOnce(new ConnectionClosedError('the connection was closed'))
+      .mockRejectedValueOnce(new AgentError('not-allowed', 'no connection', { cause: new StreamResetError('reset') }))
       .mockImplementationOnce(async () => enter(1))
     expect(await joining.join(token(1), undefined, signal)).toMatchObject({ name: 'network1' })
     gate.join.mockRejectedValue(refusal('closed', 'the connection ended during the hello'))
@@ -77,7 +81,7 @@ describe('a token that somebody hands in', () => {
       code: 'failed',
       message: expect.stringContaining('cannot be reached'),
     })
-    expect(gate.join).toHaveBeenCalledTimes(3 + 5)
+    expect(gate.join).toHaveBeenCalledTimes(5 + 5)
   })
 
   test('whose network was left again meanwhile has not brought this node into it', async () => {
