@@ -183,6 +183,13 @@ export class Gate implements Disposable {
     this.#door = door
   }
 
+  /** How many are in for nothing but to be carried to this member. */
+  guestsOf(issuer: Uint8Array): number {
+    const isGuest = ({ admission: { guest, members } }: Live) =>
+      guest !== undefined && members.length === 0 && sameBytes(guest.issuer, issuer)
+    return [...this.#live.values()].flat().filter(isGuest).length
+  }
+
   /** What a connected peer proved; undefined for whoever is not in. */
   admitted(peerId: string): Admission | undefined {
     return this.#live.get(peerId)?.at(-1)?.admission

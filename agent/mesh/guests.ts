@@ -23,6 +23,8 @@ import type { Relays } from './relays.ts'
 
 /** A direct dial that has not come through by then is not waited for. */
 const RELAY_AFTER_MS = 300
+/** Of one member: who has its token makes as many keys as he likes, and each would hold a connection for a minute. */
+const GUESTS_MAX = 8
 /** Of one guest: he needs one, and one that is tried again. */
 const STREAMS_MAX = 2
 /** As multiaddrs have it, behind the relay's own address. */
@@ -30,7 +32,7 @@ const CIRCUIT = '/p2p-circuit'
 
 export type GuestsOptions = {
   host: Pick<Host, 'dial' | 'handle' | 'unhandle'>
-  gate: Pick<Gate, 'admitted' | 'passes' | 'refresh' | 'useDoor'>
+  gate: Pick<Gate, 'admitted' | 'guestsOf' | 'passes' | 'refresh' | 'useDoor'>
   relays: Pick<Relays, 'admitsGuestOf' | 'carryGuest' | 'reachAsGuest'>
   log: Log
 }
@@ -48,7 +50,10 @@ export class Guests implements AsyncDisposable {
   static async start(options: GuestsOptions): Promise<Guests> {
     const guests = new Guests(options)
     const { host, gate, relays } = options
-    gate.useDoor({ admits: ({ network, issuer }) => relays.admitsGuestOf(hexOf(network), peerIdOf(issuer)) })
+    gate.useDoor({
+      admits: ({ network, issuer }) =>
+        gate.guestsOf(issuer) < GUESTS_MAX && relays.admitsGuestOf(hexOf(network), peerIdOf(issuer)),
+    })
     await host.handle(RELAY_GUEST_PROTOCOL, (stream, peerId) => guests.#carry(stream, peerId), {
       maxInboundStreams: STREAMS_MAX,
     })

@@ -77,6 +77,26 @@ it('a guest is carried to nobody else, and not for who lets nobody in', async ()
   expect(unissuing.newcomer.gate.admitted(unissuing.relay.peerId)).toBeUndefined()
 })
 
+it('eight of one member at a time, however many keys somebody makes: the ninth is let in when one has gone', async () => {
+  const { network, issuer, relay, token } = await parts()
+  const all: Station[] = []
+  const comes = async (newcomer: Station) => {
+    await newcomer.guests.reach(token, issuer.peerId, soon()).catch(() => undefined)
+    return newcomer.gate.admitted(relay.peerId)?.guest !== undefined
+  }
+  for (let nth = 0; nth < 8; nth++) {
+    const newcomer = await station(`newcomer-${nth}`, [], () => false)
+    expect(await comes(newcomer)).toBe(true)
+    all.push(newcomer)
+  }
+  const ninth = await station('ninth', [], () => false)
+  expect(await comes(ninth)).toBe(false)
+  expect(relay.streams.of(network.id).connected()).toEqual([issuer.peerId])
+  await all[0]?.host[Symbol.asyncDispose]()
+  await until('one has gone', () => relay.gate.guestsOf(issuer.key.publicKey) < 8)
+  expect(await comes(ninth)).toBe(true)
+})
+
 it('a member who is no guest is not carried as one', async () => {
   const { issuer, relay } = await parts()
   await expect(issuer.relays.reachAsGuest(relay.peerId, relay.peerId, soon())).rejects.toThrow()
