@@ -2,18 +2,21 @@
  * How fast 1 GiB goes from one agent to another, verified and on disk there: over bulk lanes and without them, against a libp2p stream of the
  * same modules as they come, and against nginx with curl and a checksum, with TLS and without; what memory that takes, and how late the
  * main threads' event loops are meanwhile. Two processes on loopback; the file is in the file cache of the sender; every contender
- * ends with an fsync of what it wrote, since the agent does. `agent get` writes a second copy, to the user's directory.
+ * ends with an fsync of what it wrote, since the agent does. `agent get` writes a second copy, to the user's directory. Each receiving agent is new, so
+ * that it has nothing of the file, and fetches a small one first: the stock node and nginx run since the first turn, too.
  */
 import { execFile } from 'node:child_process'
-import { createReadStream, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { createReadStream, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { Readable } from 'node:stream'
+import { setTimeout as delay } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import type { PublishResult } from '../agent/api/contract.ts'
 import { type AgentOptions, Bundle, RealAgent, run as runProgram, until } from '../test/agents.ts'
 import { type Bench, byTurns, type Report, scaled, timed } from './harness.ts'
 import { Nginx } from './nginx.ts'
-import { writeRandomFile } from './random.ts'
+import { Random, writeRandomFile } from './random.ts'
 import { stockEntry } from './stock-bundle.ts'
 import { StockNode } from './stock-node.ts'
 
@@ -21,6 +24,11 @@ const FILE_BYTES = scaled(1_024) * 1024 * 1024
 const MB = 1e6
 const TURNS = { countMax: 5, msMax: 420_000 }
 const SEED = 4
+/** Too little for lanes: those are opened in the time that is measured. */
+const WARM_BYTES = 8 * 1024 * 1024
+const WARM_MS_MAX = 30_000
+/** For what an agent does when it has met another one. */
+const CALM_MS = 500
 const SAMPLE_MS = 50
 const LOOP_DELAY = 'loop-delay.json'
 const LOOP_DELAY_MODULE = new URL('./loop-delay.ts', import.meta.url).href
@@ -68,15 +76,20 @@ async function run(report: Report, signal: AbortSignal): Promise<void> {
   const costs = new Costs()
   const samples = await byTurns(
     {
-      lanes: (turn) =>
-        agents.onFreshReceiver([], (receiver) =>
-          costs.during(turn, [agents.sender, receiver, agents.bystander], () => rate(() => fetchOn(receiver, signal))),
-        ),
+      lanes: () => agents.onFreshReceiver([], (receiver) => rate(() => fetchOn(receiver, 'file', signal))),
       stock: () => rate(() => stock.fetch(copy)),
       tls: curl(tls, `--cacert ${tls?.certificate}`),
-      stream: () => agents.onFreshReceiver(['--lanes', 'off'], (receiver) => rate(() => fetchOn(receiver, signal))),
+      stream: () =>
+        agents.onFreshReceiver(['--lanes', 'off'], (receiver) => rate(() => fetchOn(receiver, 'file', signal))),
       plain: curl(plain),
       get: () => agents.onFreshReceiver([], (receiver) => rate(() => getOn(receiver, copy))),
+      // Looking at it slows it down.
+      watched: (turn) =>
+        agents.onFreshReceiver([], (receiver) =>
+          costs.during(turn, [agents.sender, receiver, agents.bystander], () =>
+            rate(() => fetchOn(receiver, 'file', signal)),
+          ),
+        ),
     },
     TURNS,
   )
@@ -130,25 +143,31 @@ class Costs {
       for (const [at, agent] of agents.entries())
         if (!agent.isGone) rssMb[at] = Math.max(rssMb[at] ?? 0, agent.rssBytes / MB)
     }, SAMPLE_MS)
-    for (const agent of agents) process.kill(agent.pid, 'SIGUSR2')
+    const watch = () => agents.map(({ pid }) => process.kill(pid, 'SIGUSR2'))
+    for (const agent of agents) rmSync(join(agent.state, LOOP_DELAY), { force: true })
+    watch()
     try {
       return await work()
     } finally {
       clearInterval(timer)
-      const costs = agents.map((agent, at) => ({
-        delayMs: delayOf(agent),
-        rssMb: rssMb[at] ?? 0,
-        cpuPerGb: (agent.cpuSeconds - (before[at] ?? 0)) / (FILE_BYTES / MB / 1_000),
-      }))
+      watch()
+      const costs: Cost[] = []
+      for (const [at, agent] of agents.entries())
+        costs.push({
+          delayMs: await delayOf(agent),
+          rssMb: rssMb[at] ?? 0,
+          cpuPerGb: (agent.cpuSeconds - (before[at] ?? 0)) / (FILE_BYTES / MB / 1_000),
+        })
       if (turn >= 0) this.#all.push(costs)
     }
   }
 }
 
-/** As bench/loop-delay.ts wrote it last. */
-function delayOf(agent: RealAgent): number {
-  const { p99Ms } = JSON.parse(readFileSync(join(agent.state, LOOP_DELAY), 'utf8')) as { p99Ms: number }
-  return p99Ms
+/** As bench/loop-delay.ts writes it. */
+async function delayOf(agent: RealAgent): Promise<number> {
+  const file = join(agent.state, LOOP_DELAY)
+  await until(async () => existsSync(file), { what: `${agent.name} says how late its event loop was` })
+  return (JSON.parse(readFileSync(file, 'utf8')) as { p99Ms: number }).p99Ms
 }
 
 class AgentPair {
@@ -186,6 +205,8 @@ class AgentPair {
       createReadStream(file, { highWaterMark: 262_144 }),
       signal,
     )
+    const warm = Readable.from([new Random(SEED).bytes(WARM_BYTES)])
+    await sender.client.upload<PublishResult>('upload', { type: 'file', name: 'warm' }, warm, signal)
     return new AgentPair(sender, stack.use(await start({ name: 'bystander' })), await sender.address(), start)
   }
 
@@ -193,7 +214,11 @@ class AgentPair {
   async onFreshReceiver(flags: string[], work: (receiver: RealAgent) => Promise<number>): Promise<number> {
     const receiver = await this.#start({ name: 'receiver', bootstrap: [this.#address], flags })
     try {
-      await until(async () => (await receiver.status()).artifacts.known > 0, { what: 'the receiver knows of the file' })
+      await until(async () => (await receiver.status()).artifacts.known > 1, {
+        what: 'the receiver knows of the files',
+      })
+      await fetchOn(receiver, 'warm', AbortSignal.timeout(WARM_MS_MAX))
+      await delay(CALM_MS)
       return await work(receiver)
     } finally {
       await receiver[Symbol.asyncDispose]()
@@ -203,8 +228,8 @@ class AgentPair {
 }
 
 /** What the agent does before `agent get` writes the user's own copy. */
-async function fetchOn(receiver: RealAgent, signal: AbortSignal): Promise<void> {
-  for await (const event of receiver.client.events('fetch', { ref: 'file' }, signal)) if (event.type === 'done') return
+async function fetchOn(receiver: RealAgent, ref: string, signal: AbortSignal): Promise<void> {
+  for await (const event of receiver.client.events('fetch', { ref }, signal)) if (event.type === 'done') return
 }
 
 async function getOn(receiver: RealAgent, directory: string): Promise<void> {

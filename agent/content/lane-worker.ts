@@ -12,7 +12,7 @@
 import { createHash, type Hash } from 'node:crypto'
 import { readSync, writeSync } from 'node:fs'
 import { type ConnectionOptions, connect, type TLSSocket } from 'node:tls'
-import { parentPort } from 'node:worker_threads'
+import { parentPort, workerData } from 'node:worker_threads'
 import { isPiece, PIECE_BYTES, pieceBytes } from '../../protocols/pieces/tree.ts'
 
 /** A run of pieces: `request` and `answer` are frames' payloads, the latter as it must be if the pieces follow. */
@@ -61,7 +61,11 @@ const ANSWER_BYTES_MAX = 1024 * 1024
 /** A varint of a length below 2^28. */
 const PREFIX_BYTES_MAX = 4
 const NOTHING = Buffer.alloc(0)
+/** Far longer than a piece takes to be written: the thread whose turn it was is gone. */
+const TURN_MS_MAX = 250
 
+/** What the threads share: by file, whether one of them writes to it. */
+const turns = new Int32Array(workerData as SharedArrayBuffer)
 const port = parentPort
 const lanes = new Map<number, Connection>()
 /** Files that are being hashed, as far as they are. */
@@ -108,6 +112,22 @@ function hashFile(message: Extract<ToLaneWorker, { hash: number }>): void {
     // The main thread tries for itself, and sees why.
   }
   tell({ type: 'hashed', hash: message.hash, isDone: at >= length })
+}
+
+/**
+ * One thread at a time writes to a file. The kernel would see to that, too, but lets the other one wait for it in a busy loop, and the core that takes
+ * is wanted by whoever sends.
+ */
+function writeInTurn(fd: number, bytes: Uint8Array, offset: number): void {
+  const at = fd % turns.length
+  while (Atomics.compareExchange(turns, at, 0, 1) !== 0 && Atomics.wait(turns, at, 1, TURN_MS_MAX) !== 'timed-out');
+  try {
+    for (let done = 0; done < bytes.byteLength; )
+      done += writeSync(fd, bytes, done, bytes.byteLength - done, offset + done)
+  } finally {
+    Atomics.store(turns, at, 0)
+    Atomics.notify(turns, at, 1)
+  }
 }
 
 class Connection {
@@ -283,7 +303,7 @@ class Connection {
       return
     }
     try {
-      for (let at = 0; at < length; ) at += writeSync(run.fd, piece, at, length - at, index * PIECE_BYTES + at)
+      writeInTurn(run.fd, piece, index * PIECE_BYTES)
     } catch (error) {
       const { code, message } = error as NodeJS.ErrnoException
       this.close({ why: 'disk', reason: message, code })

@@ -27,6 +27,8 @@ const QUIET_MS_MAX = 10_000
 /** Of a thread, in MiB: its own objects are few, pieces lie outside. */
 const LIMITS = { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 32 }
 
+const TURNS = 64
+
 /** One file: from sources as it is, in a bundle beside the chunk that this is in. */
 const WORKER_URL = new URL(import.meta.url.endsWith('.ts') ? './lane-worker.ts' : './lane-worker.js', import.meta.url)
 
@@ -287,6 +289,8 @@ type Thread = {
 export class LaneWorkers implements AsyncDisposable {
   readonly #log: Log
   readonly #threads = new Set<Thread>()
+  /** By which threads take turns in writing to a file, one for all files of the same number modulo this. */
+  readonly #turns = new SharedArrayBuffer(TURNS * Int32Array.BYTES_PER_ELEMENT)
   #count = 0
 
   constructor(log: Log) {
@@ -351,7 +355,7 @@ export class LaneWorkers implements AsyncDisposable {
   }
 
   #add(): Thread {
-    const worker = new Worker(WORKER_URL, { name: 'lanes', resourceLimits: LIMITS, execArgv: [] })
+    const worker = new Worker(WORKER_URL, { name: 'lanes', workerData: this.#turns, resourceLimits: LIMITS, execArgv: [] })
     const thread: Thread = { worker, lanes: new Map(), hashes: new Map(), idle: undefined }
     this.#threads.add(thread)
     this.#stopLater(thread)

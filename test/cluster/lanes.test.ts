@@ -40,7 +40,9 @@ async function getter(name: string, flags: string[] = []): Promise<RealAgent> {
 async function fetched(agent: RealAgent): Promise<Awaited<ReturnType<RealAgent['status']>>['content']> {
   for await (const event of agent.client.events('fetch', { ref: 'file' }, never)) if (event.type === 'done') break
   const { content } = await agent.status()
-  expect(content.fetchedBytes).toBe(BYTES)
+  // At the end a piece that is late is asked of a second source, too.
+  expect(content.fetchedBytes).toBeGreaterThanOrEqual(BYTES)
+  expect(content.fetchedBytes).toBeLessThan(BYTES * 1.1)
   return content
 }
 
