@@ -6,6 +6,7 @@ import { statSync } from 'node:fs'
 import { enableCompileCache, flushCompileCache } from 'node:module'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
+import { letHeapGrow } from './heap-growth.ts'
 import { limitYoungHeap } from './young-heap.ts'
 
 /** After a start: what it needed is compiled, and V8 has not dropped it again. */
@@ -13,7 +14,10 @@ const CACHED_AFTER_MS = 10_000
 
 const words = process.argv.slice(2)
 const isDaemon = words[0] === 'start'
-if (isDaemon) limitYoungHeap()
+if (isDaemon) {
+  limitYoungHeap()
+  letHeapGrow()
+}
 cacheCompiledCode()
 // Node itself does so at the exit, to which a daemon comes late, without the code of its start, or never.
 if (isDaemon) setTimeout(flushCompileCache, CACHED_AFTER_MS).unref()

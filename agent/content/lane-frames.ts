@@ -5,6 +5,7 @@
 import type { TLSSocket } from 'node:tls'
 import { WireError } from '../../protocols/error.ts'
 import { encodeFrame, FRAME_BYTES_MAX } from '../../protocols/frame.ts'
+import { giveBack } from '../give-back.ts'
 
 /** Requests are small, and an honest asker has a few dozen under way. */
 const READ_AHEAD_BYTES = 64 * 1024
@@ -114,9 +115,4 @@ export class LaneFrames {
       this.#wake = onWake
     })
   }
-}
-
-/** Memory of pieces that were sent: the garbage collector, which counts little of it, would come late and work more than the pieces do. */
-function giveBack({ buffer, byteLength }: Uint8Array): void {
-  if (buffer instanceof ArrayBuffer && buffer.byteLength === byteLength) buffer.transfer(0)
 }

@@ -355,7 +355,12 @@ export class LaneWorkers implements AsyncDisposable {
   }
 
   #add(): Thread {
-    const worker = new Worker(WORKER_URL, { name: 'lanes', workerData: this.#turns, resourceLimits: LIMITS, execArgv: [] })
+    const worker = new Worker(WORKER_URL, {
+      name: 'lanes',
+      workerData: this.#turns,
+      resourceLimits: LIMITS,
+      execArgv: [],
+    })
     const thread: Thread = { worker, lanes: new Map(), hashes: new Map(), idle: undefined }
     this.#threads.add(thread)
     this.#stopLater(thread)

@@ -10,6 +10,7 @@
 import type { Socket } from 'node:net'
 import type { yamux } from '@chainsafe/libp2p-yamux'
 import type { ConnectionEncrypter, MessageStream, SecureConnectionOptions } from '@libp2p/interface'
+import { giveBack } from '../give-back.ts'
 
 /** Handed to the socket and not taken over by the kernel: then whoever sends waits. A few messages, so that the kernel does not wait for us. */
 const UNSENT_BYTES_MAX = 256 * 1024
@@ -22,6 +23,8 @@ const UPDATE_MS_MAX = 500
  * both ends take their turns, and one window is sent and told of in each: with less than this a stream carried 20 MB/s there.
  */
 const ROUND_TRIP_MS_MIN = 20
+/** Of what was sent: less is soon collected. */
+const GIVEN_BACK_BYTES_MIN = 16 * 1024
 /** StreamState.Established: in others a window update says something more, or nothing is to be said. */
 const ESTABLISHED = 3
 
@@ -96,10 +99,22 @@ function writeAtOnce(connection: MessageStream): void {
   const raw = connection as unknown as Raw
   const { socket } = raw
   if (socket === undefined || typeof raw.sendData !== 'function') return
-  raw.sendData = (data) => {
-    socket.cork()
-    for (const part of data) socket.write(part)
+  let isCorked = false
+  const uncork = () => {
+    isCorked = false
     socket.uncork()
+  }
+  raw.sendData = (data) => {
+    if (!isCorked) {
+      isCorked = true
+      socket.cork()
+      process.nextTick(uncork)
+    }
+    for (const part of data) {
+      // What Noise sealed is in memory of its own, and on its way to nobody else.
+      if (part.byteLength >= GIVEN_BACK_BYTES_MIN) socket.write(part, () => giveBack(part))
+      else socket.write(part)
+    }
     return { sentBytes: data.byteLength, canSendMore: socket.writableLength < UNSENT_BYTES_MAX }
   }
   socket.removeAllListeners('drain')

@@ -30,6 +30,7 @@ import type { Offer, Offers } from './offers.ts'
 import { proxyHeader } from './proxy-protocol.ts'
 import type { Instance } from './services.ts'
 import { splice } from './splice.ts'
+import { steadySocket } from './steady-socket.ts'
 import { TunnelStream } from './tunnel-stream.ts'
 
 /** A member may open streams before it needs them. */
@@ -113,7 +114,10 @@ export class Acceptor implements AsyncDisposable {
     const offer = this.#takeable(service, 'tcp')
     if ('error' in offer) throw new AgentError('failed', offer.why)
     const caller = { ...this.#self(), address: { host: '127.0.0.1', port: 0 } }
-    return await this.#connect(offer, caller, signal)
+    const { host, port } = offer
+    const socket = connect({ host, port, allowHalfOpen: true, noDelay: true })
+    await this.#connected(socket, offer, caller, signal)
+    return socket
   }
 
   async datagramsHere(service: string): Promise<DatagramSocket> {
@@ -152,9 +156,10 @@ export class Acceptor implements AsyncDisposable {
         const gone = new AbortController()
         tunnel.once('close', () => gone.abort(new Error('the caller went away')))
         const caller = { name: member.name, peerId, network: membership.name, address: link.address }
-        const socket = await this.#connect(offer, caller, AbortSignal.any([signal, gone.signal]))
+        const { socket, readInto } = steadySocket(offer)
+        await this.#connected(socket, offer, caller, AbortSignal.any([signal, gone.signal]))
         this.#open(tunnel)
-        void splice(socket, tunnel)
+        void splice(socket, tunnel, readInto)
       }
     } catch (error) {
       this.#options.offers.suspect(request.service)
@@ -198,10 +203,14 @@ export class Acceptor implements AsyncDisposable {
     return offer.isDraining ? { error: 'draining', why: `${service} is being drained on this node` } : offer
   }
 
-  async #connect(offer: Offer, caller: Parameters<typeof proxyHeader>[0], signal: AbortSignal): Promise<Socket> {
-    const socket = await connectTo(offer, AbortSignal.any([signal, AbortSignal.timeout(CONNECT_MS_MAX)]))
+  async #connected(
+    socket: Socket,
+    offer: Offer,
+    caller: Parameters<typeof proxyHeader>[0],
+    signal: AbortSignal,
+  ): Promise<void> {
+    await connected(socket, AbortSignal.any([signal, AbortSignal.timeout(CONNECT_MS_MAX)]))
     if (offer.proxyProtocol) socket.write(proxyHeader(caller, offer))
-    return socket
   }
 
   #self(): { name: string; peerId: string; network: string } {
@@ -254,11 +263,11 @@ function refuse(tunnel: TunnelStream, refusal: Refusal): void {
   tunnel.once('close', () => clearTimeout(timer))
 }
 
-function connectTo({ host, port }: Offer, signal: AbortSignal): Promise<Socket> {
+/** Resolves when the socket is connected. It is destroyed when that fails, or the signal comes first. */
+function connected(socket: Socket, signal: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
-    if (signal.aborted) return reject(signal.reason as Error)
-    const socket = connect({ host, port, allowHalfOpen: true, noDelay: true })
     const onAbort = () => socket.destroy(signal.reason as Error)
+    if (signal.aborted) onAbort()
     signal.addEventListener('abort', onAbort, { once: true })
     const settle = (act: () => void) => {
       signal.removeEventListener('abort', onAbort)
@@ -267,7 +276,7 @@ function connectTo({ host, port }: Offer, signal: AbortSignal): Promise<Socket> 
     }
     const onError = (error: Error) => settle(() => reject(error))
     socket.once('error', onError)
-    socket.once('connect', () => settle(() => resolve(socket)))
+    socket.once('connect', () => settle(resolve))
   })
 }
 

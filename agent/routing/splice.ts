@@ -4,8 +4,15 @@
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 
-/** Resolves when both are closed; never rejects. The tunnel is a socket, too, where the service is on this node. */
-export function splice(socket: Socket, tunnel: Duplex): Promise<void> {
+/**
+ * Resolves when both are closed; never rejects. The tunnel is a socket, too, where the service is on this node. `readInto`: how what is read from the
+ * socket gets to the tunnel, where that is not as of any stream.
+ */
+export function splice(
+  socket: Socket,
+  tunnel: Duplex,
+  readInto: (tunnel: Duplex) => void = (to) => void socket.pipe(to),
+): Promise<void> {
   socket.setNoDelay(true)
   const { promise, resolve } = Promise.withResolvers<void>()
   let open = 2
@@ -25,7 +32,8 @@ export function splice(socket: Socket, tunnel: Duplex): Promise<void> {
   })
   if (socket.destroyed) tunnel.destroy(goneError())
   if (tunnel.destroyed) reset(socket)
-  socket.pipe(tunnel).pipe(socket)
+  readInto(tunnel)
+  tunnel.pipe(socket)
   return promise
 }
 

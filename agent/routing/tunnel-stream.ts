@@ -23,7 +23,7 @@ const PREFIX_BYTES_MAX = 2
  * With yamux's header of 12 this fills one Noise message of 65,519 exactly. A socket reads 65,536 at a time, and the 29 that are left would each time be
  * a message of their own, which costs nearly as much: so they wait for what comes next, or for the end of the turn.
  */
-const MESSAGE_BYTES = 65_507
+export const MESSAGE_BYTES = 65_507
 
 const NOTHING = new Uint8Array(0)
 
