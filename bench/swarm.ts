@@ -1,7 +1,8 @@
 /**
  * Many nodes want the same blob at once, and one has it: how much does that one send, and how long does it take until all are done? Real
- * agents in processes of their own, on loopback; the more of them there are, the less of the machine each has, so what counts are the
- * copies, and the time against one node that has the machine for itself and the source.
+ * agents in processes of their own, on loopback, and the time against one node that has the source for itself. Twice: with a source that sends a gigabit a
+ * second at most, as a machine in a network does, and with one that sends as fast as it can, where one node alone has all of this machine and several have
+ * each a part of it.
  */
 import { createReadStream, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -23,6 +24,9 @@ export const bench: Bench = {
   run,
 }
 
+const LINKS = { 'gigabit source': ['--upload-rate', '125MB'], 'source without a limit': [] }
+type Link = keyof typeof LINKS
+
 type Taken = { seconds: number; copies: number }
 
 async function run(report: Report, signal: AbortSignal): Promise<void> {
@@ -32,7 +36,12 @@ async function run(report: Report, signal: AbortSignal): Promise<void> {
   const file = join(directory, 'file')
   await writeRandomFile(file, FILE_BYTES, SEED)
   const bundle = stack.use(await Bundle.build())
-  const source = stack.use(await RealAgent.start({ name: 'source', entry: bundle.entry, env: bundle.env }))
+  for (const link of Object.keys(LINKS) as Link[]) await measure(report, file, bundle, link, signal)
+}
+
+async function measure(report: Report, file: string, bundle: Bundle, link: Link, signal: AbortSignal): Promise<void> {
+  const { entry, env } = bundle
+  await using source = await RealAgent.start({ name: 'source', entry, env, flags: LINKS[link] })
   const content = createReadStream(file, { highWaterMark: 262_144 })
   await source.client.upload<PublishResult>('upload', { type: 'file', name: 'file' }, content, signal)
 
@@ -40,7 +49,7 @@ async function run(report: Report, signal: AbortSignal): Promise<void> {
   const together: Record<4 | 8, Taken[]> = { 4: [], 8: [] }
   const take = async (count: number) => {
     const taken = await fetchOn(count, source, bundle, signal)
-    report.progress(`${count} at once: ${taken.seconds.toFixed(1)} s, ${taken.copies.toFixed(2)} copies`)
+    report.progress(`${link}, ${count} at once: ${taken.seconds.toFixed(1)} s, ${taken.copies.toFixed(2)} copies`)
     return taken
   }
   for (let turn = 0; turn < TURNS; turn++) {
@@ -50,13 +59,13 @@ async function run(report: Report, signal: AbortSignal): Promise<void> {
   for (const count of [4, 8] as const) {
     const samples = together[count]
     report.result({
-      what: `sent by the source, ${count} nodes`,
+      what: `${link}: sent by it to ${count} nodes`,
       samples: samples.map(({ copies }) => copies),
       unit: 'copies',
       goal: { atMost: 1.5 },
     })
     report.result({
-      what: `until all are done, ${count} nodes, against one alone`,
+      what: `${link}: until ${count} nodes are done, against one alone`,
       samples: samples.map(({ seconds }, turn) => seconds / (alone[turn]?.seconds ?? Number.NaN)),
       unit: 'x',
       ...(count === 4 && { goal: { atMost: 2.5 } }),
