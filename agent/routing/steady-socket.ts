@@ -21,7 +21,7 @@ export type SteadySocket = {
   /**
    * Joins what is read, and its end, to a tunnel. To be called once. What the tunnel is done with it must not look at again.
    */
-  readInto(tunnel: Writable): void
+  readInto: (tunnel: Writable) => void
 }
 
 /** Begins to connect. */
