@@ -99,22 +99,14 @@ function writeAtOnce(connection: MessageStream): void {
   const raw = connection as unknown as Raw
   const { socket } = raw
   if (socket === undefined || typeof raw.sendData !== 'function') return
-  let isCorked = false
-  const uncork = () => {
-    isCorked = false
-    socket.uncork()
-  }
   raw.sendData = (data) => {
-    if (!isCorked) {
-      isCorked = true
-      socket.cork()
-      process.nextTick(uncork)
-    }
+    socket.cork()
     for (const part of data) {
       // What Noise sealed is in memory of its own, and on its way to nobody else.
       if (part.byteLength >= GIVEN_BACK_BYTES_MIN) socket.write(part, () => giveBack(part))
       else socket.write(part)
     }
+    socket.uncork()
     return { sentBytes: data.byteLength, canSendMore: socket.writableLength < UNSENT_BYTES_MAX }
   }
   socket.removeAllListeners('drain')

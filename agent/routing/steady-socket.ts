@@ -19,42 +19,48 @@ const spare: Uint8Array[] = []
 export type SteadySocket = {
   socket: Socket
   /**
-   * Joins what is read, and its end, to a tunnel. To be called once. What the tunnel is done with it must not look at again.
+   * Joins what is read, and its end, to a tunnel. To be called once. What the tunnel takes at once it must not look at again.
    */
   readInto: (tunnel: Writable) => void
 }
 
+/** Of the next read, after one of so many bytes. */
+function bufferBytes(count: number): number {
+  return count < SMALL_BYTES ? SMALL_BYTES : LARGE_BYTES
+}
+
+function bufferAfter(count: number): Uint8Array {
+  const bytes = bufferBytes(count)
+  return (bytes === LARGE_BYTES ? spare.pop() : undefined) ?? Buffer.allocUnsafeSlow(bytes)
+}
+
 /** Begins to connect. */
 export function steadySocket({ host, port }: { host: string; port: number }): SteadySocket {
-  const small: Uint8Array = Buffer.allocUnsafeSlow(SMALL_BYTES)
-  let buffer = small
+  let buffer: Uint8Array = Buffer.allocUnsafeSlow(SMALL_BYTES)
   let target: Writable | undefined
-  /** The tunnel has not sealed all of the buffer yet. */
   let isWaiting = false
   const onread: OnReadOpts = {
     buffer: () => buffer,
     callback: (count) => {
       if (target === undefined || target.destroyed) return false
       target.write(buffer.subarray(0, count), () => {
-        if (!isWaiting || target?.writableLength !== 0) return
+        if (!isWaiting) return
         isWaiting = false
         socket.resume()
       })
       isWaiting = target.writableLength > 0
-      if (buffer === small && count === SMALL_BYTES) buffer = spare.pop() ?? Buffer.allocUnsafeSlow(LARGE_BYTES)
-      else if (!isWaiting && count <= SMALL_BYTES) putBack()
+      // What was not taken at once is in queues of the mesh, of which nobody says when they are done with it: so the buffer is theirs.
+      if (isWaiting) buffer = bufferAfter(count)
+      else if (buffer.byteLength !== bufferBytes(count)) {
+        if (buffer.byteLength === LARGE_BYTES && spare.length < SPARE_MAX) spare.push(buffer)
+        buffer = bufferAfter(count)
+      }
       return !isWaiting
     },
-  }
-  const putBack = () => {
-    if (buffer !== small && spare.length < SPARE_MAX) spare.push(buffer)
-    buffer = small
   }
   const socket = connect({ host, port, allowHalfOpen: true, noDelay: true, onread })
   // Reading would begin with the connection.
   socket.pause()
-  // What the tunnel still has is not for others.
-  socket.once('close', () => !isWaiting && putBack())
   return {
     socket,
     readInto: (tunnel) => {
