@@ -4,7 +4,7 @@
  */
 import { createHash, type Hash, randomBytes } from 'node:crypto'
 import { createReadStream, type Stats } from 'node:fs'
-import { link, lstat, mkdir, open, rename, rm, unlink } from 'node:fs/promises'
+import { type FileHandle, link, lstat, mkdir, open, rename, rm, unlink } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { pipe } from 'it-pipe'
 import { unpackNar } from '../../protocols/nar/read.ts'
@@ -15,6 +15,9 @@ import { AgentError } from '../error.ts'
 /** As protocols/artifact and Nix have them; checked again here, where a name becomes a path. */
 const NAME_PATTERN = /^[0-9a-zA-Z+\-_?=][0-9a-zA-Z+\-._?=]{0,127}$/
 const STORE_PATH_PATTERN = /^\/[^\0]*\/([0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+\-._?=]{1,211})$/
+
+/** Written in one go, while the next ones are received and hashed. */
+const WRITE_BYTES = 1024 * 1024
 
 export type Destination = { name: string; directory: string }
 export type Placed = { path: string /** false when it was there, identical. */; isNew: boolean }
@@ -69,9 +72,38 @@ function relativePathOf(part: Part, name: string): string {
 
 async function writeFile(bytes: AsyncIterable<Uint8Array>, path: string, signal: AbortSignal): Promise<void> {
   await using file = await open(path, 'wx', 0o666)
-  for await (const chunk of bytes) {
-    signal.throwIfAborted()
-    await file.writeFile(chunk)
+  let waiting: Uint8Array[] = []
+  let waitingBytes = 0
+  let writing = Promise.resolve()
+  const write = async () => {
+    const chunks = waiting
+    waiting = []
+    waitingBytes = 0
+    await writing
+    writing = writeAll(file, chunks)
+    // Heard when the next ones are written, or at the end.
+    writing.catch(() => undefined)
+  }
+  try {
+    for await (const chunk of bytes) {
+      signal.throwIfAborted()
+      waiting.push(chunk)
+      waitingBytes += chunk.byteLength
+      if (waitingBytes >= WRITE_BYTES) await write()
+    }
+    await write()
+  } finally {
+    await writing
+  }
+}
+
+async function writeAll(file: FileHandle, chunks: Uint8Array[]): Promise<void> {
+  const { bytesWritten } = await file.writev(chunks)
+  let leftBytes = bytesWritten
+  for (const chunk of chunks) {
+    // A disk that is almost full takes a part, and says why with the next one.
+    if (leftBytes < chunk.byteLength) await file.writeFile(chunk.subarray(leftBytes))
+    leftBytes = Math.max(0, leftBytes - chunk.byteLength)
   }
 }
 
