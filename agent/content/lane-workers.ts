@@ -27,6 +27,7 @@ const QUIET_MS_MAX = 10_000
 /** Of a thread, in MiB: its own objects are few, pieces lie outside. */
 const LIMITS = { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 32 }
 
+/** More than are fetched at once: two files that share one wait for each other, and that is all. */
 const TURNS = 64
 
 /** One file: from sources as it is, in a bundle beside the chunk that this is in. */
