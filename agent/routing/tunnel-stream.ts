@@ -216,14 +216,21 @@ export class TunnelStream extends Duplex {
       done()
       return
     }
+    let isSettled = false
     const settle = (error?: Error) => {
+      isSettled = true
       this.#stream.removeEventListener('drain', onDrain)
       this.#stream.removeEventListener('close', onClose)
       done(error)
     }
-    const onDrain = () => settle()
+    // The library says so with each bit of window that the peer gives, and sends what waits a microtask later: whoever gives a byte at a time must not
+    // have us queue a read for each.
+    const onDrain = () =>
+      queueMicrotask(() => {
+        if (!isSettled && this.#stream.writeBufferLength === 0) settle()
+      })
     const onClose = () => settle(this.#failure ?? resetError())
-    this.#stream.addEventListener('drain', onDrain, { once: true })
+    this.#stream.addEventListener('drain', onDrain)
     this.#stream.addEventListener('close', onClose, { once: true })
   }
 

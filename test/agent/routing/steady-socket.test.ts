@@ -23,7 +23,10 @@ const TUNNEL_BYTES = 3 * KIB * KIB
 const SIZES = [1, 4 * KIB, 300 * KIB, 100, 2_000 * KIB, 4 * KIB + 1, 3, 1_000 * KIB]
 
 async function serve(handle: (socket: Socket) => void): Promise<{ host: string; port: number }> {
-  const server = createServer({ allowHalfOpen: true }, handle)
+  const server = createServer({ allowHalfOpen: true }, (socket) => {
+    socket.on('error', () => undefined)
+    handle(socket)
+  })
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
   onTestFinished(() => void server.close())
@@ -134,6 +137,25 @@ describe('many steady sockets that share a connection', () => {
     await until('all streams are there', () => arrived.length === TUNNELS)
     expect((await Promise.all(arrived)).sort()).toEqual(sent.sort())
   }, 60_000)
+
+  test('queue no more for a peer that makes room by the byte', async () => {
+    const [near, far] = await Promise.all([startHost(), startHost()])
+    await far.handle('/test/1', (stream) => stream.pause())
+    const stream = await near.dialProtocol(far.getMultiaddrs(), '/test/1')
+    const tunnel = new TunnelStream(stream)
+    tunnel.begin()
+    const { socket, readInto } = steadySocket(await serve((to) => void to.end(randomBytes(20 * KIB * KIB))))
+    await once(socket, 'connect')
+    readInto(tunnel)
+    await until('the window is used up', () => stream.writeBufferLength > 0)
+    for (let nth = 0; nth < 50; nth++) {
+      stream.dispatchEvent(new Event('drain'))
+      await delay(2)
+    }
+    expect(tunnel.heldBytes).toBeLessThan(KIB * KIB)
+    socket.destroy()
+    tunnel.destroy()
+  })
 })
 
 async function startHost(): Promise<Libp2p> {
