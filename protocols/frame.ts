@@ -3,10 +3,11 @@
  * bytes of a length known from the frame before. See protocols/spec.md.
  *
  * A slow reader slows the sender: what is read ahead is bounded, and then the stream is paused (its own iterator would never do that).
- * Writes wait for the stream's drain event. Every wait takes an AbortSignal and ends when it fires.
+ * Writes wait until the stream has drained. Every wait takes an AbortSignal and ends when it fires.
  */
 import type { Stream } from '@libp2p/interface'
 import { varint } from 'multiformats'
+import { onDrained } from './drained.ts'
 import { WireError } from './error.ts'
 
 /** Default bound of one frame. Large content travels raw, in pieces, never in a frame. */
@@ -39,6 +40,7 @@ type Duplex = Pick<
   | 'status'
   | 'readableEnded'
   | 'maxReadBufferLength'
+  | 'writeBufferLength'
 >
 
 /** Encodes one frame: varint length, then `payload`. */
@@ -234,20 +236,19 @@ export class Frames {
   }
 }
 
-/** Resolves on the stream's next drain; rejects when it closes or the signal fires. */
+/** Resolves when what was sent has left the stream; rejects when it closes or the signal fires. */
 function drained(stream: Duplex, signal: AbortSignal): Promise<void> {
   if (signal.aborted) return Promise.reject(signal.reason as Error)
   return new Promise((resolve, reject) => {
     const settle = (act: () => void) => {
-      stream.removeEventListener('drain', onDrain)
+      stopWaiting()
       stream.removeEventListener('close', onClose)
       signal.removeEventListener('abort', onAbort)
       act()
     }
-    const onDrain = () => settle(resolve)
     const onClose = () => settle(() => reject(new WireError('closed', 'the peer closed the stream')))
     const onAbort = () => settle(() => reject(signal.reason as Error))
-    stream.addEventListener('drain', onDrain, { once: true })
+    const stopWaiting = onDrained(stream, () => settle(resolve))
     stream.addEventListener('close', onClose, { once: true })
     signal.addEventListener('abort', onAbort, { once: true })
   })

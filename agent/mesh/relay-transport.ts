@@ -18,6 +18,7 @@ import {
 } from '@libp2p/interface'
 import { AbstractMultiaddrConnection } from '@libp2p/utils'
 import { type Multiaddr, multiaddr } from '@multiformats/multiaddr'
+import { onDrained } from '../../protocols/drained.ts'
 import { peerIdIn } from './addresses.ts'
 
 /** Multiaddr protocol codes: https://github.com/multiformats/multiaddr/blob/master/protocols.csv */
@@ -137,7 +138,7 @@ class CarriedConnection extends AbstractMultiaddrConnection {
     super(init)
     this.#stream = stream
     stream.addEventListener('message', ({ data }) => this.onData(data))
-    stream.addEventListener('drain', () => this.safeDispatchEvent('drain'))
+    onDrained(stream, () => this.safeDispatchEvent('drain'))
     // A connection is of no use in one direction: when the other end has closed it, this one does.
     const end = () => {
       this.onTransportClosed()

@@ -3,6 +3,7 @@
  * faster than the other side takes; what a peer has under way when it is slowed down is bounded by yamux's window.
  */
 import type { Stream } from '@libp2p/interface'
+import { onDrained } from '../../protocols/drained.ts'
 
 /** What yamux may let a peer send after a pause, with its largest window: libp2p resets the stream above this. */
 const PAUSED_BYTES_MAX = 17 * 1024 * 1024
@@ -16,9 +17,11 @@ type Side = Pick<
   | 'abort'
   | 'status'
   | 'addEventListener'
+  | 'removeEventListener'
   | 'readableEnded'
   | 'readStatus'
   | 'maxReadBufferLength'
+  | 'writeBufferLength'
 >
 
 /** Resolves with the bytes that went through, when both streams are closed. Never rejects. */
@@ -32,7 +35,7 @@ export async function splice(one: Side, other: Side): Promise<number> {
 
 function pour(from: Side, to: Side, counted: { bytes: number }): void {
   from.maxReadBufferLength = PAUSED_BYTES_MAX
-  to.addEventListener('drain', () => {
+  onDrained(to, () => {
     if (from.readStatus === 'paused') from.resume()
   })
   from.addEventListener('message', ({ data }) => {

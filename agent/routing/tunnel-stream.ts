@@ -8,6 +8,7 @@
 import { Duplex } from 'node:stream'
 import type { Stream, StreamMessageEvent } from '@libp2p/interface'
 import { varint } from 'multiformats'
+import { onDrained } from '../../protocols/drained.ts'
 import { WireError } from '../../protocols/error.ts'
 import { encodeFrame } from '../../protocols/frame.ts'
 
@@ -216,21 +217,13 @@ export class TunnelStream extends Duplex {
       done()
       return
     }
-    let isSettled = false
     const settle = (error?: Error) => {
-      isSettled = true
-      this.#stream.removeEventListener('drain', onDrain)
+      stopWaiting()
       this.#stream.removeEventListener('close', onClose)
       done(error)
     }
-    // The library says so with each bit of window that the peer gives, and sends what waits a microtask later: whoever gives a byte at a time must not
-    // have us queue a read for each.
-    const onDrain = () =>
-      queueMicrotask(() => {
-        if (!isSettled && this.#stream.writeBufferLength === 0) settle()
-      })
     const onClose = () => settle(this.#failure ?? resetError())
-    this.#stream.addEventListener('drain', onDrain)
+    const stopWaiting = onDrained(this.#stream, () => settle())
     this.#stream.addEventListener('close', onClose, { once: true })
   }
 

@@ -1,11 +1,12 @@
 /** Frames over real libp2p streams: whatever the cut, whatever the bytes; and a slow reader slows the writer. */
+import { setImmediate as turn } from 'node:timers/promises'
 import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
 import type { Stream } from '@libp2p/interface'
 import { tcp } from '@libp2p/tcp'
 import fc from 'fast-check'
 import { createLibp2p, type Libp2p } from 'libp2p'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { encodeFrame, Frames } from '../../protocols/frame.ts'
 
 const PROTOCOL = '/test/frames/1'
@@ -51,6 +52,25 @@ describe('frames over a libp2p stream', () => {
       }),
       { numRuns: 30 },
     )
+  })
+
+  test('no more is queued for a peer that makes room by the byte', async () => {
+    const [ours, theirs] = await streamPair()
+    theirs.pause()
+    const bytes = new Uint8Array(2 * 1024 * 1024).fill(7)
+    const writing = new Frames(ours).writeBytes(bytes, never)
+    await vi.waitFor(() => expect(ours.writeBufferLength).toBeGreaterThan(0))
+    const queuedBytes = ours.writeBufferLength
+    for (let nth = 0; nth < 50; nth++) {
+      ours.dispatchEvent(new Event('drain'))
+      await turn()
+    }
+    expect(ours.writeBufferLength).toBeLessThanOrEqual(queuedBytes)
+    const frames = new Frames(theirs)
+    theirs.resume()
+    expect(Buffer.compare(await frames.readBytes(bytes.byteLength, never), bytes)).toBe(0)
+    await writing
+    ours.abort(new Error('done'))
   })
 
   test('random bytes give frames or a WireError, never anything else', async () => {
