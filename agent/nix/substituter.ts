@@ -378,9 +378,10 @@ export class Substituter implements AsyncDisposable {
       })
   }
 
-  #remember({ path, narHash, narSize }: SignedFacts, hashPart: string, network: string | undefined): void {
+  #remember(facts: SignedFacts, hashPart: string, network: string | undefined): void {
+    const { path, narHash, narSize } = facts
     this.#answered.set(narHash, { path, sizeBytes: narSize, hashPart, network })
-    if (narSize <= this.#wholeBytesMax) this.#prefetch.want(narHash, narSize)
+    if (narSize <= this.#wholeBytesMax) this.#prefetch.want(facts)
   }
 
   /** What was answered for this NAR; found anew when Nix remembers an answer that the agent, started since, does not. */
