@@ -5,13 +5,14 @@
  *   <directory>/partial/     blobs being fetched, by digest and network; they survive a restart
  *   <directory>/incoming/    blobs being written; removed at start. Uploads of images, in uploads/, are oci/uploads.ts's
  *
- * A blob is whole on disk (written, synced, renamed) before its row is. When room is needed, what was not used for longest goes; what
+ * A blob is whole on disk (written, synced, renamed) before its row is; only the renaming of what was fetched may be lost in a power cut, and is then done
+ * anew (blob-recovery.ts). When room is needed, what was not used for longest goes; what
  * is pinned, open or being fetched stays. Sizes are counted, not measured: the quota is about content, not about file system blocks.
  *
  * To whom a blob may be given is asked of it by `networksOf`. Nothing but publishing a blob here, or having fetched it from peers of a
  * network, adds one: that a blob is here, and somebody asks for it, is no reason to let others of his network have it.
  */
-import { mkdirSync, readdirSync, rmSync } from 'node:fs'
+import { mkdirSync, rmSync } from 'node:fs'
 import { type FileHandle, open, rename } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Digest } from '../../protocols/artifact/artifact.ts'
@@ -21,19 +22,16 @@ import type { Log } from '../log.ts'
 import { diskError, freeBytesOf, sizeText } from '../state/disk.ts'
 import { BlobFile } from './blob-file.ts'
 import type { BlobIndex, BlobRow, Evictable } from './blob-index.ts'
+import { blobPath, type Fetching, INCOMING, partialPath } from './blob-places.ts'
+import { recoverBlobs } from './blob-recovery.ts'
 import type { BlobSource, BlobStore, WriteOptions } from './content.ts'
 import { FreshPieces } from './fresh-pieces.ts'
 import type { PieceLists } from './piece-lists.ts'
-import { OPEN_NETWORK_ID } from './publication-key.ts'
 
 /** Last use is for eviction only: it is written down this coarsely, so that reading costs no write. */
 const USED_MS_STEP = 10 * 60_000
 /** Left free for the database and what else has to be written. */
 const DISK_SPARE_BYTES = 1024 * 1024
-const DIGEST_PATTERN = /^[0-9a-f]{64}$/
-
-/** What is being fetched, and for which network. */
-export type Fetching = { digest: Digest; network: string }
 
 export type BlobsInit = {
   directory: string
@@ -77,7 +75,7 @@ export class Blobs implements BlobStore {
     this.#log = log
     this.#now = now
     this.#freeBytes = freeBytes ?? (() => freeBytesOf(directory))
-    this.#recover()
+    recoverBlobs({ directory, index, log, now })
     const { blobs, bytes } = index.totals()
     this.#blobs = blobs
     this.#bytes = bytes
@@ -110,16 +108,10 @@ export class Blobs implements BlobStore {
     if (!row) return undefined
     const release = this.hold(digest)
     try {
-      const file = await this.#openFile(row)
-      if (file === undefined) {
-        release()
-        return undefined
-      }
-      this.#touch(row)
-      return new BlobFile(file, row.sizeBytes, {
-        onClose: release,
-        onCorrupt: () => this.#lose(digest, 'its bytes have another hash'),
-      })
+      const file = await this.#openFile(row, release)
+      if (file === undefined) release()
+      else this.#touch(row)
+      return file
     } catch (error) {
       release()
       throw error
@@ -150,7 +142,7 @@ export class Blobs implements BlobStore {
     signal: AbortSignal,
     options: WriteOptions = {},
   ): Promise<{ digest: Digest; sizeBytes: number }> {
-    const path = join(this.#directory, 'incoming', `${process.pid}-${this.#nextIncoming++}`)
+    const path = join(this.#directory, INCOMING, `${process.pid}-${this.#nextIncoming++}`)
     const hasher = new PieceHasher()
     let file: FileHandle | undefined
     try {
@@ -206,14 +198,17 @@ export class Blobs implements BlobStore {
   }
 
   pathOf(digest: Digest): string {
-    return join(this.#directory, digest.slice(0, 2), digest)
+    return blobPath(this.#directory, digest)
   }
 
-  partialPathOf({ digest, network }: Fetching): string {
-    return join(this.#directory, 'partial', partialName({ digest, network }))
+  partialPathOf(fetching: Fetching): string {
+    return partialPath(this.#directory, fetching)
   }
 
-  /** Moves a whole, synced file to its place; `network` is the one from whose peers all of it came. The row comes last. */
+  /**
+   * Moves a whole, synced file to its place; `network` is the one from whose peers all of it came. The row comes last; where nothing was fetched, after
+   * the move is on disk.
+   */
   async adopt(
     path: string,
     { digest, sizeBytes }: { digest: Digest; sizeBytes: number },
@@ -222,7 +217,7 @@ export class Blobs implements BlobStore {
     const place = this.pathOf(digest)
     mkdirSync(dirname(place), { recursive: true, mode: 0o700 })
     await rename(path, place)
-    await syncDirectory(dirname(place))
+    if (why.network === undefined) await syncDirectory(dirname(place))
     const isNew = !this.has(digest)
     const partialBytes = this.index.partial(digest)?.sizeBytes ?? 0
     this.index.put({ digest, sizeBytes, usedMs: this.#now() }, why)
@@ -365,19 +360,19 @@ export class Blobs implements BlobStore {
     }
   }
 
-  async #openFile({ digest, sizeBytes }: BlobRow): Promise<FileHandle | undefined> {
-    let file: FileHandle
+  async #openFile({ digest, sizeBytes }: BlobRow, onClose: () => void): Promise<BlobFile | undefined> {
+    const onCorrupt = () => this.#lose(digest, 'its bytes have another hash')
+    let file: BlobFile
     try {
-      file = await open(this.pathOf(digest), 'r')
+      file = await BlobFile.open(this.pathOf(digest), { onClose, onCorrupt })
     } catch (cause) {
       if ((cause as NodeJS.ErrnoException).code !== 'ENOENT') throw diskError(cause, this.#directory)
       this.#lose(digest, 'its file is gone')
       return undefined
     }
-    const { size } = await file.stat()
-    if (size === sizeBytes) return file
+    if (file.sizeBytes === sizeBytes) return file
     await file.close()
-    this.#lose(digest, `its file has ${size} bytes in place of ${sizeBytes}`)
+    this.#lose(digest, `its file has ${file.sizeBytes} bytes in place of ${sizeBytes}`)
     return undefined
   }
 
@@ -395,44 +390,6 @@ export class Blobs implements BlobStore {
     this.#bytes -= sizeBytes
     rmSync(this.pathOf(digest), { force: true })
   }
-
-  #recover(): void {
-    for (const name of ['.', 'partial', 'incoming'])
-      mkdirSync(join(this.#directory, name), { recursive: true, mode: 0o700 })
-    this.index.unpinTemporary()
-    const rubbish = readdirSync(join(this.#directory, 'incoming')).map((name) => join('incoming', name))
-    const rows = this.index.digests()
-    const missing = new Set(rows)
-    for (const prefix of readdirSync(this.#directory)) {
-      if (!/^[0-9a-f]{2}$/.test(prefix)) continue
-      for (const name of readdirSync(join(this.#directory, prefix))) {
-        missing.delete(name)
-        if (rows.has(name) || !DIGEST_PATTERN.test(name)) continue
-        // Only whole, verified files are moved here: one that was fetched needs just its row. One that was written was never acknowledged.
-        // After a power cut the row of the partial may be older than this file, so it does not say for which network it was fetched: it
-        // is given to nobody.
-        const sizeBytes = this.index.partial(name)?.sizeBytes
-        if (sizeBytes !== undefined) this.index.put({ digest: name, sizeBytes, usedMs: this.#now() })
-        else rubbish.push(join(prefix, name))
-      }
-    }
-    const partials = new Map(this.index.partials().map((one) => [partialName(one), one.digest]))
-    for (const name of readdirSync(join(this.#directory, 'partial'))) {
-      if (!partials.delete(name)) rubbish.push(join('partial', name))
-    }
-    for (const name of rubbish) rmSync(join(this.#directory, name), { force: true })
-    for (const digest of partials.values()) this.index.dropPartial(digest)
-    for (const digest of missing) {
-      this.#log.warn({ digest, reason: 'its file is gone', pins: this.index.pins(digest) }, 'blob.lost')
-      this.index.drop(digest)
-    }
-    if (rubbish.length > 0) this.#log.info({ files: rubbish.length }, 'blobs.recovered')
-  }
-}
-
-/** In the open network the digest alone, as it was before there were others. */
-function partialName({ digest, network }: Fetching): string {
-  return network === OPEN_NETWORK_ID ? digest : `${digest}.${network}`
 }
 
 async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {

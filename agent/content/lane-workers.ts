@@ -241,7 +241,10 @@ class ThreadHash implements Hasher {
 
   async digest(): Promise<string | undefined> {
     const answer = await this.#ask({ type: 'digest', hash: this.#number })
-    return answer?.type === 'digest' ? answer.digest : undefined
+    if (answer?.type !== 'digest') return undefined
+    // The thread has forgotten it.
+    this.lose()
+    return answer.digest
   }
 
   end(): void {

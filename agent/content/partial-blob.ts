@@ -8,14 +8,15 @@
  */
 
 import { hash } from 'node:crypto'
-import { constants } from 'node:fs'
+import { constants, fstatSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { isPiece, PIECE_BYTES, pieceBytes, pieceCount, pieceHash } from '../../protocols/pieces/tree.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import { diskError } from '../state/disk.ts'
-import type { Blobs, Fetching } from './blobs.ts'
+import type { Fetching } from './blob-places.ts'
+import type { Blobs } from './blobs.ts'
 import type { PartSource, PieceList } from './content.ts'
 import { offers } from './piece-picker.ts'
 import { type Hasher, WholeHash } from './whole-hash.ts'
@@ -278,7 +279,7 @@ export class PartialBlob implements PartSource {
 
   async #resume(signal: AbortSignal): Promise<void> {
     const { progress } = this.#blobs.index
-    const { size } = await this.#file.stat()
+    const { size } = fstatSync(this.#file.fd)
     this.#wasLonger = size > this.#list.sizeBytes
     const count = Math.min(pieceCount(size), this.#have.length)
     const saved = count === 0 ? undefined : progress.get(this.digest)

@@ -37,6 +37,8 @@ export class NarSource implements BlobHolder {
   readonly #log: Log
   /** Asked for every request of a peer. */
   readonly #keysOf: StatementSync
+  readonly #rowsOf: StatementSync
+  readonly #pathFrom: StatementSync
   readonly #largest: StatementSync
   /** By digest, the one used last at the end. */
   readonly #layouts = new NarLayouts()
@@ -47,6 +49,10 @@ export class NarSource implements BlobHolder {
     migrate(db, 'nix', SCHEMA)
     this.#db = db
     this.#keysOf = db.prepare('SELECT DISTINCT artifact FROM nix_published WHERE digest = ?')
+    this.#rowsOf = db.prepare('SELECT DISTINCT path, digest, size_bytes FROM nix_published WHERE digest = ?')
+    this.#pathFrom = db.prepare(
+      'SELECT path, digest, size_bytes FROM nix_published WHERE path >= ? ORDER BY path LIMIT 1',
+    )
     this.#largest = db.prepare(
       'SELECT DISTINCT digest, size_bytes AS sizeBytes FROM nix_published ORDER BY size_bytes DESC, digest LIMIT ?',
     )
@@ -97,8 +103,7 @@ export class NarSource implements BlobHolder {
   /** What Nix says of the published path with this hash part, as long as it is what was published. */
   byHashPart(hashPart: string): PathInfo | undefined {
     const least = `${this.#store.directory}/${hashPart}`
-    const statement = 'SELECT path, digest, size_bytes FROM nix_published WHERE path >= ? ORDER BY path LIMIT 1'
-    const row = this.#db.prepare(statement).get(least) as Row | undefined
+    const row = this.#pathFrom.get(least) as Row | undefined
     return row?.path.startsWith(`${least}-`) ? this.#valid(row.path, row.digest) : undefined
   }
 
@@ -168,8 +173,7 @@ export class NarSource implements BlobHolder {
   }
 
   #rows(digest: Digest): Row[] {
-    const statement = 'SELECT DISTINCT path, digest, size_bytes FROM nix_published WHERE digest = ?'
-    return this.#db.prepare(statement).all(digest) as Row[]
+    return this.#rowsOf.all(digest) as Row[]
   }
 
   #valid(path: string, digest: Digest): PathInfo | undefined {

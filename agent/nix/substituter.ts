@@ -379,9 +379,8 @@ export class Substituter implements AsyncDisposable {
   }
 
   #remember(facts: SignedFacts, hashPart: string, network: string | undefined): void {
-    const { path, narHash, narSize } = facts
-    this.#answered.set(narHash, { path, sizeBytes: narSize, hashPart, network })
-    if (narSize <= this.#wholeBytesMax) this.#prefetch.want(facts)
+    this.#answered.set(facts.narHash, { path: facts.path, sizeBytes: facts.narSize, hashPart, network })
+    if (facts.narSize <= this.#wholeBytesMax) this.#prefetch.want(facts)
   }
 
   /** What was answered for this NAR; found anew when Nix remembers an answer that the agent, started since, does not. */

@@ -11,6 +11,7 @@ import { pattern } from '../../protocols/pieces/pattern.ts'
 import { digestOf, never, Store } from './peers.ts'
 
 const MIB = 1024 * 1024
+const NETWORK = 'ab'.repeat(32)
 
 describe('writing', () => {
   test('keeps any bytes, however they are cut, and reads any range of them', async () => {
@@ -153,6 +154,28 @@ describe('after a crash', () => {
     expect(after.blobs.networksOf(digest)).toEqual(new Set())
   })
 
+  test('a fetched blob whose row outlived a power cut, and its move did not, is moved again', async () => {
+    using before = new Store()
+    const bytes = pattern(1000)
+    const { digest } = digestOf(bytes)
+    await before.blobs.write(digest, [bytes], never, { network: NETWORK })
+    renameSync(before.blobs.pathOf(digest), before.blobs.partialPathOf({ digest, network: NETWORK }))
+    using after = before.reopened()
+    expect(Buffer.compare((await after.contents(digest)) ?? Buffer.of(), bytes)).toBe(0)
+    expect(after.blobs.networksOf(digest)).toEqual(new Set([NETWORK]))
+  })
+
+  test('what was fetched for another network than the row says is thrown away', async () => {
+    using before = new Store()
+    const bytes = pattern(1000)
+    const { digest } = digestOf(bytes)
+    await before.blobs.write(digest, [bytes], never, { network: NETWORK })
+    renameSync(before.blobs.pathOf(digest), before.blobs.partialPathOf({ digest, network: OPEN_NETWORK_ID }))
+    using after = before.reopened()
+    expect(after.blobs.has(digest)).toBe(false)
+    expect(readdirSync(join(after.directory, 'blobs', 'partial'))).toEqual([])
+  })
+
   test('rows whose file is gone are dropped, and that is logged', async () => {
     using before = new Store()
     const { digest } = await before.blobs.write(undefined, [pattern(1000)], never, { pin: 'published' })
@@ -182,6 +205,22 @@ describe('after a crash', () => {
     before.blobs.pin(digest, 'published')
     using after = before.reopened()
     expect(after.index.pins(digest)).toEqual(['published'])
+  })
+})
+
+describe('a blob that is read', () => {
+  test('is closed when what is being read of it has been read, and then no more is', async () => {
+    using store = new Store()
+    const bytes = pattern(4 * MIB)
+    const { digest } = await store.blobs.write(undefined, [bytes], never)
+    const source = await store.blobs.open(digest)
+    const buffer = Buffer.alloc(4 * MIB)
+    const reading = source?.readInto?.(buffer, 0)
+    await source?.close?.()
+    expect(Buffer.compare(buffer, bytes)).toBe(0)
+    await reading
+    await expect(source?.readInto?.(buffer, 0)).rejects.toThrow('closed')
+    expect(store.blobs.isInUse(digest)).toBe(false)
   })
 })
 
