@@ -3,9 +3,10 @@
  * when it is right. Nothing that exists is overwritten or written through; what is there already and identical is left as it is.
  */
 import { createHash, type Hash, randomBytes } from 'node:crypto'
-import { createReadStream, type Stats } from 'node:fs'
-import { type FileHandle, link, lstat, mkdir, open, rename, rm, unlink } from 'node:fs/promises'
+import { createReadStream, createWriteStream, type Stats } from 'node:fs'
+import { link, lstat, mkdir, rename, rm, unlink } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
+import { pipeline } from 'node:stream/promises'
 import { pipe } from 'it-pipe'
 import { unpackNar } from '../../protocols/nar/read.ts'
 import { layoutNar } from '../../protocols/nar/write.ts'
@@ -71,40 +72,7 @@ function relativePathOf(part: Part, name: string): string {
 }
 
 async function writeFile(bytes: AsyncIterable<Uint8Array>, path: string, signal: AbortSignal): Promise<void> {
-  await using file = await open(path, 'wx', 0o666)
-  let waiting: Uint8Array[] = []
-  let waitingBytes = 0
-  let writing = Promise.resolve()
-  const write = async () => {
-    const chunks = waiting
-    waiting = []
-    waitingBytes = 0
-    await writing
-    writing = writeAll(file, chunks)
-    // Heard when the next ones are written, or at the end.
-    writing.catch(() => undefined)
-  }
-  try {
-    for await (const chunk of bytes) {
-      signal.throwIfAborted()
-      waiting.push(chunk)
-      waitingBytes += chunk.byteLength
-      if (waitingBytes >= WRITE_BYTES) await write()
-    }
-    await write()
-  } finally {
-    await writing
-  }
-}
-
-async function writeAll(file: FileHandle, chunks: Uint8Array[]): Promise<void> {
-  const { bytesWritten } = await file.writev(chunks)
-  let leftBytes = bytesWritten
-  for (const chunk of chunks) {
-    // A disk that is almost full takes a part, and says why with the next one.
-    if (leftBytes < chunk.byteLength) await file.writeFile(chunk.subarray(leftBytes))
-    leftBytes = Math.max(0, leftBytes - chunk.byteLength)
-  }
+  await pipeline(bytes, createWriteStream(path, { flags: 'wx', highWaterMark: WRITE_BYTES }), { signal })
 }
 
 /** Never replaces: link and rename fail when, since we looked, something came to be there. */
