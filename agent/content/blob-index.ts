@@ -1,7 +1,7 @@
 /**
  * What the state database knows of blobs: which are on disk, who wants them kept, in which networks they may be given out, which are half
  * fetched. Rows only; files are the business of `Blobs`. A blob's row is written after its file is in place and deleted before the file
- * is, so a row never promises a file that a crash could have lost, and files without a row are rubbish.
+ * is, so files without a row are rubbish; and a row promises no file that a crash could have lost, unless another row says so.
  *
  * A blob may be given out in the networks that it was published in here (its pins say so), and in those from whose peers it was fetched.
  */
@@ -35,6 +35,12 @@ const SCHEMA = [
   INSERT INTO content_fetched
     SELECT digest, '${OPEN_NETWORK_ID}' FROM content_blobs WHERE digest NOT IN (SELECT digest FROM content_pins);
   ALTER TABLE content_partials ADD COLUMN network TEXT NOT NULL DEFAULT '${OPEN_NETWORK_ID}';
+  `,
+  // Blobs whose bytes may not be on the disk yet, and the boot of the machine that they came under.
+  `
+  CREATE TABLE content_unsynced (
+    digest TEXT PRIMARY KEY REFERENCES content_blobs (digest) ON DELETE CASCADE, boot TEXT NOT NULL
+  ) STRICT, WITHOUT ROWID;
   `,
 ]
 
@@ -102,6 +108,9 @@ export class BlobIndex {
       putPartial: db.prepare(`INSERT INTO content_partials (digest, size_bytes, used_ms, network) VALUES (?, ?, ?, ?)
         ON CONFLICT DO UPDATE SET
           size_bytes = excluded.size_bytes, used_ms = excluded.used_ms, network = excluded.network`),
+      unsynced: db.prepare('INSERT OR REPLACE INTO content_unsynced VALUES (?, ?)'),
+      synced: db.prepare('DELETE FROM content_unsynced WHERE digest = ?'),
+      allUnsynced: db.prepare('SELECT digest, boot FROM content_unsynced'),
       dropPartial: db.prepare('DELETE FROM content_partials WHERE digest = ?'),
       allPartials: db.prepare('SELECT digest, size_bytes AS sizeBytes, network FROM content_partials'),
       partialBytes: db.prepare('SELECT coalesce(sum(size_bytes), 0) AS bytes FROM content_partials'),
@@ -112,14 +121,38 @@ export class BlobIndex {
     return this.#sql.get.get(digest) as BlobRow | undefined
   }
 
-  /** The blob is in its place, fetched for `network` if that is given; what was half fetched of it is no longer needed. */
-  put(row: BlobRow, { pin, network }: { pin?: string | undefined; network?: string } = {}): void {
+  /**
+   * The blob is in its place, fetched for `network` if that is given; what was half fetched of it is no longer needed. `unsyncedBoot` is the boot of
+   * the machine under which it came, if it may not be on the disk yet.
+   */
+  put(
+    row: BlobRow,
+    {
+      pin,
+      network,
+      unsyncedBoot,
+    }: { pin?: string | undefined; network?: string; unsyncedBoot?: string | undefined } = {},
+  ): void {
     transaction(this.#db, () => {
       this.#sql.put.run(row.digest, row.sizeBytes, row.usedMs)
+      if (unsyncedBoot === undefined) this.#sql.synced.run(row.digest)
+      else this.#sql.unsynced.run(row.digest, unsyncedBoot)
       this.#sql.dropPartial.run(row.digest)
       if (network !== undefined) this.#sql.addFetched.run(row.digest, network)
       if (pin !== undefined) this.#sql.pin.run(row.digest, pin)
     })
+  }
+
+  /** They are on the disk. */
+  synced(digests: readonly Digest[]): void {
+    transaction(this.#db, () => {
+      for (const digest of digests) this.#sql.synced.run(digest)
+    })
+  }
+
+  /** Those that may not be on the disk, and the boot of the machine under which they came. */
+  unsynced(): { digest: Digest; boot: string }[] {
+    return this.#sql.allUnsynced.all() as { digest: Digest; boot: string }[]
   }
 
   /** The networks in which it was published here, and those from whose peers it came. */

@@ -22,8 +22,3 @@ export function partialPath(directory: string, fetching: Fetching): string {
 export function partialName({ digest, network }: Fetching): string {
   return network === OPEN_NETWORK_ID ? digest : `${digest}.${network}`
 }
-
-export function fetchingOf(name: string): Fetching {
-  const [digest = '', network = OPEN_NETWORK_ID] = name.split('.')
-  return { digest, network }
-}

@@ -1,22 +1,30 @@
 /**
- * Puts right what a crash or a power cut left of the blob directory (see blobs.ts): files without a row and rows without a file, of which some
- * belong together.
+ * Puts right what a crash or a power cut left of the blob directory (see blobs.ts): files without a row, rows without a file, and what may not
+ * have been on the disk yet.
  */
-import { mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { mkdirSync, readdirSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Digest } from '../../protocols/artifact/artifact.ts'
 import type { Log } from '../log.ts'
 import type { BlobIndex } from './blob-index.ts'
-import { blobPath, fetchingOf, INCOMING, PARTIAL, partialName } from './blob-places.ts'
+import { INCOMING, PARTIAL, partialName } from './blob-places.ts'
+import { BOOT } from './late-sync.ts'
 
 const DIGEST_PATTERN = /^[0-9a-f]{64}$/
 
 type Init = { directory: string; index: BlobIndex; log: Log; now: () => number }
 
-/** To be called before anything else looks at the directory, which is made if need be. */
-export function recoverBlobs({ directory, index, log, now }: Init): void {
+/** To be called before anything else looks at the directory, which is made if need be. @returns those that have yet to be synced. */
+export function recoverBlobs({ directory, index, log, now }: Init): Digest[] {
   for (const name of ['.', PARTIAL, INCOMING]) mkdirSync(join(directory, name), { recursive: true, mode: 0o700 })
   index.unpinTemporary()
   const rubbish = readdirSync(join(directory, INCOMING)).map((name) => join(INCOMING, name))
+  const unsynced = index.unsynced()
+  for (const { digest, boot } of unsynced) {
+    if (boot === BOOT) continue
+    log.warn({ digest, reason: 'the machine stopped before it was on the disk', pins: index.pins(digest) }, 'blob.lost')
+    index.drop(digest)
+  }
   const rows = index.digests()
   const missing = new Set(rows)
   for (const prefix of readdirSync(directory)) {
@@ -34,15 +42,7 @@ export function recoverBlobs({ directory, index, log, now }: Init): void {
   }
   const partials = new Map(index.partials().map((one) => [partialName(one), one.digest]))
   for (const name of readdirSync(join(directory, PARTIAL))) {
-    if (partials.delete(name)) continue
-    const { digest, network } = fetchingOf(name)
-    // A row may outlive a power cut when the move of its file to its place did not: nothing waits for that.
-    if (missing.has(digest) && index.networksOf(digest).has(network)) {
-      const place = blobPath(directory, digest)
-      mkdirSync(dirname(place), { recursive: true, mode: 0o700 })
-      renameSync(join(directory, PARTIAL, name), place)
-      missing.delete(digest)
-    } else rubbish.push(join(PARTIAL, name))
+    if (!partials.delete(name)) rubbish.push(join(PARTIAL, name))
   }
   for (const name of rubbish) rmSync(join(directory, name), { force: true })
   for (const digest of partials.values()) index.dropPartial(digest)
@@ -51,4 +51,5 @@ export function recoverBlobs({ directory, index, log, now }: Init): void {
     index.drop(digest)
   }
   if (rubbish.length > 0) log.info({ files: rubbish.length }, 'blobs.recovered')
+  return unsynced.map(({ digest }) => digest).filter((digest) => index.get(digest) !== undefined)
 }

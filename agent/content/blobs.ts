@@ -5,8 +5,8 @@
  *   <directory>/partial/     blobs being fetched, by digest and network; they survive a restart
  *   <directory>/incoming/    blobs being written; removed at start. Uploads of images, in uploads/, are oci/uploads.ts's
  *
- * A blob is whole on disk (written, synced, renamed) before its row is; only the renaming of what was fetched may be lost in a power cut, and is then done
- * anew (blob-recovery.ts). When room is needed, what was not used for longest goes; what
+ * A blob is whole on disk (written, synced, renamed) before its row is; what can be had again is synced later, and another row says so until then
+ * (late-sync.ts). When room is needed, what was not used for longest goes; what
  * is pinned, open or being fetched stays. Sizes are counted, not measured: the quota is about content, not about file system blocks.
  *
  * To whom a blob may be given is asked of it by `networksOf`. Nothing but publishing a blob here, or having fetched it from peers of a
@@ -26,6 +26,7 @@ import { blobPath, type Fetching, INCOMING, partialPath } from './blob-places.ts
 import { recoverBlobs } from './blob-recovery.ts'
 import type { BlobSource, BlobStore, WriteOptions } from './content.ts'
 import { FreshPieces } from './fresh-pieces.ts'
+import { BOOT, LateSync } from './late-sync.ts'
 import type { PieceLists } from './piece-lists.ts'
 
 /** Last use is for eviction only: it is written down this coarsely, so that reading costs no write. */
@@ -44,7 +45,7 @@ export type BlobsInit = {
   freeBytes?: () => number | undefined
 }
 
-export class Blobs implements BlobStore {
+export class Blobs implements BlobStore, AsyncDisposable {
   readonly index: BlobIndex
   readonly lists: Pick<PieceLists, 'put'>
   readonly fresh = new FreshPieces()
@@ -55,6 +56,7 @@ export class Blobs implements BlobStore {
   readonly #openCounts = new Map<Digest, number>()
   /** Digests whose partial file a fetch is working on. */
   readonly #fetching = new Set<Digest>()
+  readonly #late: LateSync
   #quotaBytes: number
   #blobs: number
   #bytes: number
@@ -75,11 +77,17 @@ export class Blobs implements BlobStore {
     this.#log = log
     this.#now = now
     this.#freeBytes = freeBytes ?? (() => freeBytesOf(directory))
-    recoverBlobs({ directory, index, log, now })
+    this.#late = new LateSync({ index, pathOf: (digest) => this.pathOf(digest), log })
+    for (const digest of recoverBlobs({ directory, index, log, now })) this.#late.add(digest)
     const { blobs, bytes } = index.totals()
     this.#blobs = blobs
     this.#bytes = bytes
     this.#partialBytes = index.partialBytes()
+  }
+
+  /** Resolves when what came last is on the disk. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#late[Symbol.asyncDispose]()
   }
 
   get stats(): { blobs: number; bytes: number; quotaBytes: number } {
@@ -158,9 +166,10 @@ export class Blobs implements BlobStore {
       const { digest, sizeBytes, hashes } = hasher.finish()
       if (expected !== undefined && digest !== expected)
         throw new AgentError('corrupt', `the bytes have the hash ${digest}, not ${expected} as they should`)
-      await file.datasync()
+      const isLate = options.isLate === true && options.pin === undefined && this.mayBeLate(digest)
+      if (!isLate) await file.datasync()
       this.lists.put(digest, sizeBytes, hashes)
-      await this.adopt(path, { digest, sizeBytes }, options)
+      await this.adopt(path, { digest, sizeBytes }, { ...options, isLate })
       return { digest, sizeBytes }
     } catch (cause) {
       rmSync(path, { force: true })
@@ -205,22 +214,28 @@ export class Blobs implements BlobStore {
     return partialPath(this.#directory, fetching)
   }
 
+  /** What is kept for a reason may not be had again. */
+  mayBeLate(digest: Digest): boolean {
+    return this.index.pins(digest).length === 0
+  }
+
   /**
-   * Moves a whole, synced file to its place; `network` is the one from whose peers all of it came. The row comes last; where nothing was fetched, after
-   * the move is on disk.
+   * Moves a whole file to its place; `network` is the one from whose peers all of it came. The row comes last. Unless it may be late, the file was
+   * synced.
    */
   async adopt(
     path: string,
     { digest, sizeBytes }: { digest: Digest; sizeBytes: number },
-    why: { pin?: string; network?: string },
+    { isLate = false, ...why }: Pick<WriteOptions, 'pin' | 'network' | 'isLate'>,
   ): Promise<void> {
     const place = this.pathOf(digest)
     mkdirSync(dirname(place), { recursive: true, mode: 0o700 })
     await rename(path, place)
-    if (why.network === undefined) await syncDirectory(dirname(place))
+    if (!isLate) await syncDirectory(dirname(place))
     const isNew = !this.has(digest)
     const partialBytes = this.index.partial(digest)?.sizeBytes ?? 0
-    this.index.put({ digest, sizeBytes, usedMs: this.#now() }, why)
+    this.index.put({ digest, sizeBytes, usedMs: this.#now() }, { ...why, unsyncedBoot: isLate ? BOOT : undefined })
+    if (isLate) this.#late.add(digest)
     this.#partialBytes -= partialBytes
     if (!isNew) return
     this.#blobs++

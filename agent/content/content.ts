@@ -60,6 +60,8 @@ export type WriteOptions = {
   pin?: string
   /** The network, by its id in hex, in which it may be given out: all of it came from its peers, or a member pushed it for them. */
   network?: string
+  /** It can be had again: if nothing keeps it, it is on disk for good a while later only (late-sync.ts). */
+  isLate?: boolean
   /** Told the file that the chunks are written to, once it is there: who opens it now can read what was written, also when it is moved. */
   onFile?: (path: string) => void
 }
@@ -69,7 +71,7 @@ export type BlobStore = BlobHolder & {
   has(digest: Digest): boolean
   sizeOf(digest: Digest): number | undefined
   /**
-   * Stores the chunks. With a digest, they must have it; without, they get theirs. On disk for good when it resolves.
+   * Stores the chunks. With a digest, they must have it; without, they get theirs. On disk for good when it resolves, unless it may be late.
    *
    * @throws {AgentError} `corrupt` when the digest is another, `limit` when there is no room.
    */

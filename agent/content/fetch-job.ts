@@ -334,7 +334,7 @@ export class FetchJob {
     if (hash('sha256', bytes) !== digest) throw new WireError('mismatch', 'piece 0 has another hash than it said')
     if (this.#isWhole) return
     onBytes(sizeBytes, false)
-    await blobs.write(digest, [bytes], signal, { network })
+    await blobs.write(digest, [bytes], signal, { network, isLate: true })
     this.#tellProgress(sizeBytes, sizeBytes)
     this.#isWhole = true
   }

@@ -196,7 +196,7 @@ export class Upstreams implements AsyncDisposable {
   async #download({ said, info, upstream }: Found, network: string | undefined, signal: AbortSignal): Promise<void> {
     const { blobs, held, log } = this.#init
     const bytes = decompressed(upstream.nar(said.url, signal), said.compression, signal)
-    const options = network === undefined ? {} : { network }
+    const options = network === undefined ? { isLate: true } : { isLate: true, network }
     await blobs.write(info.narHash, this.#counted(bytes, info.narSize), signal, options)
     held.put(info)
     log.info({ url: upstream.url, path: info.path, sizeBytes: info.narSize }, 'upstream.fetched')

@@ -85,7 +85,7 @@ export async function startContent(deps: ContentDeps, stack: AsyncDisposableStac
   } = deps
   const lists = new PieceLists(db)
   const index = new BlobIndex(db)
-  const blobs = Blobs.open({ directory: state.file('blobs'), index, lists, quotaBytes, log })
+  const blobs = stack.use(Blobs.open({ directory: state.file('blobs'), index, lists, quotaBytes, log }))
   const { store } = sharing
   const published = new NarSource({ db, store, log })
   const held = new HeldPaths(db, store.directory)

@@ -10,7 +10,7 @@ export const SCHEMA_VERSIONS: Readonly<Record<string, number>> = {
   'artifact-pins': 1,
   artifacts: 1,
   catalog: 1,
-  content: 2,
+  content: 3,
   'content-lies': 1,
   'content-notes': 1,
   'content-progress': 1,

@@ -25,6 +25,7 @@ import { BlobIndex } from '../../../agent/content/blob-index.ts'
 import { encrypterFor } from '../../../agent/identity/passphrase.ts'
 import { openDatabase } from '../../../agent/state/database.ts'
 import { StateDirectory } from '../../../agent/state/directory.ts'
+import { SCHEMA_VERSIONS } from '../../../agent/state/schema.ts'
 import { writeTar } from '../../../agent/tar.ts'
 import { ELDER, oldState } from '../../first-days.ts'
 
@@ -105,7 +106,12 @@ describe('a backup', () => {
         'state.db',
       ].sort(),
     )
-    expect(manifest).toMatchObject({ v: 1, peerId: ELDER.peerId, name: 'elder', schema: { content: 2, catalog: 1 } })
+    expect(manifest).toMatchObject({
+      v: 1,
+      peerId: ELDER.peerId,
+      name: 'elder',
+      schema: { content: SCHEMA_VERSIONS.content, catalog: 1 },
+    })
     const copy = join(scratch(), 'copy.db')
     writeFileSync(copy, files['state.db'] ?? '')
     // What was not committed is not in it.
@@ -299,7 +305,7 @@ describe('going back to before an upgrade', () => {
     const version = (path: string) =>
       new DatabaseSync(path).prepare("SELECT version FROM schema_versions WHERE part = 'content'").get()
     expect(version(join(directory, 'state.db'))).toEqual({ version: 1 })
-    expect(version(join(replaced, 'state.db'))).toEqual({ version: 2 })
+    expect(version(join(replaced, 'state.db'))).toEqual({ version: SCHEMA_VERSIONS.content })
     expect(() => undoUpgrade(directory)).toThrow(/no copy/)
   })
 })

@@ -11,7 +11,6 @@ import { pattern } from '../../protocols/pieces/pattern.ts'
 import { digestOf, never, Store } from './peers.ts'
 
 const MIB = 1024 * 1024
-const NETWORK = 'ab'.repeat(32)
 
 describe('writing', () => {
   test('keeps any bytes, however they are cut, and reads any range of them', async () => {
@@ -152,28 +151,6 @@ describe('after a crash', () => {
     expect(Buffer.compare((await after.contents(digest)) ?? Buffer.of(), bytes)).toBe(0)
     // The row of a partial may be older than the file, and that of another network.
     expect(after.blobs.networksOf(digest)).toEqual(new Set())
-  })
-
-  test('a fetched blob whose row outlived a power cut, and its move did not, is moved again', async () => {
-    using before = new Store()
-    const bytes = pattern(1000)
-    const { digest } = digestOf(bytes)
-    await before.blobs.write(digest, [bytes], never, { network: NETWORK })
-    renameSync(before.blobs.pathOf(digest), before.blobs.partialPathOf({ digest, network: NETWORK }))
-    using after = before.reopened()
-    expect(Buffer.compare((await after.contents(digest)) ?? Buffer.of(), bytes)).toBe(0)
-    expect(after.blobs.networksOf(digest)).toEqual(new Set([NETWORK]))
-  })
-
-  test('what was fetched for another network than the row says is thrown away', async () => {
-    using before = new Store()
-    const bytes = pattern(1000)
-    const { digest } = digestOf(bytes)
-    await before.blobs.write(digest, [bytes], never, { network: NETWORK })
-    renameSync(before.blobs.pathOf(digest), before.blobs.partialPathOf({ digest, network: OPEN_NETWORK_ID }))
-    using after = before.reopened()
-    expect(after.blobs.has(digest)).toBe(false)
-    expect(readdirSync(join(after.directory, 'blobs', 'partial'))).toEqual([])
   })
 
   test('rows whose file is gone are dropped, and that is logged', async () => {

@@ -54,7 +54,7 @@ describe('the order of NARs', () => {
   })
 
   it('is the same as that of the goals of Nix, for any closure', () => {
-    const names = [...'abcdefghijklmnop']
+    const names = 'abcdefghijklmnop'.split('')
     const closure = fc.record(
       Object.fromEntries(
         names.map((name, at) => {

@@ -1,0 +1,100 @@
+/**
+ * Brings blobs to the disk a while after they came, all of that while together: those that can be had again. To wait for the disk with each would have
+ * a closure of small paths come as slowly as a disk syncs. Until then a row says under which boot of the machine the blob came, and what a
+ * power cut may have taken is dropped at the next start (blob-recovery.ts); a kill takes nothing.
+ */
+import { randomUUID } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { open } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import type { Digest } from '../../protocols/artifact/artifact.ts'
+import { reasonOf } from '../error.ts'
+import type { Log } from '../log.ts'
+import type { BlobIndex } from './blob-index.ts'
+
+/** As long as file systems wait with their own journals. */
+const DELAY_MS = 5_000
+/** When the agent stops, the machine may be about to. */
+const LAST_MS_MAX = 5_000
+
+/** Another one with each start of the machine; where it does not say, with each start of the agent. */
+export const BOOT = bootOf('/proc/sys/kernel/random/boot_id')
+
+type Init = { index: Pick<BlobIndex, 'synced'>; pathOf: (digest: Digest) => string; log: Log; delayMs?: number }
+
+export class LateSync implements AsyncDisposable {
+  readonly #init: Init
+  readonly #waiting = new Set<Digest>()
+  #timer: NodeJS.Timeout | undefined
+  #running: Promise<void> | undefined
+
+  constructor(init: Init) {
+    this.#init = init
+  }
+
+  add(digest: Digest): void {
+    this.#waiting.add(digest)
+    this.#timer ??= setTimeout(() => this.#begin(), this.#init.delayMs ?? DELAY_MS).unref()
+  }
+
+  /** Goes on until nothing waits, or it takes too long. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    const endMs = performance.now() + LAST_MS_MAX
+    await this.#running
+    clearTimeout(this.#timer)
+    await this.#sync(() => performance.now() < endMs)
+  }
+
+  #begin(): void {
+    this.#running = this.#sync(() => true).finally(() => {
+      this.#running = undefined
+      this.#timer = undefined
+      for (const digest of this.#waiting) this.add(digest)
+    })
+  }
+
+  async #sync(mayGoOn: () => boolean): Promise<void> {
+    if (this.#waiting.size === 0) return
+    const { index, pathOf, log } = this.#init
+    // Those that come meanwhile are the next ones.
+    const batch = [...this.#waiting]
+    const synced: Digest[] = []
+    const directories = new Set<string>()
+    try {
+      for (const digest of batch) {
+        if (!mayGoOn()) break
+        this.#waiting.delete(digest)
+        const path = pathOf(digest)
+        if (!(await syncFile(path))) continue
+        synced.push(digest)
+        directories.add(dirname(path))
+      }
+      // With what is in them: the names of the files.
+      for (const directory of directories) await syncFile(directory)
+      index.synced(synced)
+    } catch (error) {
+      // They are as they were: what the disk does not hold at the next boot is dropped.
+      log.warn({ reason: reasonOf(error), blobs: synced.length }, 'blobs.sync-failed')
+    }
+  }
+}
+
+/** A file or a directory. @returns whether it is there */
+async function syncFile(path: string): Promise<boolean> {
+  try {
+    await using file = await open(path, 'r')
+    await file.sync()
+    return true
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false
+    throw error
+  }
+}
+
+function bootOf(path: string): string {
+  try {
+    return readFileSync(path, 'utf8').trim()
+  } catch {
+    return randomUUID()
+  }
+}
