@@ -20,7 +20,7 @@ const ARROWS: Record<string, readonly string[]> = {
   identity: ['state'],
   backup: ['identity', 'state'],
   http: [],
-  api: [],
+  api: ['http'],
   cli: ['api', 'install', 'service'],
   install: ['api', 'service'],
   mesh: ['identity', 'state'],

@@ -10,6 +10,7 @@ import { Readable } from 'node:stream'
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import { AgentError, type AgentErrorCode, reasonOf } from '../error.ts'
+import { sendBytes } from '../http/sending.ts'
 import type { Log } from '../log.ts'
 import { SCHEMALESS } from '../schemaless.ts'
 import type { AgentApi } from './agent-api.ts'
@@ -180,7 +181,7 @@ async function answer(
     case 'json':
       return await route.handle(api, call)
     case 'bytes':
-      return sendBytes(await route.handle(api, call), reply, signal)
+      return await answerBytes(await route.handle(api, call), reply, signal)
     case 'events':
     case 'lines': {
       const lines = new Lines(reply)
@@ -215,7 +216,17 @@ function hangUp(reply: FastifyReply): AbortSignal {
   return gone.signal
 }
 
-function sendBytes(blob: BlobReader, reply: FastifyReply, signal: AbortSignal): FastifyReply {
+async function answerBytes(blob: BlobReader, reply: FastifyReply, signal: AbortSignal): Promise<FastifyReply> {
+  const { sizeBytes } = blob
+  reply.type('application/octet-stream').header('content-length', sizeBytes)
+  if (blob.readInto !== undefined) {
+    try {
+      await sendBytes(reply, blob as Required<BlobReader>, { offset: 0, length: sizeBytes }, signal)
+    } finally {
+      await blob.close?.()
+    }
+    return reply
+  }
   async function* bytes() {
     try {
       yield* blob.read(0, blob.sizeBytes, signal)
@@ -223,10 +234,7 @@ function sendBytes(blob: BlobReader, reply: FastifyReply, signal: AbortSignal): 
       await blob.close?.()
     }
   }
-  return reply
-    .type('application/octet-stream')
-    .header('content-length', blob.sizeBytes)
-    .send(Readable.from(bytes(), { objectMode: false }))
+  return await reply.send(Readable.from(bytes(), { objectMode: false }))
 }
 
 /** Lines of JSON on a reply, which begins with the first: before it, an error can still be an ordinary one. */

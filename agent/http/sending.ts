@@ -3,6 +3,7 @@
  * stream of chunks would cost three times the CPU, most of it for memory that is new each time.
  */
 import type { FastifyReply } from 'fastify'
+import { giveBack } from '../give-back.ts'
 
 /** Small enough that both stay in the cache of a core. */
 const BUFFER_BYTES = 256 * 1024
@@ -31,7 +32,9 @@ export async function sendBytes(
     signal.throwIfAborted()
     raw.writeHead(reply.statusCode, reply.getHeaders() as Record<string, string | number>)
     const end = offset + length
-    const buffers = [Buffer.allocUnsafeSlow(BUFFER_BYTES), Buffer.allocUnsafeSlow(BUFFER_BYTES)]
+    const buffers = [length, length - BUFFER_BYTES].map((bytes) =>
+      Buffer.allocUnsafeSlow(Math.min(Math.max(0, bytes), BUFFER_BYTES)),
+    )
     const filled = async (turn: number) => {
       const from = offset + turn * BUFFER_BYTES
       const buffer = (buffers[turn % 2] as Buffer).subarray(0, Math.max(0, end - from))
@@ -46,6 +49,7 @@ export async function sendBytes(
       await Promise.race([isGone.promise, written(raw, buffer)])
     }
     raw.end()
+    for (const buffer of buffers) giveBack(buffer)
   } catch (error) {
     raw.destroy()
     throw error
