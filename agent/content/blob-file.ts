@@ -20,15 +20,21 @@ export class BlobFile implements BlobSource {
   readonly #quiet = Promise.withResolvers<void>()
 
   /** @throws ENOENT and the like */
-  static open(path: string, owner: Owner): Promise<BlobFile> {
-    return new Promise((resolve, reject) => {
-      open(path, 'r', (error, fd) => (error ? reject(error) : resolve(new BlobFile(fd, owner))))
+  static async open(path: string, owner: Owner): Promise<BlobFile> {
+    const fd = await new Promise<number>((resolve, reject) => {
+      open(path, 'r', (error, opened) => (error ? reject(error) : resolve(opened)))
     })
+    try {
+      return new BlobFile(fd, fstatSync(fd).size, owner)
+    } catch (error) {
+      closeSync(fd)
+      throw error
+    }
   }
 
-  private constructor(fd: number, owner: Owner) {
+  private constructor(fd: number, sizeBytes: number, owner: Owner) {
     this.#fd = fd
-    this.sizeBytes = fstatSync(fd).size
+    this.sizeBytes = sizeBytes
     this.#owner = owner
   }
 
@@ -58,23 +64,29 @@ export class BlobFile implements BlobSource {
     this.#closed = true
     if (this.#reading === 0) this.#quiet.resolve()
     await this.#quiet.promise
-    closeSync(this.#fd)
-    this.#owner.onClose()
+    try {
+      closeSync(this.#fd)
+    } finally {
+      this.#owner.onClose()
+    }
   }
 
   /** Fills the rest of `into` from `from` on, with as much as comes at once. */
-  #readAt(into: Uint8Array, from: number, position: number): Promise<number> {
-    if (this.#closed) return Promise.reject(new Error('the blob was closed'))
+  async #readAt(into: Uint8Array, from: number, position: number): Promise<number> {
+    if (this.#closed) throw new Error('the blob was closed')
     this.#reading++
-    return new Promise((resolve, reject) => {
-      read(this.#fd, into, from, into.byteLength - from, position, (error, count) => {
-        this.#reading--
-        if (this.#closed && this.#reading === 0) this.#quiet.resolve()
-        if (error) reject(error)
-        else if (count === 0) reject(this.#tooShort())
-        else resolve(count)
+    try {
+      const count = await new Promise<number>((resolve, reject) => {
+        read(this.#fd, into, from, into.byteLength - from, position, (error, bytes) =>
+          error ? reject(error) : resolve(bytes),
+        )
       })
-    })
+      if (count === 0) throw this.#tooShort()
+      return count
+    } finally {
+      this.#reading--
+      if (this.#closed && this.#reading === 0) this.#quiet.resolve()
+    }
   }
 
   #tooShort(): AgentError {

@@ -27,6 +27,8 @@ export class LateSync implements AsyncDisposable {
   readonly #waiting = new Set<Digest>()
   #timer: NodeJS.Timeout | undefined
   #running: Promise<void> | undefined
+  /** By performance.now(). */
+  #endMs = Number.POSITIVE_INFINITY
 
   constructor(init: Init) {
     this.#init = init
@@ -39,21 +41,21 @@ export class LateSync implements AsyncDisposable {
 
   /** Goes on until nothing waits, or it takes too long. */
   async [Symbol.asyncDispose](): Promise<void> {
-    const endMs = performance.now() + LAST_MS_MAX
+    this.#endMs = performance.now() + LAST_MS_MAX
     await this.#running
     clearTimeout(this.#timer)
-    await this.#sync(() => performance.now() < endMs)
+    await this.#sync()
   }
 
   #begin(): void {
-    this.#running = this.#sync(() => true).finally(() => {
+    this.#running = this.#sync().finally(() => {
       this.#running = undefined
       this.#timer = undefined
       for (const digest of this.#waiting) this.add(digest)
     })
   }
 
-  async #sync(mayGoOn: () => boolean): Promise<void> {
+  async #sync(): Promise<void> {
     if (this.#waiting.size === 0) return
     const { index, pathOf, log } = this.#init
     // Those that come meanwhile are the next ones.
@@ -62,7 +64,7 @@ export class LateSync implements AsyncDisposable {
     const directories = new Set<string>()
     try {
       for (const digest of batch) {
-        if (!mayGoOn()) break
+        if (performance.now() > this.#endMs) break
         this.#waiting.delete(digest)
         const path = pathOf(digest)
         if (!(await syncFile(path))) continue

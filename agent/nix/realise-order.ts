@@ -13,24 +13,29 @@ const NAME_AT = 44
 export type WantedNar = Pick<SignedFacts, 'path' | 'narHash' | 'narSize' | 'references'>
 /** Small ones are fetched beside the others. */
 export type Kind = 'small' | 'large'
-type Waiting = { nar: WantedNar; key: string; ready: Waiting[] }
+type Waiting = {
+  readonly nar: WantedNar
+  readonly key: string
+  readonly kind: Kind
+  /** The path that has to come before, as far as was looked. */
+  before: string | undefined
+}
 
 export class RealiseOrder {
   readonly #all = new Map<Digest, Waiting>()
   readonly #byPath = new Map<string, Waiting>()
-  /** Those that may come, the first of them at the end; also some that are gone by now, or that something else has to come before. */
+  /** Those before which nothing has to come that was known when they were looked at; the first of them at the end. */
   readonly #ready: Record<Kind, Waiting[]> = { small: [], large: [] }
-  /** Path -> those that come after it, and were not looked at since. */
-  readonly #behind = new Map<string, Waiting[]>()
+  /** Path -> those that come after it. */
+  readonly #behind = new Map<string, Set<Waiting>>()
 
   /** Who waits already keeps his place. Each kind has an order, though one may come after another of the other kind. */
   add(kind: Kind, nar: WantedNar): void {
     if (this.#all.has(nar.narHash)) return
-    const ready = this.#ready[kind]
-    const waiting = { nar, key: `${nar.path.slice(NAME_AT)}$${nar.path}`, ready }
+    const waiting = { nar, key: keyOf(nar), kind, before: undefined }
     this.#all.set(nar.narHash, waiting)
     this.#byPath.set(nar.path, waiting)
-    insert(waiting)
+    this.#insert(waiting)
     if (this.#all.size <= WAITING_MAX) return
     for (const oldest of this.#all.keys()) {
       this.delete(oldest)
@@ -42,37 +47,49 @@ export class RealiseOrder {
   delete(digest: Digest): void {
     const waiting = this.#all.get(digest)
     if (waiting === undefined) return
-    const { path } = waiting.nar
+    const { nar, key, kind, before } = waiting
     this.#all.delete(digest)
-    this.#byPath.delete(path)
-    for (const one of this.#behind.get(path) ?? []) insert(one)
-    this.#behind.delete(path)
+    if (this.#byPath.get(nar.path) === waiting) this.#byPath.delete(nar.path)
+    if (before !== undefined) this.#behind.get(before)?.delete(waiting)
+    else this.#ready[kind].splice(placeOf(this.#ready[kind], key), 1)
+    const behind = this.#behind.get(nar.path)
+    this.#behind.delete(nar.path)
+    for (const one of behind ?? []) this.#insert(one)
   }
 
   first(kind: Kind): WantedNar | undefined {
     const ready = this.#ready[kind]
     for (let first = ready.at(-1); first !== undefined; first = ready.at(-1)) {
       const { nar } = first
-      if (this.#all.get(nar.narHash) === first) {
-        const before = nar.references.find((path) => path !== nar.path && this.#byPath.has(path))
-        if (before === undefined) return nar
-        const behind = this.#behind.get(before)
-        if (behind === undefined) this.#behind.set(before, [first])
-        else behind.push(first)
-      }
+      const before = nar.references.find((path) => path !== nar.path && this.#byPath.has(path))
+      if (before === undefined) return nar
       ready.pop()
+      first.before = before
+      const behind = this.#behind.get(before) ?? new Set()
+      this.#behind.set(before, behind.add(first))
     }
     return undefined
   }
+
+  #insert(waiting: Waiting): void {
+    waiting.before = undefined
+    const ready = this.#ready[waiting.kind]
+    ready.splice(placeOf(ready, waiting.key), 0, waiting)
+  }
 }
 
-function insert(waiting: Waiting): void {
-  const { ready, key } = waiting
+/** As Nix has it, which knows one NAR of a path only: here several may be told of. */
+function keyOf({ path, narHash }: WantedNar): string {
+  return `${path.slice(NAME_AT)}$${path}$${narHash}`
+}
+
+/** Where the key is, or would be. */
+function placeOf(ready: readonly Waiting[], key: string): number {
   let [low, high] = [0, ready.length]
   while (low < high) {
     const middle = (low + high) >> 1
     if ((ready[middle]?.key ?? '') > key) low = middle + 1
     else high = middle
   }
-  ready.splice(low, 0, waiting)
+  return low
 }

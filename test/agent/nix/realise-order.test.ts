@@ -98,6 +98,13 @@ describe('the order of NARs', () => {
     expect(drain(order)).toEqual(['next', 'other'])
   })
 
+  it('knows two NARs of one path apart', () => {
+    const order = orderOf(nars({ a: [], b: ['a'] }))
+    for (const nar of nars({ a: [] })) order.add('large', { ...nar, narHash: 'another' })
+    order.delete('a')
+    expect(drain(order)).toEqual(['another', 'b'])
+  })
+
   it('never comes to those that refer to each other, as Nix does not', () => {
     const order = orderOf(nars({ a: ['b'], b: ['a'], c: [] }))
     expect(drain(order)).toEqual(['c'])
