@@ -11,6 +11,7 @@ import type { SearchResult } from '../../agent/api/contract.ts'
 import type { DoctorResult } from '../../agent/api/upkeep-contract.ts'
 import { METRICS, type MetricRow } from '../../agent/metrics/table.ts'
 import { databaseFiles } from '../../agent/state/directory.ts'
+import { SCHEMA_VERSIONS } from '../../agent/state/schema.ts'
 import { COPY_SUFFIX } from '../../agent/state/upgrade.ts'
 import { type RealAgent, until } from '../agents.ts'
 import { readExposition } from '../exposition.ts'
@@ -203,7 +204,7 @@ describe('the state of the first days', () => {
       db.close()
       return row
     }
-    expect(version()).toEqual({ version: 2 })
+    expect(version()).toEqual({ version: SCHEMA_VERSIONS.content })
     expect(statSync(join(state, `state.db${COPY_SUFFIX}`)).isFile()).toBe(true)
     // A downgrade: what a newer agent wrote is not touched, and the way back is said.
     const db = new DatabaseSync(join(state, 'state.db'))
