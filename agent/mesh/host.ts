@@ -18,6 +18,7 @@ import { Connections, isBusy, isGone, type Link } from './connections.ts'
 import { Dialler } from './dialler.ts'
 import type { Gate } from './gate.ts'
 import type { PubSub } from './gossip.ts'
+import { Identifying } from './identifying.ts'
 import { Lan } from './lan.ts'
 import { listenError } from './listen-error.ts'
 import { Liveness, saidGoodbye } from './liveness.ts'
@@ -81,7 +82,7 @@ export class Host implements AsyncDisposable {
   /** For holes in routers; undefined where there is no QUIC. */
   readonly quic: Quic | undefined
   /** Connections that can be used: the peer has told its protocols. */
-  readonly #identified = new WeakSet<Connection>()
+  readonly #identifying: Identifying
   /** The connection of each peer that `onPeer` was told of. */
   readonly #told = new Map<string, Connection>()
   readonly #onPeer = new Set<(peerId: string, direction: Direction) => void>()
@@ -103,6 +104,8 @@ export class Host implements AsyncDisposable {
     this.#node = node
     this.relayTransport = relayTransport
     this.#liveness = liveness
+    const { identify } = node.services
+    this.#identifying = new Identifying({ ask: (connection, how) => identify.identify(connection, how), log })
     this.quic = quic
     this.#connections = new Connections(node, liveness, (connection) => quic?.isPunched(connection) === true)
     const isDirect = (peer: PeerId) => this.#connections.isDirect(peer)
@@ -343,6 +346,7 @@ export class Host implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#lan?.[Symbol.asyncDispose]()
     this.#liveness[Symbol.dispose]()
+    this.#identifying[Symbol.dispose]()
     const stopped = Promise.withResolvers<void>()
     const patience = setTimeout(stopped.resolve, STOP_MS_MAX)
     Promise.resolve(this.#node.stop()).then(stopped.resolve, stopped.reject)
@@ -356,6 +360,7 @@ export class Host implements AsyncDisposable {
   #listenTo(node: Libp2p<Services>): void {
     node.addEventListener('connection:open', ({ detail }) => {
       this.#liveness.watch(detail)
+      this.#identifying.watch(detail)
       this.#latest.set(detail.remotePeer.toString(), detail)
     })
     node.addEventListener('peer:identify', ({ detail }) => this.#tellPeer(detail))
@@ -376,7 +381,7 @@ export class Host implements AsyncDisposable {
   #tellPeer({ connection }: Pick<IdentifyResult, 'connection'>): void {
     const peerId = connection.remotePeer.toString()
     if (connection.status !== 'open') return
-    this.#identified.add(connection)
+    this.#identifying.add(connection)
     if (this.#told.get(peerId)?.status === 'open') return
     this.#told.set(peerId, connection)
     for (const listener of this.#onPeer) listener(peerId, connection.direction)
@@ -386,7 +391,7 @@ export class Host implements AsyncDisposable {
   #moveOn(connection: Connection): void {
     if (this.#told.get(connection.remotePeer.toString()) !== connection) return
     const other = this.#open(connection.remotePeer)
-    if (other !== undefined && this.#identified.has(other)) this.#tellPeer({ connection: other })
+    if (other !== undefined && this.#identifying.has(other)) this.#tellPeer({ connection: other })
   }
 
   #tellFound(found: Found): void {
