@@ -67,29 +67,29 @@ export class LateSync implements AsyncDisposable {
         if (performance.now() > this.#endMs) break
         this.#waiting.delete(digest)
         const path = pathOf(digest)
-        if (!(await syncFile(path))) continue
+        if (!(await this.#syncFile(path))) continue
         synced.push(digest)
         directories.add(dirname(path))
       }
       // With what is in them: the names of the files.
-      for (const directory of directories) await syncFile(directory)
+      for (const directory of directories) await this.#syncFile(directory)
       index.synced(synced)
     } catch (error) {
-      // They are as they were: what the disk does not hold at the next boot is dropped.
       log.warn({ reason: reasonOf(error), blobs: synced.length }, 'blobs.sync-failed')
     }
   }
-}
 
-/** A file or a directory. @returns whether it is there */
-async function syncFile(path: string): Promise<boolean> {
-  try {
-    await using file = await open(path, 'r')
-    await file.sync()
-    return true
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false
-    throw error
+  /** A file or a directory. @returns whether it is on the disk now. Of what is not, the row stays, and it is dropped at the next boot. */
+  async #syncFile(path: string): Promise<boolean> {
+    try {
+      await using file = await open(path, 'r')
+      await file.sync()
+      return true
+    } catch (error) {
+      const isGone = (error as NodeJS.ErrnoException).code === 'ENOENT'
+      if (!isGone) this.#init.log.warn({ path, reason: reasonOf(error) }, 'blobs.sync-failed')
+      return false
+    }
   }
 }
 

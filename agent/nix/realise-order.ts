@@ -7,6 +7,8 @@ import type { SignedFacts } from './signing.ts'
 
 /** A closure has at most so many paths worth waiting in line: the oldest are forgotten. */
 const WAITING_MAX = 10_000
+/** References of a path that are looked at, which is done again whenever one of them has come: of more the order is a guess. */
+const LOOKED_AT_MAX = 256
 /** `/nix/store/`, the hash part and a dash; a store elsewhere has the same names in the same order. */
 const NAME_AT = 44
 
@@ -61,7 +63,8 @@ export class RealiseOrder {
     const ready = this.#ready[kind]
     for (let first = ready.at(-1); first !== undefined; first = ready.at(-1)) {
       const { nar } = first
-      const before = nar.references.find((path) => path !== nar.path && this.#byPath.has(path))
+      const looked = nar.references.slice(0, LOOKED_AT_MAX)
+      const before = looked.find((path) => path !== nar.path && this.#byPath.has(path))
       if (before === undefined) return nar
       ready.pop()
       first.before = before

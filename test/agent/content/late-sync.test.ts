@@ -108,6 +108,19 @@ describe('late syncs', () => {
     expect(batches).toEqual([['a', 'b'], ['c'], ['d']])
   })
 
+  test('of one that fails keep no other from being synced', async () => {
+    const all: string[] = []
+    const { sync, add, entries } = made((digests) => all.push(...digests))
+    add('a')
+    // Below a file.
+    sync.add('a/b')
+    add('c')
+    await until('the others are synced', () => all.length > 0)
+    expect(all).toEqual(['a', 'c'])
+    expect(entries).toContainEqual(expect.objectContaining({ msg: 'blobs.sync-failed' }))
+    await sync[Symbol.asyncDispose]()
+  })
+
   test('that fail are told of, and end nothing', async () => {
     let fails = true
     const later: string[] = []
