@@ -1,18 +1,24 @@
 /**
  * A whole closure, realised by the real Nix from another agent's store: 300 paths, 500 MiB in all. Against the same Nix and nginx with a
  * flat, uncompressed cache of the same paths on this machine, which has nothing to fetch from elsewhere and nothing to verify. Each turn
- * brings a new receiving agent and a new store. And what Nix waits for each narinfo of it meanwhile.
+ * brings a new receiving agent and a new store, which stay until the end: for a minute after many files were deleted, ext4 without a journal is slow to make others. And what Nix waits for each narinfo of it meanwhile.
  */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import type { NixConfView } from '../agent/api/contract.ts'
 import { Bundle, RealAgent, until } from '../test/agents.ts'
 import { trust } from '../test/network.ts'
 import { hasNix, NixClosure, SecondStore } from '../test/nix-paths.ts'
 import { askAll } from './asker.ts'
+import { calm } from './calm.ts'
 import { type Bench, byTurns, quantile, type Report, scaled } from './harness.ts'
 import { StaticCache } from './static-cache.ts'
 
 const PATHS = 300
 const BYTES = scaled(500) * 2 ** 20
+/** An agent's copy and the store's. */
+const FILLED_BYTES = 3 * BYTES
 const TURNS = { countMax: 3, msMax: 240_000 }
 /** NARs that Nix takes at a time: what it does by itself, and what people set. */
 const MAX_JOBS = [1, 8] as const
@@ -37,13 +43,15 @@ async function run(report: Report): Promise<void> {
   await builder.json('publish', closure.root, '--name', 'closure')
 
   const into = async (from: { substituters: string[]; keys: string[] }, maxJobs: number) => {
-    await using store = await SecondStore.make()
+    const store = stack.use(await SecondStore.make())
+    await calm(FILLED_BYTES)
     const { ok, ms, stderr } = await store.realise(closure.root, { ...from, maxJobs })
     if (!ok) throw new Error(`nix-store --realise from ${from.substituters.join()}: ${stderr}`)
     return ms
   }
+  const newOne = () => newReceiver(builder, bundle, stack)
   const fromPeer = async (maxJobs: number) => {
-    await using receiver = await newReceiver(builder, bundle)
+    await using receiver = await newOne()
     return await into(await trust(receiver, builder), maxJobs)
   }
   const fromNginx = (maxJobs: number) => into({ substituters: [cache.url], keys: [cache.publicKey] }, maxJobs)
@@ -57,17 +65,22 @@ async function run(report: Report): Promise<void> {
       goal: { timesAtMost: 1.5 },
     })
   }
-  await askForEach(report, closure, builder, bundle)
+  await askForEach(report, closure, builder, newOne)
 }
 
 /** As Nix does: the closure's narinfos, one waiting for the other on each of its connections, while their NARs are fetched ahead. */
-async function askForEach(report: Report, closure: NixClosure, builder: RealAgent, bundle: Bundle): Promise<void> {
+async function askForEach(
+  report: Report,
+  closure: NixClosure,
+  builder: RealAgent,
+  start: () => Promise<RealAgent>,
+): Promise<void> {
   const p50: number[] = []
   const worst: number[] = []
   await byTurns(
     {
       agent: async () => {
-        await using receiver = await newReceiver(builder, bundle)
+        await using receiver = await start()
         await trust(receiver, builder)
         const { url } = await receiver.client.get<NixConfView>('nix-conf')
         const hashParts = closure.paths.map((path) => path.slice('/nix/store/'.length).slice(0, 32))
@@ -85,8 +98,14 @@ async function askForEach(report: Report, closure: NixClosure, builder: RealAgen
 }
 
 /** A new agent that knows of the closure and has nothing of it. */
-async function newReceiver(builder: RealAgent, { entry, env }: Bundle): Promise<RealAgent> {
-  const receiver = await RealAgent.start({ name: 'receiver', entry, env, bootstrap: [await builder.address()] })
+async function newReceiver(
+  builder: RealAgent,
+  { entry, env }: Bundle,
+  stack: AsyncDisposableStack,
+): Promise<RealAgent> {
+  const state = mkdtempSync(join(tmpdir(), 'undernet-receiver-'))
+  stack.defer(() => rmSync(state, { recursive: true, force: true }))
+  const receiver = await RealAgent.start({ name: 'receiver', state, entry, env, bootstrap: [await builder.address()] })
   await until(async () => (await receiver.status()).artifacts.known > 0, { what: 'the receiver knows of the closure' })
   return receiver
 }

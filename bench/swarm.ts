@@ -9,6 +9,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { PublishResult } from '../agent/api/contract.ts'
 import { Bundle, RealAgent, until } from '../test/agents.ts'
+import { calm } from './calm.ts'
 import { type Bench, isQuick, type Report, timed } from './harness.ts'
 import { writeRandomFile } from './random.ts'
 
@@ -82,6 +83,7 @@ async function fetchOn(count: number, source: RealAgent, { entry, env }: Bundle,
     agents.push(stack.use(await RealAgent.start({ name: `node-${at}`, entry, env, bootstrap })))
   for (const agent of agents)
     await until(async () => (await agent.status()).artifacts.known > 0, { what: 'a node knows of the file' })
+  await calm((count + 1) * FILE_BYTES)
   const before = (await source.status()).content.servedBytes
   const ms = await timed(() => Promise.all(agents.map((agent) => fetchFile(agent, signal))))
   const sentBytes = (await source.status()).content.servedBytes - before
