@@ -19,7 +19,7 @@ import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { BLOB_BYTES_MAX, PieceHasher } from '../../protocols/pieces/tree.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
-import { diskError, freeBytesOf, sizeText } from '../state/disk.ts'
+import { diskError, freeBytesOf, sizeText, syncPath } from '../state/disk.ts'
 import { BlobFile } from './blob-file.ts'
 import type { BlobIndex, BlobRow, Evictable } from './blob-index.ts'
 import { blobPath, type Fetching, INCOMING, partialPath } from './blob-places.ts'
@@ -27,6 +27,7 @@ import { recoverBlobs } from './blob-recovery.ts'
 import type { BlobSource, BlobStore, WriteOptions } from './content.ts'
 import { FreshPieces } from './fresh-pieces.ts'
 import { BOOT, LateSync } from './late-sync.ts'
+import { untilAborted } from './outcomes.ts'
 import type { PieceLists } from './piece-lists.ts'
 
 /** Last use is for eviction only: it is written down this coarsely, so that reading costs no write. */
@@ -150,7 +151,7 @@ export class Blobs implements BlobStore, AsyncDisposable {
     signal: AbortSignal,
     options: WriteOptions = {},
   ): Promise<{ digest: Digest; sizeBytes: number }> {
-    const path = join(this.#directory, INCOMING, `${process.pid}-${this.#nextIncoming++}`)
+    const path = this.#incoming()
     const hasher = new PieceHasher()
     let file: FileHandle | undefined
     try {
@@ -177,6 +178,33 @@ export class Blobs implements BlobStore, AsyncDisposable {
     } finally {
       this.giveRoom(hasher.sizeBytes)
       await file?.close()
+    }
+  }
+
+  /**
+   * Has somebody else write a blob, which can be had again, into a new file, and hold it against the digest. What is written is dropped when
+   * `write` fails, or the signal fires before it is done.
+   */
+  async takeIn(
+    { digest, sizeBytes }: { digest: Digest; sizeBytes: number },
+    { network, signal }: { network: string; signal: AbortSignal },
+    write: (path: string) => Promise<void>,
+  ): Promise<void> {
+    this.takeRoom(sizeBytes, sizeBytes)
+    const path = this.#incoming()
+    let writing: Promise<void> | undefined
+    try {
+      this.makeDiskRoom(sizeBytes)
+      writing = write(path)
+      await untilAborted(writing, signal)
+      const isLate = this.mayBeLate(digest)
+      if (!isLate) await syncPath(path)
+      await this.adopt(path, { digest, sizeBytes }, { network, isLate })
+    } catch (cause) {
+      void Promise.allSettled([writing]).then(() => rmSync(path, { force: true }))
+      throw diskError(cause, this.#directory)
+    } finally {
+      this.giveRoom(sizeBytes)
     }
   }
 
@@ -231,7 +259,7 @@ export class Blobs implements BlobStore, AsyncDisposable {
     const place = this.pathOf(digest)
     mkdirSync(dirname(place), { recursive: true, mode: 0o700 })
     await rename(path, place)
-    if (!isLate) await syncDirectory(dirname(place))
+    if (!isLate) await syncPath(dirname(place))
     const isNew = !this.has(digest)
     const partialBytes = this.index.partial(digest)?.sizeBytes ?? 0
     this.index.put({ digest, sizeBytes, usedMs: this.#now() }, { ...why, unsyncedBoot: isLate ? BOOT : undefined })
@@ -336,6 +364,10 @@ export class Blobs implements BlobStore, AsyncDisposable {
     return true
   }
 
+  #incoming(): string {
+    return join(this.#directory, INCOMING, `${process.pid}-${this.#nextIncoming++}`)
+  }
+
   /** Whether the whole, or the part that is being fetched, is used by nobody. */
   #mayGo({ digest, partialOf }: Pick<Evictable, 'digest' | 'partialOf'>): boolean {
     return partialOf === undefined ? !this.#openCounts.has(digest) : !this.#fetching.has(digest)
@@ -409,13 +441,4 @@ export class Blobs implements BlobStore, AsyncDisposable {
 
 async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
   for (let at = 0; at < bytes.byteLength; ) at += (await file.write(bytes, at)).bytesWritten
-}
-
-async function syncDirectory(path: string): Promise<void> {
-  const directory = await open(path, 'r')
-  try {
-    await directory.sync()
-  } finally {
-    await directory.close()
-  }
 }

@@ -2,10 +2,9 @@
  * The fetching of one blob for one network, for everybody who waits for it: whom to ask, how many at once, when to give up. See fetcher.ts
  * for the rules. A large blob comes from several sources at once, a small one from one at a time.
  */
-import { hash } from 'node:crypto'
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { WireError } from '../../protocols/error.ts'
-import { BLOB_BYTES_MAX, PIECE_BYTES } from '../../protocols/pieces/tree.ts'
+import { BLOB_BYTES_MAX } from '../../protocols/pieces/tree.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
 import type { Blobs } from './blobs.ts'
@@ -21,9 +20,9 @@ import type { PartialBlob } from './partial-blob.ts'
 import { fromHex } from './piece-lists.ts'
 import type { Done, PieceSession, PieceSessions } from './piece-sessions.ts'
 import type { SlotsByPeer } from './slots.ts'
-import type { SmallBlobs } from './small-blobs.ts'
 import { type SignedList, type Stated, stateList } from './statements.ts'
 import type { Supply } from './supply.ts'
+import { WholeBlobs } from './whole-blobs.ts'
 
 /** Below this another source would take longer to say what it has than the first one to give it. */
 const SHARED_BYTES_MIN = 4 * 1024 * 1024
@@ -48,7 +47,7 @@ export type FetchJobInit = {
   isResumed: boolean
   blobs: Blobs
   sessions: PieceSessions
-  small: SmallBlobs
+  whole: WholeBlobs
   slots: SlotsByPeer
   limits: JobLimits
   /** Why this peer is not to be asked for this blob. */
@@ -94,7 +93,7 @@ export class FetchJob {
   readonly #filling: Filling
   readonly #runs = new Map<string, Run>()
   readonly #result = Promise.withResolvers<void>()
-  readonly #started = Promise.withResolvers<PartialBlob>()
+  readonly #started = Promise.withResolvers<PartialBlob | undefined>()
   /** What went wrong here. */
   #fault: unknown
   #isWhole = false
@@ -163,14 +162,6 @@ export class FetchJob {
     return this.#stopping.signal.aborted
   }
 
-  /**
-   * Said to be so small that its digest is its list: then nobody needs to state one. Less than a piece, because a whole piece may also be
-   * the first of a larger blob whose size was signed wrongly, which is not its holder's fault.
-   */
-  get isSmall(): boolean {
-    return this.sizeBytes !== undefined && this.sizeBytes > 0 && this.sizeBytes < PIECE_BYTES
-  }
-
   /** What is here of the blob, to be given on in its network. */
   get arriving(): PartialBlob | undefined {
     return this.#isDone ? undefined : this.#filling.partial
@@ -181,8 +172,8 @@ export class FetchJob {
     return untilAborted(this.#result.promise, signal)
   }
 
-  /** Resolves when the size is known and pieces are about to arrive; never for a small blob. */
-  started(signal: AbortSignal): Promise<PartialBlob> {
+  /** Resolves when the size is known and pieces are about to arrive; with nothing when it came as a whole. */
+  started(signal: AbortSignal): Promise<PartialBlob | undefined> {
     return untilAborted(this.#started.promise, signal)
   }
 
@@ -216,9 +207,9 @@ export class FetchJob {
     this.#stopping.abort(new AgentError('cancelled', 'the fetch is over'))
     this.#candidates[Symbol.dispose]()
     await Promise.all([...this.#runs.values()].map(({ ended }) => ended))
-    if (failure) this.#result.reject(failure.error)
-    else this.#result.resolve()
-    this.#started.reject(failure?.error ?? new AgentError('failed', 'a small blob does not start'))
+    for (const promise of [this.#result, this.#started])
+      if (failure) promise.reject(failure.error)
+      else promise.resolve(undefined)
     this.#isDone = true
     this.#tellChanged()
     try {
@@ -313,9 +304,9 @@ export class FetchJob {
     const { signal } = this.#stopping
     let free: (() => void) | undefined
     try {
-      if (this.isSmall) return await this.#fetchSmall(run.source)
+      if (WholeBlobs.isSmall(this.sizeBytes)) return await this.#fetchSmall(run.source)
       free = await this.#init.slots.take(run.source.peerId, signal)
-      await this.#fetchFrom(run)
+      if (!(await this.#fetchOverLane(run.source))) await this.#fetchFrom(run)
     } catch (error) {
       if (signal.aborted) return
       if (error instanceof WireError) this.#note(run, error, pauses)
@@ -327,14 +318,22 @@ export class FetchJob {
 
   async #fetchSmall({ peerId, patienceMs }: Source): Promise<void> {
     const { digest, network, sizeBytes = 0 } = this
-    const { signal } = this.#stopping
-    const { small, blobs, onAnswer, onBytes } = this.#init
-    const bytes = await small.get({ peerId, network, digest, sizeBytes, patienceMs }, signal)
-    onAnswer(peerId)
-    if (hash('sha256', bytes) !== digest) throw new WireError('mismatch', 'piece 0 has another hash than it said')
-    if (this.#isWhole) return
-    onBytes(sizeBytes, false)
-    await blobs.write(digest, [bytes], signal, { network, isLate: true })
+    await this.#init.whole.fetchSmall({ peerId, network, digest, sizeBytes, patienceMs }, this.#stopping.signal)
+    this.#cameWhole(peerId, sizeBytes, false)
+  }
+
+  /** @returns false when it has to come by pieces. */
+  async #fetchOverLane({ peerId }: Source): Promise<boolean> {
+    const { digest, network, sizeBytes = 0 } = this
+    if (!(await this.#init.whole.fetchOverLane({ peerId, network, digest, sizeBytes }, this.#stopping.signal)))
+      return false
+    this.#cameWhole(peerId, sizeBytes, true)
+    return true
+  }
+
+  #cameWhole(peerId: string, sizeBytes: number, isLane: boolean): void {
+    this.#init.onAnswer(peerId)
+    this.#init.onBytes(sizeBytes, isLane)
     this.#tellProgress(sizeBytes, sizeBytes)
     this.#isWhole = true
   }

@@ -24,7 +24,7 @@ import { cancelled } from './outcomes.ts'
 import type { PartialBlob } from './partial-blob.ts'
 import { type OpenStreams, PieceSessions } from './piece-sessions.ts'
 import { SlotsByPeer } from './slots.ts'
-import { SmallBlobs } from './small-blobs.ts'
+import { WholeBlobs } from './whole-blobs.ts'
 
 /** Streams open at once to one peer, below what a server gives one; and to all. Each may have 8 MiB under way. */
 const DOWNLOADS_PER_PEER_MAX = 12
@@ -74,7 +74,7 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
   readonly #now: () => number
   readonly #startedMs = performance.now()
   readonly #sessions: PieceSessions
-  readonly #small: SmallBlobs
+  readonly #whole: WholeBlobs
   #isStopped = false
   #fetchedBytes = 0
   #laneBytes = 0
@@ -90,7 +90,8 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
     }
     this.#now = init.now ?? Date.now
     this.#sessions = new PieceSessions(init.streams, init.lanes)
-    this.#small = new SmallBlobs(this.#sessions, this.#limits.openMs)
+    const { blobs, lanes } = init
+    this.#whole = new WholeBlobs({ blobs, sessions: this.#sessions, lanes, openMs: this.#limits.openMs })
   }
 
   /** Bytes of pieces received since the start. */
@@ -129,12 +130,11 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
       const joined = await this.#join(digest, options)
       if (!joined) continue
       try {
-        if (joined.job.isSmall) {
-          await joined.job.wait(options.signal)
+        const partial = await joined.job.started(options.signal)
+        if (partial === undefined) {
           joined.leave()
           continue
         }
-        const partial = await joined.job.started(options.signal)
         // Once it is whole, the reader is all that keeps it from being evicted.
         const release = blobs.hold(digest)
         return new ArrivingBlob(joined.job, partial, options.signal, () => {
@@ -173,7 +173,7 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
     const jobs = [...this.#jobs.values()]
     for (const job of jobs) job.cancel(stopping())
     await Promise.all(jobs.map((job) => job.ended))
-    await this.#small[Symbol.asyncDispose]()
+    await this.#whole[Symbol.asyncDispose]()
     await this.#sessions[Symbol.asyncDispose]()
   }
 
@@ -206,7 +206,7 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
       isResumed: performance.now() - this.#startedMs < MEETING_MS && blobs.index.partial(digest)?.network === network,
       blobs,
       sessions: this.#sessions,
-      small: this.#small,
+      whole: this.#whole,
       slots: this.#slots,
       limits: this.#limits,
       mayAsk: (peerId) => mayAsk?.(peerId, network) ?? false,

@@ -5,27 +5,31 @@
  * Everything is synchronous between a read from the socket and the write to the disk: so the network waits while the disk is slow, there is
  * one piece in memory for each lane, and when `closed` was said of a lane nothing more is written for it.
  *
- * It also hashes whole files, whose bytes it has just written.
+ * A blob of a few pieces comes as a whole into a file of its own, and only its digest is looked at. It also hashes large files, whose bytes it has just
+ * written.
  *
  * It knows the shape of answers, not their meaning: one that is not exactly what was expected is shown to the main thread.
  */
 import { createHash, type Hash } from 'node:crypto'
-import { readSync, writeSync } from 'node:fs'
+import { closeSync, openSync, readSync, writeSync } from 'node:fs'
 import { type ConnectionOptions, connect, type TLSSocket } from 'node:tls'
 import { parentPort, workerData } from 'node:worker_threads'
 import { isPiece, PIECE_BYTES, pieceBytes } from '../../protocols/pieces/tree.ts'
 
+/** Where a run of pieces goes. */
+export type Place =
+  /** A file that stays open until they are here or the lane is closed, and what each is held against; undefined: the hash of the whole will tell. */
+  | { fd: number; hashes: Uint8Array | undefined }
+  /** A file that is made; the pieces are all of the blob with this digest. */
+  | { path: string; digest: string }
 /** A run of pieces: `request` and `answer` are frames' payloads, the latter as it must be if the pieces follow. */
 type Get = {
   request: Uint8Array
   answer: Uint8Array
-  /** Of the file that the pieces go to; it must stay open until they are here or the lane is closed. */
-  fd: number
+  place: Place
   sizeBytes: number
   from: number
   count: number
-  /** Of these pieces; undefined to take them as they come, since the hash of the whole will tell. */
-  hashes: Uint8Array | undefined
 }
 type Address = { host: string; port: number; identity: string; key: Uint8Array }
 type TlsTerms = { suites: string; group: string; openMs: number; quietMs: number }
@@ -37,13 +41,15 @@ export type ToLaneWorker =
   | { type: 'ask'; lane: number; request: Uint8Array }
   /** The answer that was shown is as it should be: its pieces follow. */
   | { type: 'go-on'; lane: number }
+  /** The answer that was shown is a no. */
+  | { type: 'skip'; lane: number }
   | { type: 'close'; lane: number }
   /** The next bytes of a file that is hashed from its beginning. */
   | { type: 'hash'; hash: number; fd: number; offset: number; length: number }
   | { type: 'digest'; hash: number }
   | { type: 'drop'; hash: number }
 
-/** `wrong` is a piece with another hash than it should have, `disk` a failure on this side. */
+/** `wrong` is a piece, or a blob, with another hash than it should have, `disk` a failure on this side. */
 export type LaneEnd = { why: 'closed' | 'lost' | 'wrong' | 'disk'; reason: string; code?: string | undefined }
 
 export type FromLaneWorker =
@@ -92,6 +98,7 @@ port?.on('message', (message: ToLaneWorker) => {
   if (message.type === 'get') connection?.get(message)
   else if (message.type === 'ask') connection?.ask(message.request)
   else if (message.type === 'go-on') connection?.goOn()
+  else if (message.type === 'skip') connection?.skip()
   else connection?.close({ why: 'closed', reason: 'nothing more is wanted' })
 })
 
@@ -122,11 +129,42 @@ function writeInTurn(fd: number, bytes: Uint8Array, offset: number): void {
   const at = fd % turns.length
   while (Atomics.compareExchange(turns, at, 0, 1) !== 0 && Atomics.wait(turns, at, 1, TURN_MS_MAX) !== 'timed-out');
   try {
-    for (let done = 0; done < bytes.byteLength; )
-      done += writeSync(fd, bytes, done, bytes.byteLength - done, offset + done)
+    write(fd, bytes, offset)
   } finally {
     Atomics.store(turns, at, 0)
     Atomics.notify(turns, at, 1)
+  }
+}
+
+function write(fd: number, bytes: Uint8Array, offset: number): void {
+  for (let done = 0; done < bytes.byteLength; )
+    done += writeSync(fd, bytes, done, bytes.byteLength - done, offset + done)
+}
+
+/** A blob that comes as a whole. */
+class WholeFile {
+  readonly #fd: number
+  readonly #digest: string
+  readonly #hash = createHash('sha256')
+
+  constructor({ path, digest }: { path: string; digest: string }) {
+    this.#fd = openSync(path, 'wx', 0o600)
+    this.#digest = digest
+  }
+
+  write(bytes: Uint8Array, offset: number): void {
+    this.#hash.update(bytes)
+    write(this.#fd, bytes, offset)
+  }
+
+  /** @returns whether it has its digest; to be called once. */
+  end(): boolean {
+    this.close()
+    return this.#hash.digest('hex') === this.#digest
+  }
+
+  close(): void {
+    closeSync(this.#fd)
   }
 }
 
@@ -139,6 +177,8 @@ class Connection {
   #filledBytes = 0
   /** The piece that comes now, of the run asked for first; undefined between answers. */
   #index: number | undefined
+  /** Where the pieces go that come now, if they are a whole blob. */
+  #whole: WholeFile | undefined
   /** An answer's frame: its length while that comes, then as much of it as is here. */
   #prefix = { value: 0, bytes: 0 }
   #payload: { bytes: Uint8Array; filled: number } | undefined
@@ -187,10 +227,19 @@ class Connection {
   }
 
   goOn(): void {
+    this.#begin(this.#asked[0])
+    this.#release()
+  }
+
+  skip(): void {
+    this.#asked.shift()
+    this.#release()
+  }
+
+  #release(): void {
     const held = this.#held
     this.#isHeld = false
     this.#held = undefined
-    this.#index = this.#asked[0]?.from
     if (held === undefined || this.#read(held)) this.#socket.resume()
   }
 
@@ -200,8 +249,10 @@ class Connection {
     this.#isClosed = true
     lanes.delete(this.#lane)
     this.#socket.destroy()
+    this.#whole?.close()
+    this.#whole = undefined
     const [run] = this.#asked
-    if (run?.hashes === undefined && run !== undefined && this.#index !== undefined && this.#index > run.from)
+    if (run !== undefined && isUnchecked(run) && this.#index !== undefined && this.#index > run.from)
       tell({ type: 'pieces', lane: this.#lane, from: run.from, count: this.#index - run.from })
     tell({ type: 'closed', lane: this.#lane, ...end })
   }
@@ -278,12 +329,22 @@ class Connection {
     this.#payload = undefined
     const run = this.#asked[0]
     if (run !== undefined && Buffer.compare(payload, run.answer) === 0) {
-      this.#index = run.from
+      this.#begin(run)
       return
     }
     if (run === undefined) this.#asked.shift()
     else this.#isHeld = true
     tell({ type: 'answer', lane: this.#lane, payload, isOfRun: run !== undefined })
+  }
+
+  #begin(run: Get | undefined): void {
+    this.#index = run?.from
+    if (run === undefined || !('path' in run.place)) return
+    try {
+      this.#whole = new WholeFile(run.place)
+    } catch (error) {
+      this.#closeOf(error)
+    }
   }
 
   #takePiece(bytes: Uint8Array, at: number, index: number): number {
@@ -298,23 +359,46 @@ class Connection {
 
   #endPiece(run: Get, index: number, length: number): void {
     const piece = this.#piece.subarray(0, length)
-    if (run.hashes !== undefined && !isPiece(piece, run.hashes, index - run.from)) {
+    const { place } = run
+    if ('hashes' in place && place.hashes !== undefined && !isPiece(piece, place.hashes, index - run.from)) {
       this.close({ why: 'wrong', reason: `piece ${index} has another hash than it said` })
       return
     }
+    const isLast = index + 1 === run.from + run.count
     try {
-      writeInTurn(run.fd, piece, index * PIECE_BYTES)
+      if ('fd' in place) writeInTurn(place.fd, piece, index * PIECE_BYTES)
+      else this.#whole?.write(piece, index * PIECE_BYTES)
     } catch (error) {
-      const { code, message } = error as NodeJS.ErrnoException
-      this.close({ why: 'disk', reason: message, code })
+      this.#closeOf(error)
       return
     }
+    if (isLast && this.#whole !== undefined && !this.#endWhole()) return
     this.#filledBytes = 0
-    const isLast = index + 1 === run.from + run.count
     if (isLast) this.#asked.shift()
     this.#index = isLast ? undefined : index + 1
     // Who has pieces held against their hashes wants to know of each at once.
-    if (run.hashes !== undefined) tell({ type: 'pieces', lane: this.#lane, from: index, count: 1 })
+    if ('hashes' in place && place.hashes !== undefined)
+      tell({ type: 'pieces', lane: this.#lane, from: index, count: 1 })
     else if (isLast) tell({ type: 'pieces', lane: this.#lane, from: run.from, count: run.count })
   }
+
+  /** @returns whether the blob is the one that was asked for. */
+  #endWhole(): boolean {
+    const whole = this.#whole
+    this.#whole = undefined
+    if (whole?.end() === true) return true
+    this.close({ why: 'wrong', reason: 'a blob has another hash than it was asked for by' })
+    return false
+  }
+
+  /** What fails on this side. */
+  #closeOf(error: unknown): void {
+    const { code, message } = error as NodeJS.ErrnoException
+    this.close({ why: 'disk', reason: message, code })
+  }
+}
+
+/** Whether its pieces are told of together, when they are here or no more come. */
+function isUnchecked({ place }: Get): boolean {
+  return 'fd' in place && place.hashes === undefined
 }

@@ -4,15 +4,16 @@
  */
 import { availableParallelism } from 'node:os'
 import { Worker } from 'node:worker_threads'
+import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { WireError } from '../../protocols/error.ts'
 import { encodeFrame } from '../../protocols/frame.ts'
 import { LANE_BYTES_MAX, LANE_GROUP, LANE_SUITES } from '../../protocols/lane/lane.ts'
-import { decodeGetAnswer, encodeGetAnswer } from '../../protocols/pieces/exchange.ts'
-import { HASH_BYTES, rangeBytes } from '../../protocols/pieces/tree.ts'
+import { decodeGetAnswer, encodeGetAnswer, isRefusal } from '../../protocols/pieces/exchange.ts'
+import { HASH_BYTES, pieceCount, rangeBytes } from '../../protocols/pieces/tree.ts'
 import { reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
 import type { PieceList } from './content.ts'
-import type { FromLaneWorker, LaneEnd, ToLaneWorker } from './lane-worker.ts'
+import type { FromLaneWorker, LaneEnd, Place, ToLaneWorker } from './lane-worker.ts'
 import type { Run } from './piece-picker.ts'
 import type { Hasher } from './whole-hash.ts'
 
@@ -44,11 +45,18 @@ export type LaneUser = {
 
 /** `isChecked`: each piece is held against the list; else they go to the file as they come. */
 type LaneGet = { run: Run; list: PieceList; fd: number; isChecked: boolean }
+type WholeGet = { path: string; digest: Digest; sizeBytes: number }
 type HashMessage = Extract<FromLaneWorker, { hash: number }>
 type LaneMessage = Exclude<FromLaneWorker, { hash: number }>
 type Pending = { resolve: (payload: Uint8Array) => void; reject: (error: Error) => void }
 /** A run under way, and the piece that comes next. */
-type Asked = Run & { next: number; sizeBytes: number; isChecked: boolean; user: LaneUser }
+type Asked = Run & {
+  next: number
+  sizeBytes: number
+  isChecked: boolean
+  user: LaneUser
+  onNo?: (error: WireError) => void
+}
 
 /** One lane, for whoever fetches something from its peer. */
 export class Lane {
@@ -128,20 +136,29 @@ export class Lane {
   get(user: LaneUser, request: Uint8Array, { run, list, fd, isChecked }: LaneGet): void {
     const { from, count } = run
     const { sizeBytes, hashes } = list
-    const lengthBytes = rangeBytes(sizeBytes, from, count)
-    this.#askedBytes += lengthBytes
-    this.#asked.push({ ...run, next: from, sizeBytes, isChecked, user })
-    this.#tell({
-      type: 'get',
-      lane: this.#number,
-      request: encodeFrame(request),
-      answer: encodeGetAnswer(lengthBytes),
-      fd,
-      sizeBytes,
-      from,
-      count,
-      hashes: isChecked ? hashes.slice(from * HASH_BYTES, (from + count) * HASH_BYTES) : undefined,
-    })
+    const place = { fd, hashes: isChecked ? hashes.slice(from * HASH_BYTES, (from + count) * HASH_BYTES) : undefined }
+    this.#get(request, { ...run, next: from, sizeBytes, isChecked, user }, place)
+  }
+
+  /**
+   * Asks for all of a blob, which goes into a new file. Resolves when it is there, and has the digest.
+   *
+   * @throws {WireError} the peer's no; `closed` with the lane, also where the digest is another.
+   * @throws {NodeJS.ErrnoException} what went wrong on this side.
+   */
+  async take(request: Uint8Array, { path, digest, sizeBytes }: WholeGet): Promise<void> {
+    if (this.#end !== undefined) throw new WireError('closed', this.#end.reason)
+    const taken = Promise.withResolvers<void>()
+    const count = pieceCount(sizeBytes)
+    const user: LaneUser = {
+      onPiece: (index) => index === count - 1 && taken.resolve(),
+      onEnd: ({ why, reason, code }) =>
+        taken.reject(why === 'disk' ? Object.assign(new Error(reason), { code }) : new WireError('closed', reason)),
+    }
+    this.join(user)
+    const asked = { from: 0, count, next: 0, sizeBytes, isChecked: false, user, onNo: taken.reject }
+    this.#get(request, asked, { path, digest })
+    await taken.promise.finally(() => this.leave(user))
   }
 
   /** Asks a question whose answer is one frame. @throws {WireError} `closed` */
@@ -189,6 +206,24 @@ export class Lane {
     this.#ended.resolve(end)
   }
 
+  #get(request: Uint8Array, asked: Asked, place: Place): void {
+    const { from, count, sizeBytes } = asked
+    const lengthBytes = rangeBytes(sizeBytes, from, count)
+    this.#askedBytes += lengthBytes
+    this.#asked.push(asked)
+    const answer = encodeGetAnswer(lengthBytes)
+    this.#tell({
+      type: 'get',
+      lane: this.#number,
+      request: encodeFrame(request),
+      answer,
+      place,
+      sizeBytes,
+      from,
+      count,
+    })
+  }
+
   #arrived({ from, count }: Run): void {
     const [run] = this.#asked
     if (run === undefined || this.#end !== undefined) return
@@ -213,7 +248,13 @@ export class Lane {
       this.#tell({ type: isRight ? 'go-on' : 'close', lane: this.#number })
     } catch (error) {
       if (!(error instanceof WireError)) throw error
-      this.#tell({ type: 'close', lane: this.#number })
+      if (run.onNo === undefined || !isRefusal(error)) this.#tell({ type: 'close', lane: this.#number })
+      else {
+        // What else is asked on it is nothing to do with this blob.
+        this.#asked.shift()
+        this.#tell({ type: 'skip', lane: this.#number })
+        run.onNo(error)
+      }
     }
   }
 }

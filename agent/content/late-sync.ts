@@ -5,11 +5,11 @@
  */
 import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import { open } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
+import { syncPath } from '../state/disk.ts'
 import type { BlobIndex } from './blob-index.ts'
 
 /** As long as file systems wait with their own journals. */
@@ -82,8 +82,7 @@ export class LateSync implements AsyncDisposable {
   /** A file or a directory. @returns whether it is on the disk now. Of what is not, the row stays, and it is dropped at the next boot. */
   async #syncFile(path: string): Promise<boolean> {
     try {
-      await using file = await open(path, 'r')
-      await file.sync()
+      await syncPath(path)
       return true
     } catch (error) {
       const isGone = (error as NodeJS.ErrnoException).code === 'ENOENT'

@@ -10,11 +10,10 @@
 import { hash } from 'node:crypto'
 import { constants, fstatSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
-import { dirname } from 'node:path'
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { isPiece, PIECE_BYTES, pieceBytes, pieceCount, pieceHash } from '../../protocols/pieces/tree.ts'
-import { AgentError, reasonOf } from '../error.ts'
-import { diskError } from '../state/disk.ts'
+import type { AgentError } from '../error.ts'
+import { writeFault } from '../state/disk.ts'
 import type { Fetching } from './blob-places.ts'
 import type { Blobs } from './blobs.ts'
 import type { PartSource, PieceList } from './content.ts'
@@ -70,7 +69,7 @@ export class PartialBlob implements PartSource {
     } catch (error) {
       await file?.close()
       blobs.endPartial(fetching.digest)
-      throw ours(error, blobs.partialPathOf(fetching))
+      throw writeFault(error, blobs.partialPathOf(fetching))
     }
   }
 
@@ -199,7 +198,7 @@ export class PartialBlob implements PartSource {
 
   /** What a failed write to the file means. */
   faultOf(error: unknown): AgentError {
-    return ours(error, this.#blobs.partialPathOf(this))
+    return writeFault(error, this.#blobs.partialPathOf(this))
   }
 
   /** Bytes of pieces that are there. */
@@ -370,13 +369,6 @@ export class PartialBlob implements PartSource {
     this.#generation++
     this.#whole.restart()
   }
-}
-
-/** What fails on this side is never a peer's fault: it is told apart by its class. */
-function ours(error: unknown, path: string): AgentError {
-  const told = diskError(error, dirname(path))
-  if (told instanceof AgentError) return told
-  return new AgentError('failed', `${path} cannot be written: ${reasonOf(error)}`, { cause: error })
 }
 
 /** Whether piece `index` has the same bytes by both lists. */

@@ -23,6 +23,8 @@ import { OPEN_NETWORK_ID } from './publication-key.ts'
 /** Half-fetched blobs whose list one stream was told: an asker goes on with the one that it asked for last. */
 const STATED_MAX = 16
 
+const NO_HASHES = new Uint8Array(0)
+
 /** As a request has it. */
 type Network = Uint8Array | undefined
 
@@ -51,6 +53,7 @@ export type Outgoing = { digest: Digest; from: number; pieces: AsyncIterable<Uin
 type IsSound = (piece: Uint8Array, hashes: Uint8Array, index: number) => boolean
 type Range = { from: number; count: number; isSound: IsSound }
 
+type Pieces = Pick<PieceList, 'sizeBytes' | 'hashes'>
 type Open = { digest: Digest; source: BlobSource; list?: PieceList }
 
 /** The blob that a stream asked for last stays open, since the next question is most likely about it. */
@@ -104,17 +107,20 @@ export class Shelf implements PieceHolder, AsyncDisposable {
   ): Promise<{ lengthBytes: number; chunks: AsyncIterable<Uint8Array> } | Refused> {
     const found = await this.#take(digest, network)
     if (!found) return { error: 'absent' }
-    const list = 'part' in found ? found.part.list : await this.#listOf(found.open, signal)
-    const range = getRange(list.sizeBytes, from, count)
+    const held =
+      'part' in found
+        ? { part: found.part, list: found.part.list }
+        : { source: found.open.source, list: await this.#neededOf(found.open, signal) }
+    const range = getRange(held.list.sizeBytes, from, count)
     if (!range) return { error: 'range' }
-    if ('part' in found && !(await this.#mayGive(found.part, list, keyOf(digest, network), { from, count })))
+    if ('part' in held && !(await this.#mayGive(held.part, held.list, keyOf(digest, network), { from, count })))
       return { error: 'absent' }
     if (this.#init.isBusy()) return { error: 'busy' }
     const isSound: IsSound = this.#init.isUnchecked ? () => true : isPiece
     const pieces =
-      'part' in found
-        ? arrivedPieces(found.part, list, { from, count, isSound })
-        : soundPieces(found.open.source, list, { from, count, isSound }, signal)
+      'part' in held
+        ? arrivedPieces(held.part, held.list, { from, count, isSound })
+        : soundPieces(held.source, held.list, { from, count, isSound }, signal)
     return { lengthBytes: range.lengthBytes, chunks: this.#init.give({ digest: hex(digest), from, pieces }) }
   }
 
@@ -125,7 +131,7 @@ export class Shelf implements PieceHolder, AsyncDisposable {
   }
 
   /** Whether these pieces arrived, and by the list that the peer was told. */
-  async #mayGive(part: PartSource, list: PieceList, key: string, { from, count }: Run): Promise<boolean> {
+  async #mayGive(part: PartSource, list: Pieces, key: string, { from, count }: Run): Promise<boolean> {
     for (let index = from; index < from + count; index++)
       if (this.#stated.get(key) !== list || part.list !== list || !(await part.check(index))) return false
     return this.#stated.get(key) === list
@@ -144,6 +150,11 @@ export class Shelf implements PieceHolder, AsyncDisposable {
     const { lists, deadline } = this.#init
     open.list ??= await deadline.hold(lists.of(open.digest, open.source, signal))
     return open.list
+  }
+
+  /** What it takes to give pieces out: where they are not held against the list, the size. */
+  async #neededOf(open: Open, signal: AbortSignal): Promise<Pieces> {
+    return this.#init.isUnchecked ? { sizeBytes: open.source.sizeBytes, hashes: NO_HASHES } : this.#listOf(open, signal)
   }
 
   async #take(bytes: Uint8Array, network: Network): Promise<{ open: Open } | { part: PartSource } | undefined> {
@@ -167,7 +178,7 @@ export class Shelf implements PieceHolder, AsyncDisposable {
 /** Pieces that arrived. */
 async function* arrivedPieces(
   part: PartSource,
-  list: PieceList,
+  list: Pieces,
   { from, count, isSound }: Range,
 ): AsyncIterable<Uint8Array> {
   part.retain()
@@ -191,7 +202,7 @@ async function* arrivedPieces(
 /** Pieces as their source has them, each given out only when its hash is right. */
 async function* soundPieces(
   source: BlobSource,
-  list: PieceList,
+  list: Pieces,
   { from, count, isSound }: Range,
   signal: AbortSignal,
 ): AsyncIterable<Uint8Array> {

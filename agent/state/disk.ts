@@ -1,8 +1,10 @@
 /**
  * The disk under the state directory: how much is free, and what its errors mean to people. Files and SQLite report them differently; both
- * become one AgentError that says what to do. Every other error is left as it is.
+ * become one AgentError that says what to do.
  */
 import { existsSync, statfsSync } from 'node:fs'
+import { open } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { AgentError, reasonOf } from '../error.ts'
 
 /** https://www.sqlite.org/rescode.html; the extended codes have these in their low byte. */
@@ -10,7 +12,7 @@ const SQLITE_CORRUPT = 11
 const SQLITE_FULL = 13
 const SQLITE_NOTADB = 26
 
-/** What the disk's error means, for a message; `directory` is where it was met. */
+/** What the disk's error means, for a message; every other error is left as it is. `directory` is where it was met. */
 export function diskError(cause: unknown, directory: string): unknown {
   const { code, errcode } = cause as { code?: string; errcode?: number }
   const sqlite = code === 'ERR_SQLITE_ERROR' && errcode !== undefined ? errcode & 0xff : undefined
@@ -27,6 +29,19 @@ export function diskError(cause: unknown, directory: string): unknown {
     })
   }
   return cause
+}
+
+/** What a failed write to the file means. What fails on this side is never a peer's fault: it is told apart by its class. */
+export function writeFault(cause: unknown, path: string): AgentError {
+  const told = diskError(cause, dirname(path))
+  if (told instanceof AgentError) return told
+  return new AgentError('failed', `${path} cannot be written: ${reasonOf(cause)}`, { cause })
+}
+
+/** Has a file, or the names in a directory, be on the disk for good. */
+export async function syncPath(path: string): Promise<void> {
+  await using file = await open(path, 'r')
+  await file.sync()
 }
 
 /** Undefined where the file system does not say. */

@@ -24,7 +24,8 @@ export function liar(sent: Uint8Array, hashes = digestOf(sent).hashes, sizeBytes
     get: async (_digest, from, count) => {
       const range = getRange(sizeBytes, from, count)
       if (!range) return { error: 'range' }
-      const bytes = sent.subarray(range.offset, range.offset + range.lengthBytes)
+      // Where it is sent its memory is given back.
+      const bytes = new Uint8Array(sent.subarray(range.offset, range.offset + range.lengthBytes))
       return {
         lengthBytes: range.lengthBytes,
         chunks: (async function* () {

@@ -29,7 +29,7 @@ describe('a lane', () => {
     get({ from: 7, count: 3 }, false)
     get({ from: 0, count: 2 })
     expect(lane.load).toBe(5)
-    expect(told).toMatchObject([{ hashes: undefined }, { hashes: new Uint8Array(64) }])
+    expect(told).toMatchObject([{ place: { hashes: undefined } }, { place: { hashes: new Uint8Array(64) } }])
     lane.hear({ type: 'pieces', lane: 1, from: 7, count: 3 })
     lane.hear({ type: 'pieces', lane: 1, from: 0, count: 1 })
     expect(lane.load).toBe(1)
@@ -60,6 +60,33 @@ describe('a lane', () => {
       get({ from: 0, count: 2 })
       lane.hear({ type: 'answer', lane: 1, payload: encodeCbor(answer), isOfRun: true })
       expect(types()).toEqual(['get', then])
+    }
+  })
+
+  test('brings a whole blob, and goes on after a no to one', async () => {
+    const { lane, told, types } = made()
+    const blob = { path: '/nowhere/blob', digest: 'ab', sizeBytes: 2 * PIECE_BYTES + 1 }
+    const [taken, refused, cut] = [lane.take(request, blob), lane.take(request, blob), lane.take(request, blob)]
+    expect(told[0]).toMatchObject({ place: { path: '/nowhere/blob', digest: 'ab' }, from: 0, count: 3 })
+    expect(lane.load).toBe(9)
+    lane.hear({ type: 'pieces', lane: 1, from: 0, count: 3 })
+    await taken
+    lane.hear({ type: 'answer', lane: 1, payload: encodeCbor({ error: 'busy' }), isOfRun: true })
+    await expect(refused).rejects.toMatchObject({ code: 'busy' })
+    expect(types()).toEqual(['get', 'get', 'get', 'skip'])
+    lane.hear({ type: 'closed', lane: 1, why: 'wrong', reason: 'another hash' })
+    await expect(cut).rejects.toMatchObject({ code: 'closed' })
+    await expect(lane.take(request, blob)).rejects.toMatchObject({ code: 'closed' })
+  })
+
+  test('is closed by a peer that has another size of a whole blob, or answers nonsense; a disk is no peer', async () => {
+    for (const answer of [{ lengthBytes: 4 }, 'nonsense']) {
+      const { lane, types } = made()
+      const taken = lane.take(request, { path: '/nowhere', digest: 'ab', sizeBytes: PIECE_BYTES })
+      lane.hear({ type: 'answer', lane: 1, payload: encodeCbor(answer), isOfRun: true })
+      expect(types()).toEqual(['get', 'close'])
+      lane.hear({ type: 'closed', lane: 1, why: 'disk', reason: 'full', code: 'ENOSPC' })
+      await expect(taken).rejects.toMatchObject({ message: 'full', code: 'ENOSPC' })
     }
   })
 

@@ -3,16 +3,17 @@ import { openSync, writeSync } from 'node:fs'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { Fetcher } from '../../../agent/content/fetcher.ts'
 import type { LaneFrames } from '../../../agent/content/lane-frames.ts'
-import { LaneServer } from '../../../agent/content/lane-server.ts'
+import type { LaneServer } from '../../../agent/content/lane-server.ts'
 import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
 import { Uploads } from '../../../agent/content/uploads.ts'
 import { encodeCbor } from '../../../protocols/cbor.ts'
-import { answerPieces, decodeRequest, type PieceHolder } from '../../../protocols/pieces/exchange.ts'
+import { decodeRequest } from '../../../protocols/pieces/exchange.ts'
 import { PIECE_BYTES } from '../../../protocols/pieces/tree.ts'
 import { pattern } from '../../protocols/pieces/pattern.ts'
-import { altered, liar, serve } from './hostile.ts'
+import { altered, liar } from './hostile.ts'
+import { type Holders, lanePeer } from './lane-peer.ts'
 import { certificateServer, ELSEWHERE, LaneProxy } from './lane-proxy.ts'
-import { ContentNode, digestOf, type NodeOptions, never, Peer, until } from './peers.ts'
+import { ContentNode, digestOf, type NodeOptions, never, until } from './peers.ts'
 
 /** Lanes are for what has 64 pieces at least. */
 const COUNT = 72
@@ -179,36 +180,9 @@ describe('goes on over the stream', () => {
 })
 
 describe('a wrong piece on a lane', () => {
-  /** A peer whose lanes and streams give what these holders have. */
-  async function two(
-    onStream: PieceHolder,
-    onLane: PieceHolder | ((frames: LaneFrames) => Promise<void>),
-  ): Promise<Peer> {
-    const peer = await Peer.start(known)
+  const two = async (...holders: Holders) => {
+    const peer = await lanePeer(known, ...holders)
     onTestFinished(() => peer[Symbol.asyncDispose]())
-    const opened = Promise.withResolvers<void>()
-    // Not before lanes are open: else all is here by then.
-    const get: PieceHolder['get'] = async (...request) => {
-      await opened.promise
-      return await onStream.get(...request)
-    }
-    await serve(peer, { ...onStream, get })
-    const { log } = (await node()).store
-    const serveLane = (frames: LaneFrames) => {
-      opened.resolve()
-      return typeof onLane === 'function' ? onLane(frames) : answerPieces(frames, onLane, never, () => undefined)
-    }
-    const laneServer = await LaneServer.start({
-      streams: peer.streams,
-      pieces: {
-        mayGive: () => true,
-        serveLane: (frames) => serveLane(frames).catch(() => undefined),
-      },
-      hosts: ['127.0.0.1'],
-      port: 0,
-      log,
-    })
-    onTestFinished(() => laneServer?.[Symbol.asyncDispose]())
     return peer
   }
   const truth = liar(BLOB)
