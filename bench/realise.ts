@@ -11,14 +11,12 @@ import { Bundle, RealAgent, until } from '../test/agents.ts'
 import { trust } from '../test/network.ts'
 import { hasNix, NixClosure, SecondStore } from '../test/nix-paths.ts'
 import { askAll } from './asker.ts'
-import { calm } from './calm.ts'
+import { holdMemory } from './calm.ts'
 import { type Bench, byTurns, quantile, type Report, scaled } from './harness.ts'
 import { StaticCache } from './static-cache.ts'
 
 const PATHS = 300
 const BYTES = scaled(500) * 2 ** 20
-/** An agent's copy and the store's. */
-const FILLED_BYTES = 3 * BYTES
 const TURNS = { countMax: 3, msMax: 240_000 }
 /** NARs that Nix takes at a time: what it does by itself, and what people set. */
 const MAX_JOBS = [1, 8] as const
@@ -33,6 +31,7 @@ export const bench: Bench = {
 async function run(report: Report): Promise<void> {
   if (!hasNix) return report.note('Nix is not installed: nobody realises anything.')
   await using stack = new AsyncDisposableStack()
+  stack.use(await holdMemory())
   const bytesEach = Math.floor(BYTES / PATHS)
   const closure = stack.use(await NixClosure.make({ paths: PATHS, bytesEach, name: 'undernet-bench' }))
   const cache = await StaticCache.make(closure.root)
@@ -44,7 +43,6 @@ async function run(report: Report): Promise<void> {
 
   const into = async (from: { substituters: string[]; keys: string[] }, maxJobs: number) => {
     const store = stack.use(await SecondStore.make())
-    await calm(FILLED_BYTES)
     const { ok, ms, stderr } = await store.realise(closure.root, { ...from, maxJobs })
     if (!ok) throw new Error(`nix-store --realise from ${from.substituters.join()}: ${stderr}`)
     return ms
