@@ -13,7 +13,7 @@
  * network, adds one: that a blob is here, and somebody asks for it, is no reason to let others of his network have it.
  */
 import { mkdirSync, rmSync } from 'node:fs'
-import { type FileHandle, open, rename } from 'node:fs/promises'
+import { type FileHandle, open, rename, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Digest } from '../../protocols/artifact/artifact.ts'
 import { BLOB_BYTES_MAX, PieceHasher } from '../../protocols/pieces/tree.ts'
@@ -201,7 +201,8 @@ export class Blobs implements BlobStore, AsyncDisposable {
       if (!isLate) await syncPath(path)
       await this.adopt(path, { digest, sizeBytes }, { network, isLate })
     } catch (cause) {
-      void Promise.allSettled([writing]).then(() => rmSync(path, { force: true }))
+      // Once nobody writes to it; what cannot be removed is at the next start.
+      void Promise.allSettled([writing]).then(() => rm(path, { force: true }).catch(() => undefined))
       throw diskError(cause, this.#directory)
     } finally {
       this.giveRoom(sizeBytes)

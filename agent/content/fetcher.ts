@@ -4,6 +4,7 @@
  * Every source states a piece list of its own before it is asked for pieces, so a wrong piece is its own fault; a list is judged by the
  * whole hash, so when that is wrong everybody who stated the list lied, and when it is right everybody who stated another one did. Those who
  * are fetching the blob themselves say so: they pass on the list that they were given, and are not to blame when it is false.
+ * A blob of a few pieces is asked for as a whole first where that is quick (whole-blobs.ts): what goes wrong then is judged by its pieces.
  * Whoever lied about a blob is not asked for it again for a while. Fetches of one digest are one job, which ends when nobody waits.
  *
  * A job is for one network, all its bytes come from peers of that, and it is the only one in which they may be given on. Who wants the same

@@ -32,7 +32,7 @@ type Get = {
   count: number
 }
 type Address = { host: string; port: number; identity: string; key: Uint8Array }
-type TlsTerms = { suites: string; group: string; openMs: number; quietMs: number }
+type TlsTerms = { suites: string; group: string; openMs: number; quietMs: number; pieceMs: number }
 
 export type ToLaneWorker =
   | ({ type: 'open'; lane: number } & Address & TlsTerms)
@@ -69,6 +69,9 @@ const PREFIX_BYTES_MAX = 4
 const NOTHING = Buffer.alloc(0)
 /** Far longer than a piece takes to be written: the thread whose turn it was is gone. */
 const TURN_MS_MAX = 250
+
+/** How often lanes are looked at. */
+const LOOK_MS = 1_000
 
 /** What the threads share: by file, whether one of them writes to it. */
 const turns = new Int32Array(workerData as SharedArrayBuffer)
@@ -174,6 +177,9 @@ class Connection {
   /** What was asked and not answered yet; undefined for a question whose answer is one frame. */
   readonly #asked: (Get | undefined)[] = []
   readonly #piece = Buffer.allocUnsafeSlow(PIECE_BYTES)
+  readonly #looking: NodeJS.Timeout
+  /** When something that was asked for came last, or something was asked for when nothing was under way. */
+  #movedMs = performance.now()
   #filledBytes = 0
   /** The piece that comes now, of the run asked for first; undefined between answers. */
   #index: number | undefined
@@ -188,7 +194,8 @@ class Connection {
   #isOpen = false
   #isClosed = false
 
-  constructor(lane: number, { host, port, identity, key, suites, group, openMs, quietMs }: Address & TlsTerms) {
+  constructor(lane: number, terms: Address & TlsTerms) {
+    const { host, port, identity, key, suites, group, openMs, quietMs, pieceMs } = terms
     this.#lane = lane
     // Node's types do not know that TLS has `onread`, too.
     const onread = {
@@ -214,6 +221,7 @@ class Connection {
     this.#socket = connect(options)
     this.#socket.once('secureConnect', () => this.#opened(quietMs))
     this.#socket.on('timeout', () => this.#quiet())
+    this.#looking = setInterval(() => this.#look(pieceMs), LOOK_MS)
     this.#socket.on('error', (error) => this.close({ why: 'lost', reason: error.message }))
     this.#socket.on('close', () => this.close({ why: 'lost', reason: 'the peer closed it' }))
   }
@@ -247,6 +255,7 @@ class Connection {
   close(end: LaneEnd): void {
     if (this.#isClosed) return
     this.#isClosed = true
+    clearInterval(this.#looking)
     lanes.delete(this.#lane)
     this.#socket.destroy()
     this.#whole?.close()
@@ -274,7 +283,14 @@ class Connection {
     if (isWaiting || !this.#isOpen) this.close({ why: 'lost', reason: 'nothing came for too long' })
   }
 
+  /** A peer that gives a byte now and then is not quiet, and nobody is to wait for it. */
+  #look(pieceMs: number): void {
+    const isLate = performance.now() - this.#movedMs > pieceMs
+    if (isLate && this.#asked.length > 0 && !this.#isHeld) this.close({ why: 'lost', reason: 'it is too slow' })
+  }
+
   #write(request: Uint8Array, run: Get | undefined): void {
+    if (this.#asked.length === 0) this.#movedMs = performance.now()
     this.#asked.push(run)
     this.#socket.write(request)
   }
@@ -327,6 +343,7 @@ class Connection {
 
   #answered(payload: Uint8Array): void {
     this.#payload = undefined
+    this.#movedMs = performance.now()
     const run = this.#asked[0]
     if (run !== undefined && Buffer.compare(payload, run.answer) === 0) {
       this.#begin(run)
@@ -374,6 +391,7 @@ class Connection {
     }
     if (isLast && this.#whole !== undefined && !this.#endWhole()) return
     this.#filledBytes = 0
+    this.#movedMs = performance.now()
     if (isLast) this.#asked.shift()
     this.#index = isLast ? undefined : index + 1
     // Who has pieces held against their hashes wants to know of each at once.

@@ -25,6 +25,8 @@ const IDLE_MS = 10_000
 const OPEN_MS_MAX = 5_000
 /** A lane that owes something and says nothing for so long is given up, and the stream goes on. */
 const QUIET_MS_MAX = 10_000
+/** So is one on which a piece takes longer than this, which is 13 KB/s: as over the stream. */
+const PIECE_MS_MAX = 20_000
 /** Of a thread, in MiB: its own objects are few, pieces lie outside. */
 const LIMITS = { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 32 }
 
@@ -333,13 +335,15 @@ type Thread = {
 
 export class LaneWorkers implements AsyncDisposable {
   readonly #log: Log
+  readonly #pieceMs: number
   readonly #threads = new Set<Thread>()
   /** By which threads take turns in writing to a file, one for all files of the same number modulo this. */
   readonly #turns = new SharedArrayBuffer(TURNS * Int32Array.BYTES_PER_ELEMENT)
   #count = 0
 
-  constructor(log: Log) {
+  constructor(log: Log, pieceMs = PIECE_MS_MAX) {
     this.#log = log
+    this.#pieceMs = pieceMs
   }
 
   /** Threads that run. */
@@ -367,6 +371,7 @@ export class LaneWorkers implements AsyncDisposable {
       group: LANE_GROUP,
       openMs: OPEN_MS_MAX,
       quietMs: QUIET_MS_MAX,
+      pieceMs: this.#pieceMs,
     } satisfies ToLaneWorker)
     void lane.ended.then(() => {
       thread.lanes.delete(number)

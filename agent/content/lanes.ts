@@ -57,6 +57,8 @@ export type LanesInit = {
   hostOf(peerId: string): string | undefined
   log: Log
   now?: () => number
+  /** How long a piece may take. For tests. */
+  pieceMs?: number
 }
 
 type Leash = {
@@ -90,7 +92,7 @@ export class Lanes implements LaneSource, AsyncDisposable {
   constructor(init: LanesInit) {
     this.#init = init
     this.#now = init.now ?? Date.now
-    this.#workers = new LaneWorkers(init.log)
+    this.#workers = new LaneWorkers(init.log, init.pieceMs)
   }
 
   /** Threads that run for lanes. */

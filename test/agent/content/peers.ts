@@ -164,7 +164,7 @@ export type NodeOptions = StoreOptions & {
   limits?: Partial<JobLimits>
   mayFetch?: PieceServerInit['mayFetch']
   /** Whether it gives and uses lanes, and under which address it looks for those of others. */
-  lanes?: { hostOf?: () => string; offerMs?: number }
+  lanes?: { hostOf?: () => string; offerMs?: number; pieceMs?: number }
   uploads?: Uploads
 }
 
@@ -183,7 +183,14 @@ export class ContentNode implements AsyncDisposable {
     this.peer = peer
     this.store = store
     const hostOf = lanes?.hostOf ?? (() => '127.0.0.1')
-    this.lanes = lanes && new Lanes({ streams: peer.streams, hostOf, log: store.log })
+    this.lanes =
+      lanes &&
+      new Lanes({
+        streams: peer.streams,
+        hostOf,
+        log: store.log,
+        ...(lanes.pieceMs !== undefined && { pieceMs: lanes.pieceMs }),
+      })
     this.fetcher = new Fetcher({
       blobs: store.blobs,
       streams: peer.streams,

@@ -1,6 +1,7 @@
 /** Blobs of a few pieces, which come as a whole over lanes that are open, between real nodes of libp2p; and what becomes of those that do not. */
 import { readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { OPEN_NETWORK_ID } from '../../../agent/content/publication-key.ts'
 import type { PieceHolder } from '../../../protocols/pieces/exchange.ts'
@@ -67,7 +68,7 @@ describe('a blob of a few pieces', () => {
     expect(getter.fetcher.laneBytes - before).toBe(BLOB.byteLength)
     expect([...getter.store.blobs.networksOf(DIGEST)]).toEqual([OPEN_NETWORK_ID])
     expect(getter.store.blobs.stats.bytes).toBe(LARGE.byteLength + BLOB.byteLength)
-    expect(incoming(getter.store)).toEqual([])
+    await until(() => incoming(getter.store).length === 0)
     // It can be had again, so it is brought to the disk later; whoever has it gives it on.
     expect(getter.store.index.unsynced()).toContainEqual(expect.objectContaining({ digest: DIGEST }))
     const third = await node()
@@ -120,7 +121,7 @@ describe('a blob of a few pieces', () => {
     expect(hasList(getter.store)).toBe(true)
     expect(asked).toBeGreaterThan(1)
     expect(getter.store.entries.filter(({ msg }) => msg === 'lane.closed')).toEqual([])
-    expect(incoming(getter.store)).toEqual([])
+    await until(() => incoming(getter.store).length === 0)
   })
 
   test('that is another one over the lane is asked for by pieces, and nobody is blamed who gives it right then', async () => {
@@ -130,7 +131,7 @@ describe('a blob of a few pieces', () => {
     await getter.fetcher.fetch(DIGEST, from(peer))
     await expectBlob(getter)
     expect(getter.faults).toEqual([])
-    expect(incoming(getter.store)).toEqual([])
+    await until(() => incoming(getter.store).length === 0)
     expect(getter.store.entries).toContainEqual(expect.objectContaining({ msg: 'lane.closed', why: 'wrong' }))
   })
 
@@ -141,7 +142,7 @@ describe('a blob of a few pieces', () => {
     const getter = await withLanes(peer)
     await expect(getter.fetcher.fetch(DIGEST, from(peer))).rejects.toMatchObject({ code: 'corrupt' })
     expect(getter.faults).toMatchObject([{ peerId: peer.peerId, digest: DIGEST }])
-    expect(incoming(getter.store)).toEqual([])
+    await until(() => incoming(getter.store).length === 0)
   })
 
   test('whose lane breaks off in the middle comes over the stream', async () => {
@@ -153,8 +154,23 @@ describe('a blob of a few pieces', () => {
     await getter.fetcher.fetch(DIGEST, from(source))
     await expectBlob(getter)
     expect(getter.faults).toEqual([])
-    expect(incoming(getter.store)).toEqual([])
+    await until(() => incoming(getter.store).length === 0)
     expect(proxy.connections).toBe(2)
+  })
+
+  test('of a peer that gives a byte now and then on its lanes is not waited for', async () => {
+    const get: PieceHolder['get'] = async (...request) =>
+      isLarge(request[0]) ? await both(BLOB).get(...request) : { lengthBytes: BLOB.byteLength, chunks: dripping() }
+    const peer = await lanePeer(known, both(BLOB), { ...both(BLOB), get })
+    onTestFinished(() => peer[Symbol.asyncDispose]())
+    const getter = await withLanes(peer, { lanes: { pieceMs: 1_500 } })
+    await getter.fetcher.fetch(DIGEST, from(peer))
+    await expectBlob(getter)
+    expect(getter.store.entries).toContainEqual(
+      expect.objectContaining({ msg: 'lane.closed', reason: 'it is too slow' }),
+    )
+    expect(getter.faults).toEqual([])
+    await until(() => incoming(getter.store).length === 0)
   })
 
   test('that nobody waits for any more leaves nothing behind', async () => {
@@ -204,6 +220,14 @@ describe('a blob of a few pieces', () => {
     expect(source.server.servedBytes).toBe(before)
   })
 })
+
+/** A byte every tenth of a second, for as long as the lane is open. */
+async function* dripping(): AsyncGenerator<Uint8Array> {
+  for (;;) {
+    yield new Uint8Array(1)
+    await delay(100)
+  }
+}
 
 const isLarge = (digest: Uint8Array) => Buffer.from(digest).toString('hex') === LARGE_DIGEST
 
