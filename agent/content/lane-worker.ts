@@ -258,8 +258,7 @@ class Connection {
     clearInterval(this.#looking)
     lanes.delete(this.#lane)
     this.#socket.destroy()
-    this.#whole?.close()
-    this.#whole = undefined
+    this.#leaveWhole()
     const [run] = this.#asked
     if (run !== undefined && isUnchecked(run) && this.#index !== undefined && this.#index > run.from)
       tell({ type: 'pieces', lane: this.#lane, from: run.from, count: this.#index - run.from })
@@ -407,6 +406,15 @@ class Connection {
     if (whole?.end() === true) return true
     this.close({ why: 'wrong', reason: 'a blob has another hash than it was asked for by' })
     return false
+  }
+
+  #leaveWhole(): void {
+    try {
+      this.#whole?.close()
+    } catch {
+      // It is dropped anyway.
+    }
+    this.#whole = undefined
   }
 
   /** What fails on this side. */
