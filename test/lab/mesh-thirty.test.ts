@@ -34,7 +34,9 @@ test('thirty nodes around one bootstrap become one mesh, with a bounded number o
   const startedMs = performance.now()
   await until('the last node finds what the second provides', () => finds(last, cid, nodes[1]), 30_000)
   console.log(`provided and found in ${Math.round(performance.now() - startedMs)} ms`)
-  for (const { host } of nodes) expect(host.links().length).toBe(new Set(host.connected()).size)
+  // Two who dial each other at once, and who is told to go, have one too many or too few for a moment.
+  const isSingle = ({ host }: Node) => host.links().length === new Set(host.connected()).size
+  await until('every peer has one connection', () => nodes.every(isSingle), 30_000)
 })
 
 async function finds(providers: Providers | undefined, cid: string, holder: Node | undefined): Promise<boolean> {
