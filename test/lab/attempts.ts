@@ -45,12 +45,12 @@ export type Target = {
 type Attempt = (from: Attacker, target: Target) => Promise<Got>
 type Opener = { open(address: string, protocol: string): Promise<Stream> }
 
-const HELLO_TRIES_MAX = 3
+/** Of what got nothing: a busy machine may be late for a hello, and a connection be closed for a better one. */
+const TRIES_MAX = 3
 const GOSSIP_PROTOCOL = '/meshsub/1.2.0'
 const OPEN_TOPIC = `undernet/records/${Buffer.from(OPEN_NETWORK).toString('hex')}`
 /** kad-dht's questions, as numbers of its protobuf: who is near a key, who provides it, what is its value. */
 const KAD_QUESTIONS = [4, 3, 1]
-const PUSHES_MAX = 3
 /** An identify message that says an agent version and nothing else. */
 const PUSHED = Buffer.concat([Buffer.from([0x32, 4]), Buffer.from('evil')])
 
@@ -68,18 +68,23 @@ const plain: Record<string, (from: Opener, target: Target) => Promise<Got>> = {
       },
       { what: 'an answer to identify' },
     ),
-  'id push': async (from, { address }) => {
-    // libp2p takes one push at a time of a connection, and the one who tries may just be pushing by itself.
-    for (let nth = 0; nth < PUSHES_MAX; nth++) {
-      const stream = await from.open(address, '/ipfs/id/push/1.0.0')
-      stream.send(encodeFrame(PUSHED))
-      await stream.close()
-      // Who takes it ends the stream in order; who does not resets it.
-      await until(() => stream.status !== 'open' || stream.remoteWriteStatus !== 'writable', { what: 'push is taken' })
-      if (stream.status !== 'reset') return 'public'
-    }
-    return 'nothing'
-  },
+  // It takes one push at a time of a connection, and the one who tries may just be pushing by itself; and what is lost is lost as above.
+  'id push': (from, { address }) =>
+    gotOfTries(() =>
+      until(
+        async () => {
+          const stream = await from.open(address, '/ipfs/id/push/1.0.0')
+          stream.send(encodeFrame(PUSHED))
+          await stream.close()
+          // Who takes it ends the stream in order; who does not resets it.
+          await until(() => stream.status !== 'open' || stream.remoteWriteStatus !== 'writable', {
+            what: 'push is taken',
+          })
+          return stream.status !== 'reset' && 'public'
+        },
+        { what: 'a push that is taken' },
+      ),
+    ),
   ping: (from, { address }) =>
     speak(from.open(address, '/ipfs/ping/1.0.0'), async (frames, signal) => {
       await frames.writeBytes(new Uint8Array(32).fill(9), signal)
@@ -224,15 +229,10 @@ export async function tryPlain(from: StockPeer, target: Target): Promise<Record<
 }
 
 async function letIn(from: Attacker, { address }: Target): Promise<Got> {
-  let got: Got = 'nothing'
-  // Three seconds for a hello may be too few where the machine is busy.
-  for (let tries = 0; got === 'nothing' && tries < HELLO_TRIES_MAX; tries++) {
-    got = await gotOf(async () => {
-      const { members } = await from.enter(address)
-      return members.length > 0 ? 'private' : 'public'
-    })
-  }
-  return got
+  return await gotOfTries(async () => {
+    const { members } = await from.enter(address)
+    return members.length > 0 ? 'private' : 'public'
+  })
 }
 
 /** All of them. */
@@ -300,6 +300,12 @@ async function gotOf<Result extends string>(attempt: () => Promise<Result>): Pro
     if (words.some(({ code }) => code === 'closed')) return 'nothing'
     return words.some(({ code }) => code === 'refused' || code === 'absent') ? 'refused' : 'nothing'
   }
+}
+
+async function gotOfTries(attempt: () => Promise<Got>): Promise<Got> {
+  let got: Got = 'nothing'
+  for (let tries = 0; got === 'nothing' && tries < TRIES_MAX; tries++) got = await gotOf(attempt)
+  return got
 }
 
 function causesOf(error: unknown): Error[] {
