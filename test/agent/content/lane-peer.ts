@@ -1,13 +1,21 @@
-/** A peer that gives one thing over its lanes and another over its streams. */
+/** Nodes with lanes; and a peer that gives one thing over its lanes and another over its streams. */
 import type { Multiaddr } from '@multiformats/multiaddr'
+import { onTestFinished } from 'vitest'
 import type { LaneFrames } from '../../../agent/content/lane-frames.ts'
 import { LaneServer } from '../../../agent/content/lane-server.ts'
 import { answerPieces, type PieceHolder } from '../../../protocols/pieces/exchange.ts'
 import { serve } from './hostile.ts'
-import { never, Peer, recordingLog } from './peers.ts'
+import { ContentNode, type NodeOptions, never, Peer, recordingLog } from './peers.ts'
 
 /** What it gives over streams, though not before it has lanes: else all is there by then; and what over lanes. */
 export type Holders = [onStream: PieceHolder, onLane: PieceHolder | ((frames: LaneFrames) => Promise<void>)]
+
+/** Until the test is over. */
+export async function laneNode(known: Map<string, Multiaddr[]>, options: NodeOptions = {}): Promise<ContentNode> {
+  const made = await ContentNode.start(known, { lanes: {}, ...options })
+  onTestFinished(() => made[Symbol.asyncDispose]())
+  return made
+}
 
 export async function lanePeer(
   known: Map<string, Multiaddr[]>,

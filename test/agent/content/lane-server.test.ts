@@ -8,15 +8,15 @@ import { LaneServer } from '../../../agent/content/lane-server.ts'
 import { encodeFrame, Frames } from '../../../protocols/frame.ts'
 import { askLanes, identityOf, LANE_GROUP, LANE_PROTOCOL, LANE_SUITES } from '../../../protocols/lane/lane.ts'
 import { decodeGetAnswer, encodeRequest } from '../../../protocols/pieces/exchange.ts'
-import { ContentNode, digestOf, type NodeOptions, never, Peer, until } from './peers.ts'
+import { laneNode } from './lane-peer.ts'
+import { type ContentNode, digestOf, type NodeOptions, never, Peer, until } from './peers.ts'
 
 const BLOB = Buffer.alloc(100_000, 7)
 const digest = Buffer.from(digestOf(BLOB).digest, 'hex')
 const known = new Map()
 
 async function server(options: NodeOptions = {}): Promise<ContentNode & { laneServer: LaneServer }> {
-  const node = await ContentNode.start(known, { lanes: {}, ...options })
-  onTestFinished(() => node[Symbol.asyncDispose]())
+  const node = await laneNode(known, options)
   await node.store.publish(BLOB)
   return node as ContentNode & { laneServer: LaneServer }
 }

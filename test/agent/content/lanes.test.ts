@@ -11,7 +11,7 @@ import { decodeRequest } from '../../../protocols/pieces/exchange.ts'
 import { PIECE_BYTES } from '../../../protocols/pieces/tree.ts'
 import { pattern } from '../../protocols/pieces/pattern.ts'
 import { altered, liar } from './hostile.ts'
-import { type Holders, lanePeer } from './lane-peer.ts'
+import { type Holders, laneNode, lanePeer } from './lane-peer.ts'
 import { certificateServer, ELSEWHERE, LaneProxy } from './lane-proxy.ts'
 import { ContentNode, digestOf, type NodeOptions, never, until } from './peers.ts'
 
@@ -25,11 +25,7 @@ const BLOB = pattern(COUNT * PIECE_BYTES - 777)
 const { digest: DIGEST } = digestOf(BLOB)
 const known = new Map()
 
-async function node(options: NodeOptions = {}): Promise<ContentNode> {
-  const made = await ContentNode.start(known, { lanes: {}, ...options })
-  onTestFinished(() => made[Symbol.asyncDispose]())
-  return made
-}
+const node = (options?: NodeOptions): Promise<ContentNode> => laneNode(known, options)
 
 async function seed(options: NodeOptions = {}): Promise<ContentNode & { laneServer: LaneServer }> {
   const made = await node(options)

@@ -8,9 +8,9 @@ import type { PieceHolder } from '../../../protocols/pieces/exchange.ts'
 import { PIECE_BYTES } from '../../../protocols/pieces/tree.ts'
 import { pattern } from '../../protocols/pieces/pattern.ts'
 import { altered, liar } from './hostile.ts'
-import { lanePeer } from './lane-peer.ts'
+import { laneNode, lanePeer } from './lane-peer.ts'
 import { LaneProxy } from './lane-proxy.ts'
-import { ContentNode, digestOf, type NodeOptions, never, type Store, until } from './peers.ts'
+import { type ContentNode, digestOf, type NodeOptions, never, type Store, until } from './peers.ts'
 
 /** Of a machine with much else to do. */
 vi.setConfig({ testTimeout: 60_000 })
@@ -22,11 +22,7 @@ const BLOB = pattern(6 * PIECE_BYTES + 999, 4)
 const { digest: DIGEST } = digestOf(BLOB)
 const known = new Map()
 
-async function node(options: NodeOptions = {}): Promise<ContentNode> {
-  const made = await ContentNode.start(known, { lanes: {}, ...options })
-  onTestFinished(() => made[Symbol.asyncDispose]())
-  return made
-}
+const node = (options?: NodeOptions): Promise<ContentNode> => laneNode(known, options)
 
 const from = (source: { peerId: string }, signal = never) => ({
   network: OPEN_NETWORK_ID,
