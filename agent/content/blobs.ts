@@ -260,7 +260,8 @@ export class Blobs implements BlobStore, AsyncDisposable {
     const place = this.pathOf(digest)
     mkdirSync(dirname(place), { recursive: true, mode: 0o700 })
     await rename(path, place)
-    if (!isLate) await syncPath(dirname(place))
+    // The name of the file, and that of its directory, which may be new.
+    if (!isLate) for (const directory of [dirname(place), this.#directory]) await syncPath(directory)
     const isNew = !this.has(digest)
     const partialBytes = this.index.partial(digest)?.sizeBytes ?? 0
     this.index.put({ digest, sizeBytes, usedMs: this.#now() }, { ...why, unsyncedBoot: isLate ? BOOT : undefined })

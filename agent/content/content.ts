@@ -101,6 +101,8 @@ export type FetchOptions = {
   sizeBytesMax?: number
   onProgress?: (doneBytes: number, totalBytes: number) => void
   pin?: string
+  /** How much of other blobs waits to be fetched after it, most likely from the same sources. */
+  moreBytes?: number
   /** How long a source may say nothing before another is asked, if there is one: short where somebody waits for a small blob. */
   hasteMs?: number
 }

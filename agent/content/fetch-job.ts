@@ -37,12 +37,9 @@ const COMEBACK_MS_MAX = 20_000
 
 export type FetchJobInit = {
   digest: Digest
-  network: string
+  terms: Pick<FetchOptions, 'network' | 'sizeBytes' | 'sizeBytesMax' | 'moreBytes' | 'hasteMs'>
   /** This node's peer id, by which its fellows know it. */
   self: string
-  sizeBytes: number | undefined
-  sizeBytesMax: number | undefined
-  hasteMs: number | undefined
   /** Somebody gave some of it before this agent was started again just now: its peers may be reached in a moment. */
   isResumed: boolean
   blobs: Blobs
@@ -107,9 +104,9 @@ export class FetchJob {
   constructor(init: FetchJobInit) {
     this.#init = init
     this.digest = init.digest
-    this.network = init.network
-    this.sizeBytes = init.sizeBytes
-    this.sizeBytesMax = init.sizeBytesMax
+    this.network = init.terms.network
+    this.sizeBytes = init.terms.sizeBytes
+    this.sizeBytesMax = init.terms.sizeBytesMax
     if (init.isResumed) this.#gaveMs = performance.now()
     this.#outcomes = new Outcomes(init.digest, init.onFault)
     this.#filling = new Filling({
@@ -122,7 +119,7 @@ export class FetchJob {
       signal: this.#stopping.signal,
     })
     this.#candidates = new Candidates({
-      hasteMs: init.hasteMs ?? init.limits.hasteMs,
+      hasteMs: init.terms.hasteMs ?? init.limits.hasteMs,
       patienceMs: init.limits.pieceMs,
       isShunned: (peerId) => peerId === init.self || this.#isShunned(peerId),
       isSilent: init.isSilent,
@@ -325,7 +322,9 @@ export class FetchJob {
   /** @returns false when it has to come by pieces. */
   async #fetchOverLane({ peerId }: Source): Promise<boolean> {
     const { digest, network, sizeBytes = 0 } = this
-    if (!(await this.#init.whole.fetchOverLane({ peerId, network, digest, sizeBytes }, this.#stopping.signal)))
+    const { whole, terms } = this.#init
+    const { moreBytes = 0 } = terms
+    if (!(await whole.fetchOverLane({ peerId, network, digest, sizeBytes, moreBytes }, this.#stopping.signal)))
       return false
     this.#cameWhole(peerId, sizeBytes, true)
     return true

@@ -195,15 +195,13 @@ export class Fetcher implements BlobFetcher, AsyncDisposable {
     }
   }
 
-  #begin(digest: Digest, { network, sizeBytes, sizeBytesMax, hasteMs }: FetchOptions): FetchJob {
+  #begin(digest: Digest, terms: FetchOptions): FetchJob {
+    const { network } = terms
     const { blobs, self, mayAsk, log } = this.#init
     const job = new FetchJob({
       digest,
-      network,
+      terms,
       self,
-      sizeBytes,
-      sizeBytesMax,
-      hasteMs,
       isResumed: performance.now() - this.#startedMs < MEETING_MS && blobs.index.partial(digest)?.network === network,
       blobs,
       sessions: this.#sessions,

@@ -35,16 +35,16 @@ const SHORT_REST_MS = 30_000
 /** Peers remembered. */
 const RESTING_MAX = 1_000
 
-/** `bytes` is how much there is to fetch. */
-export type LaneWant = { peerId: string; network: string; digest: string; bytes: number }
+/** `bytes` is how much there is to fetch, `moreBytes` how much will be wanted of the peer soon. */
+export type LaneWant = { peerId: string; network: string; digest: string; bytes: number; moreBytes?: number }
 
 /** Where fetches get lanes, and give them back. */
 export type LaneSource = {
   hasOpen(peerId: string): boolean
   /** Those that are open. The one who takes them gives back each. */
   takeOpen(peerId: string): Lane[]
-  /** The same, opened where there are none and that is worth its while; perhaps none. */
-  take(want: LaneWant): Promise<Lane[]>
+  /** Opens some where there are none and that is worth its while; resolves when they are open, or are not to be had. */
+  open(want: LaneWant): Promise<void>
   /** Resolves when nothing more is written for the user. */
   give(lane: Lane, user: LaneUser | undefined): Promise<void>
   /** Hashes a file in a thread of lanes; undefined when none runs. */
@@ -114,14 +114,12 @@ export class Lanes implements LaneSource, AsyncDisposable {
     return lanes
   }
 
-  async take(want: LaneWant): Promise<Lane[]> {
+  async open(want: LaneWant): Promise<void> {
     const { peerId } = want
-    if (this.#openOf(peerId).length === 0 && this.#isWorth(want)) {
-      const opening = this.#opening.get(peerId) ?? this.#openAll(want).finally(() => this.#opening.delete(peerId))
-      this.#opening.set(peerId, opening)
-      await opening
-    }
-    return this.takeOpen(peerId)
+    if (this.#openOf(peerId).length > 0 || !this.#isWorth(want)) return
+    const opening = this.#opening.get(peerId) ?? this.#openAll(want).finally(() => this.#opening.delete(peerId))
+    this.#opening.set(peerId, opening)
+    await opening
   }
 
   hasher(fd: number): Hasher | undefined {
@@ -159,13 +157,13 @@ export class Lanes implements LaneSource, AsyncDisposable {
   }
 
   /** Whether this, with what else was wanted lately, is worth opening lanes. */
-  #isWorth({ peerId, bytes }: LaneWant): boolean {
+  #isWorth({ peerId, bytes, moreBytes = 0 }: LaneWant): boolean {
     if (this.#wanted.size >= WANTED_MAX) this.#wanted.clear()
     const before = this.#wanted.get(peerId)
     const isLate = before === undefined || this.#now() - before.sinceMs > WANTED_MS
     const wanted = isLate ? { bytes, sinceMs: this.#now() } : { ...before, bytes: before.bytes + bytes }
     this.#wanted.set(peerId, wanted)
-    return wanted.bytes >= OPEN_BYTES_MIN
+    return wanted.bytes + moreBytes >= OPEN_BYTES_MIN
   }
 
   async #openAll(want: LaneWant): Promise<void> {

@@ -69,9 +69,9 @@ export class LateSync implements AsyncDisposable {
         const path = pathOf(digest)
         if (!(await this.#syncFile(path))) continue
         synced.push(digest)
-        directories.add(dirname(path))
+        // With what is in them: the name of the file, and that of its directory, which may be new.
+        directories.add(dirname(path)).add(dirname(dirname(path)))
       }
-      // With what is in them: the names of the files.
       for (const directory of directories) await this.#syncFile(directory)
       index.synced(synced)
     } catch (error) {

@@ -4,12 +4,15 @@
  * open: a closure is hundreds of them, and to ask for the list of each, and to write down which of its pieces came, costs more than its bytes do.
  */
 import { hash } from 'node:crypto'
+import { setTimeout as delay } from 'node:timers/promises'
 import { WireError } from '../../protocols/error.ts'
 import { encodeRequest, GET_PIECES_MAX } from '../../protocols/pieces/exchange.ts'
 import { PIECE_BYTES, pieceCount } from '../../protocols/pieces/tree.ts'
 import { writeFault } from '../state/disk.ts'
 import type { Blobs } from './blobs.ts'
+import type { Lane } from './lane-workers.ts'
 import type { LaneSource } from './lanes.ts'
+import { untilAborted } from './outcomes.ts'
 import { fromHex } from './piece-lists.ts'
 import type { PieceSessions } from './piece-sessions.ts'
 import { OPEN_NETWORK_ID } from './publication-key.ts'
@@ -17,11 +20,13 @@ import { type SmallBlob, SmallBlobs } from './small-blobs.ts'
 
 /** One request: 4 MiB, which is fetched again when the source fails in the middle of it. */
 const WHOLE_BYTES_MAX = GET_PIECES_MAX * PIECE_BYTES
+/** Longer than lanes take to be opened on a busy machine. A firewall that drops what is sent to their port keeps nobody waiting for more than this. */
+const OPENING_MS_MAX = 250
 
 export type WholeBlobsInit = { blobs: Blobs; sessions: PieceSessions; lanes: LaneSource | undefined; openMs: number }
 
-/** How long the peer may be silent, lanes know. */
-type LaneBlob = Omit<SmallBlob, 'patienceMs'>
+/** How long the peer may be silent, lanes know. `moreBytes` is how much of other blobs waits behind it. */
+type LaneBlob = Omit<SmallBlob, 'patienceMs'> & { moreBytes: number }
 
 export class WholeBlobs implements AsyncDisposable {
   readonly #blobs: Blobs
@@ -52,17 +57,17 @@ export class WholeBlobs implements AsyncDisposable {
   }
 
   /**
-   * A blob of a few pieces, into the blob directory, over a lane that is open.
+   * A blob of a few pieces, into the blob directory, over a lane that is open; or is opened, if what waits behind it makes that worth its while.
    *
    * @returns false when it has to come by pieces: since it is too large for this, some of it is here, there is no lane, or the peer does not give it so. Who is to
    *   blame for that is then found out.
    * @throws {AgentError} what went wrong on this side.
    */
   async fetchOverLane(blob: LaneBlob, signal: AbortSignal): Promise<boolean> {
-    const { peerId, network, digest, sizeBytes } = blob
+    const { network, digest, sizeBytes } = blob
     if (sizeBytes < PIECE_BYTES || sizeBytes > WHOLE_BYTES_MAX) return false
     if (this.#blobs.index.partial(digest) !== undefined) return false
-    const lanes = this.#lanes?.takeOpen(peerId) ?? []
+    const lanes = await this.#lanesFor(blob, signal)
     const [first, ...others] = lanes
     if (first === undefined) return false
     const lane = others.reduce((least, one) => (one.load < least.load ? one : least), first)
@@ -76,6 +81,16 @@ export class WholeBlobs implements AsyncDisposable {
     } finally {
       for (const one of lanes) void this.#lanes?.give(one, undefined)
     }
+  }
+
+  async #lanesFor({ peerId, network, digest, sizeBytes, moreBytes }: LaneBlob, signal: AbortSignal): Promise<Lane[]> {
+    const lanes = this.#lanes
+    if (lanes === undefined) return []
+    if (moreBytes > 0 && !lanes.hasOpen(peerId)) {
+      const opening = lanes.open({ peerId, network, digest, bytes: 0, moreBytes: sizeBytes + moreBytes })
+      await untilAborted(Promise.race([opening, delay(OPENING_MS_MAX, undefined, { ref: false })]), signal)
+    }
+    return lanes.takeOpen(peerId)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

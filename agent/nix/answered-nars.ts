@@ -11,6 +11,8 @@ const FRESH_MAX = 20_000
 
 /** `network` is that of the peer who was believed; undefined for a cache upstream. */
 export type Answered = { path: string; sizeBytes: number; hashPart: string; network: string | undefined }
+/** `moreBytes` is how much of others is to be fetched after it. */
+export type Wanted = Answered & { moreBytes?: number }
 
 export class AnsweredNars {
   /** The one answered for last at the end. */

@@ -14,10 +14,12 @@ const AHEAD_BYTES_MAX = 512 * 1024 * 1024
 /** Whoever has not asked by then did not want it: the room is for others. */
 const AHEAD_MS_MAX = 120_000
 
+/** `moreBytes` is how much waits behind it. */
+type Fetch = (digest: Digest, moreBytes: number, signal: AbortSignal) => Promise<void>
 type Ahead = { sizeBytes: number; since: number; stop: AbortController; isHere: boolean }
 
 export class Prefetch implements AsyncDisposable {
-  readonly #fetch: (digest: Digest, signal: AbortSignal) => Promise<void>
+  readonly #fetch: Fetch
   readonly #now: () => number
   readonly #waiting = new RealiseOrder()
   readonly #runningOf = { small: 0, large: 0 }
@@ -27,10 +29,7 @@ export class Prefetch implements AsyncDisposable {
   #stopped = false
 
   /** `fetch` rejects when it fails, which is not heard here: the request for the NAR meets the same fault, and says so. */
-  constructor(
-    fetch: (digest: Digest, signal: AbortSignal) => Promise<void>,
-    now: () => number = () => performance.now(),
-  ) {
+  constructor(fetch: Fetch, now: () => number = () => performance.now()) {
     this.#fetch = fetch
     this.#now = now
   }
@@ -78,7 +77,7 @@ export class Prefetch implements AsyncDisposable {
     this.#aheadBytes += sizeBytes
     const kind = kindOf(sizeBytes)
     this.#runningOf[kind]++
-    const running = this.#fetch(digest, ahead.stop.signal)
+    const running = this.#fetch(digest, this.#waiting.bytes, ahead.stop.signal)
       .then(
         () => {
           ahead.isHere = true

@@ -30,6 +30,12 @@ export class RealiseOrder {
   readonly #ready: Record<Kind, Waiting[]> = { small: [], large: [] }
   /** Path -> those that come after it. */
   readonly #behind = new Map<string, Set<Waiting>>()
+  #bytes = 0
+
+  /** Of all that wait. */
+  get bytes(): number {
+    return this.#bytes
+  }
 
   /** Who waits already keeps his place. Each kind has an order, though one may come after another of the other kind. */
   add(kind: Kind, nar: WantedNar): void {
@@ -37,6 +43,7 @@ export class RealiseOrder {
     const waiting = { nar, key: keyOf(nar), kind, before: undefined }
     this.#all.set(nar.narHash, waiting)
     this.#byPath.set(nar.path, waiting)
+    this.#bytes += nar.narSize
     this.#insert(waiting)
     if (this.#all.size <= WAITING_MAX) return
     for (const oldest of this.#all.keys()) {
@@ -51,6 +58,7 @@ export class RealiseOrder {
     if (waiting === undefined) return
     const { nar, key, kind, before } = waiting
     this.#all.delete(digest)
+    this.#bytes -= nar.narSize
     if (this.#byPath.get(nar.path) === waiting) this.#byPath.delete(nar.path)
     if (before !== undefined) this.#behind.get(before)?.delete(waiting)
     else this.#ready[kind].splice(placeOf(this.#ready[kind], key), 1)

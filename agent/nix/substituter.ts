@@ -19,7 +19,7 @@ import type { Holder } from '../catalog/filters.ts'
 import type { BlobFetcher, BlobSource, BlobStore, FetchOptions } from '../content/content.ts'
 import { AgentError, reasonOf } from '../error.ts'
 import type { Log } from '../log.ts'
-import { type Answered, AnsweredNars } from './answered-nars.ts'
+import { type Answered, AnsweredNars, type Wanted } from './answered-nars.ts'
 import { checkedSource } from './checked-source.ts'
 import { type Closures, hashPartOf, type PublishedClosure, type PublishedPath } from './closures.ts'
 import type { HeldPaths } from './held-paths.ts'
@@ -103,7 +103,7 @@ export class Substituter implements AsyncDisposable {
     this.#answered = new AnsweredNars(now)
     this.#faults = new PathFaults(deps.onFault, now, deps.log)
     this.#wholeBytesMax = deps.wholeBytesMax ?? WHOLE_BYTES_MAX
-    this.#prefetch = new Prefetch((digest, signal) => this.#fetchAhead(digest, signal))
+    this.#prefetch = new Prefetch((...next) => this.#fetchAhead(...next))
   }
 
   /** Narinfos asked for: answered, and not. */
@@ -391,21 +391,21 @@ export class Substituter implements AsyncDisposable {
     return this.#answered.get(digest)
   }
 
-  async #fetchAhead(digest: Digest, signal: AbortSignal): Promise<void> {
+  async #fetchAhead(digest: Digest, moreBytes: number, signal: AbortSignal): Promise<void> {
     const answered = this.#answered.get(digest)
     if (!answered) return
     this.#deps.named?.(digest, answered.path)
-    await this.#fetchHere(digest, answered, signal)
+    await this.#fetchHere(digest, { ...answered, moreBytes }, signal)
   }
 
-  async #fetchHere(digest: Digest, wanted: Answered, signal: AbortSignal): Promise<void> {
+  async #fetchHere(digest: Digest, wanted: Wanted, signal: AbortSignal): Promise<void> {
     if (this.#deps.blobs.has(digest)) return
     await this.#fetchAnew(digest, wanted, signal)
     this.#answered.came(digest)
   }
 
   /** From peers, else from upstream. @throws {AgentError} what the first of them failed with */
-  async #fetchAnew(digest: Digest, wanted: Answered, signal: AbortSignal): Promise<void> {
+  async #fetchAnew(digest: Digest, wanted: Wanted, signal: AbortSignal): Promise<void> {
     const { fetcher, upstreams } = this.#deps
     try {
       if (wanted.network !== undefined)
@@ -423,18 +423,18 @@ export class Substituter implements AsyncDisposable {
    * @throws {AgentError} what the last of them failed with.
    */
   async #inEachNetwork<T>(
-    { hashPart, network: first, sizeBytes }: Answered,
+    { hashPart, network: first, sizeBytes, moreBytes = 0 }: Wanted,
     signal: AbortSignal,
     fetch: (options: FetchOptions) => Promise<T>,
   ): Promise<T> {
-    const candidates = this.#ranked(hashPart)
-    const holders = this.#holders(hashPart)
+    const [candidates, holders] = [this.#ranked(hashPart), this.#holders(hashPart)]
     let failure: unknown
     for (const network of networksOf(first, [...candidates, ...holders])) {
       const isHere = (one: { network: string }) => one.network === network
       const who = { candidates: candidates.filter(isHere), holders: holders.filter(isHere) }
+      const sources = narPeers(who, this.#deps.sources, signal)
       try {
-        return await fetch({ network, sources: narPeers(who, this.#deps.sources, signal), signal, sizeBytes })
+        return await fetch({ network, sources, signal, sizeBytes, moreBytes })
       } catch (error) {
         failure = error
         if (signal.aborted) break

@@ -129,7 +129,7 @@ describe('goes on over the stream', () => {
     const lanes = {
       hasOpen: () => false,
       takeOpen: () => [],
-      take: () => new Promise<never>(() => undefined),
+      open: () => new Promise<never>(() => undefined),
       give: async () => undefined,
       hasher: () => undefined,
     }

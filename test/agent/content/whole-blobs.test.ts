@@ -9,7 +9,7 @@ import { PIECE_BYTES } from '../../../protocols/pieces/tree.ts'
 import { pattern } from '../../protocols/pieces/pattern.ts'
 import { altered, liar } from './hostile.ts'
 import { laneNode, lanePeer } from './lane-peer.ts'
-import { LaneProxy } from './lane-proxy.ts'
+import { ELSEWHERE, LaneProxy } from './lane-proxy.ts'
 import { type ContentNode, digestOf, type NodeOptions, never, type Store, until } from './peers.ts'
 
 /** Of a machine with much else to do. */
@@ -70,6 +70,28 @@ describe('a blob of a few pieces', () => {
     const third = await node()
     await third.fetcher.fetch(DIGEST, from(getter))
     await expectBlob(third)
+  })
+
+  test('has lanes opened for it where much waits behind it', async () => {
+    const [source, little, much] = [await seed(), await node(), await node()]
+    await little.fetcher.fetch(DIGEST, { ...from(source), moreBytes: 2 ** 20 })
+    await much.fetcher.fetch(DIGEST, { ...from(source), moreBytes: 64 * 2 ** 20 })
+    for (const getter of [little, much]) await expectBlob(getter)
+    // On a busy machine not soon enough for this one.
+    await until(() => much.lanes?.hasOpen(source.peerId) === true)
+    expect(little.lanes?.hasOpen(source.peerId)).toBe(false)
+  })
+
+  test('does not wait long for lanes that a firewall is in the way of', async () => {
+    const [source, getter] = [await seed(), await node({ lanes: { hostOf: () => ELSEWHERE } })]
+    await using firewall = await LaneProxy.start(source.laneServer?.port ?? 0, () => Buffer.of())
+    const began = performance.now()
+    await getter.fetcher.fetch(DIGEST, { ...from(source), moreBytes: 64 * 2 ** 20 })
+    await expectBlob(getter)
+    expect(getter.fetcher.laneBytes).toBe(0)
+    // Less than a lane may take to be opened.
+    expect(performance.now() - began).toBeLessThan(4_000)
+    await until(() => firewall.connections > 0)
   })
 
   test('can be opened while it comes, and is read when it is here', async () => {

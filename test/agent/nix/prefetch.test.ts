@@ -13,7 +13,7 @@ function recorded() {
   const begun: string[] = []
   const aborted: string[] = []
   const finish = new Map<string, () => void>()
-  const fetch = (digest: string, signal: AbortSignal) => {
+  const fetch = (digest: string, _moreBytes: number, signal: AbortSignal) => {
     begun.push(digest)
     return new Promise<void>((resolve, reject) => {
       finish.set(digest, resolve)
@@ -72,6 +72,20 @@ it('never begins what does not fit, and leaves what somebody waits for to him', 
   prefetch.want(nar('a', MIB))
   prefetch.claim('a')
   expect(aborted).toEqual(['a'])
+})
+
+it('says how much waits behind each', async () => {
+  const told = new Map<string, number>()
+  const done = Promise.withResolvers<void>()
+  const fetch = async (digest: string, moreBytes: number) => {
+    told.set(digest, moreBytes)
+    await done.promise
+  }
+  await using prefetch = new Prefetch(fetch)
+  for (const digest of ['a', 'b', 'c', 'd', 'e', 'f', 'g']) prefetch.want(nar(digest, MIB))
+  done.resolve()
+  await vi.waitFor(() => expect(told.size).toBe(7))
+  expect([...told.values()]).toEqual([0, 0, 0, 0, 2 * MIB, MIB, 0])
 })
 
 it('ends with its owner', async () => {

@@ -89,6 +89,16 @@ describe('the order of NARs', () => {
     expect(drain(other)).toEqual(['b'])
   })
 
+  it('knows how much waits', () => {
+    const order = orderOf(nars({ a: [], b: ['a'], c: [] }))
+    order.delete('b')
+    order.delete('b')
+    for (const again of nars({ a: [] })) order.add('large', again)
+    expect(order.bytes).toBe(2_000)
+    drain(order)
+    expect(order.bytes).toBe(0)
+  })
+
   it('keeps small ones and others apart, and has one come after the other all the same', () => {
     const order = orderOf(nars({ next: ['leaf'], other: [] }))
     for (const leaf of nars({ leaf: [] })) order.add('small', leaf)
