@@ -1,11 +1,14 @@
 /**
  * A whole closure, realised by the real Nix from another agent's store: 300 paths, 500 MiB in all. Against the same Nix and nginx with a
  * flat, uncompressed cache of the same paths on this machine, which has nothing to fetch from elsewhere and nothing to verify. Each turn
- * brings a new receiving agent and a new store, which stay until the end: for a minute after many files were deleted, ext4 without a journal is slow to make others. And what Nix waits for each narinfo of it meanwhile.
+ * brings a new store, and a new receiving agent that brought a small closure before: agents run for weeks. What one takes that was just started is
+ * told beside it. All of that stays until the end: for a minute after many files were deleted, ext4 without a journal is slow to make
+ * others. And what Nix waits for each narinfo of the closure meanwhile.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { NixConfView } from '../agent/api/contract.ts'
 import { Bundle, RealAgent, until } from '../test/agents.ts'
 import { trust } from '../test/network.ts'
@@ -18,6 +21,10 @@ import { StaticCache } from './static-cache.ts'
 const PATHS = 300
 const BYTES = scaled(500) * 2 ** 20
 const TURNS = { countMax: 3, msMax: 240_000 }
+/** What an agent brought before. */
+const SMALL = { paths: 100, bytesEach: 300_000, name: 'undernet-bench-small' }
+/** Until then what it brought is synced, and its lanes are closed. */
+const QUIET_MS = 7_000
 /** NARs that Nix takes at a time: what it does by itself, and what people set. */
 const MAX_JOBS = [1, 8] as const
 
@@ -34,34 +41,43 @@ async function run(report: Report): Promise<void> {
   stack.use(await holdMemory())
   const bytesEach = Math.floor(BYTES / PATHS)
   const closure = stack.use(await NixClosure.make({ paths: PATHS, bytesEach, name: 'undernet-bench' }))
+  const small = stack.use(await NixClosure.make(SMALL))
   const cache = await StaticCache.make(closure.root)
   if (cache === undefined) return report.note('nginx is not installed: there is nothing to compare with.')
   stack.use(cache)
   const bundle = stack.use(await Bundle.build())
   const builder = stack.use(await RealAgent.start({ name: 'builder', entry: bundle.entry, env: bundle.env }))
-  await builder.json('publish', closure.root, '--name', 'closure')
+  for (const [name, { root }] of Object.entries({ closure, small })) await builder.json('publish', root, '--name', name)
 
-  const into = async (from: { substituters: string[]; keys: string[] }, maxJobs: number) => {
+  const into = async (from: { substituters: string[]; keys: string[] }, maxJobs: number, { root } = closure) => {
     const store = stack.use(await SecondStore.make())
-    const { ok, ms, stderr } = await store.realise(closure.root, { ...from, maxJobs })
+    const { ok, ms, stderr } = await store.realise(root, { ...from, maxJobs })
     if (!ok) throw new Error(`nix-store --realise from ${from.substituters.join()}: ${stderr}`)
     return ms
   }
   const newOne = () => newReceiver(builder, bundle, stack)
-  const fromPeer = async (maxJobs: number) => {
+  const fromPeer = async (maxJobs: number, hasWorked = true) => {
     await using receiver = await newOne()
-    return await into(await trust(receiver, builder), maxJobs)
+    const from = await trust(receiver, builder)
+    if (hasWorked) {
+      await into(from, maxJobs, small)
+      await delay(QUIET_MS)
+    }
+    return await into(from, maxJobs)
   }
   const fromNginx = (maxJobs: number) => into({ substituters: [cache.url], keys: [cache.publicKey] }, maxJobs)
   for (const maxJobs of MAX_JOBS) {
-    const samples = await byTurns({ agent: () => fromPeer(maxJobs), nginx: () => fromNginx(maxJobs) }, TURNS)
-    report.result({
-      what: `max-jobs = ${maxJobs}`,
-      samples: samples.agent,
-      unit: 'ms',
-      against: { what: 'nginx, static', samples: samples.nginx },
-      goal: { timesAtMost: 1.5 },
-    })
+    const samples = await byTurns(
+      {
+        agent: () => fromPeer(maxJobs),
+        nginx: () => fromNginx(maxJobs),
+        fresh: () => fromPeer(maxJobs, false),
+      },
+      TURNS,
+    )
+    const nginx = { unit: 'ms', against: { what: 'nginx, static', samples: samples.nginx } } as const
+    report.result({ what: `max-jobs = ${maxJobs}`, samples: samples.agent, ...nginx, goal: { timesAtMost: 1.5 } })
+    report.result({ what: `max-jobs = ${maxJobs}, agent just started`, samples: samples.fresh, ...nginx })
   }
   await askForEach(report, closure, builder, newOne)
 }
@@ -95,7 +111,7 @@ async function askForEach(
   report.result({ what: 'narinfo, the slowest', samples: worst, unit: 'us' })
 }
 
-/** A new agent that knows of the closure and has nothing of it. */
+/** A new agent that knows of the closures and has nothing of them. */
 async function newReceiver(
   builder: RealAgent,
   { entry, env }: Bundle,
@@ -104,6 +120,6 @@ async function newReceiver(
   const state = mkdtempSync(join(tmpdir(), 'undernet-receiver-'))
   stack.defer(() => rmSync(state, { recursive: true, force: true }))
   const receiver = await RealAgent.start({ name: 'receiver', state, entry, env, bootstrap: [await builder.address()] })
-  await until(async () => (await receiver.status()).artifacts.known > 0, { what: 'the receiver knows of the closure' })
+  await until(async () => (await receiver.status()).artifacts.known > 1, { what: 'the receiver knows of the closures' })
   return receiver
 }

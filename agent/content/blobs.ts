@@ -167,10 +167,8 @@ export class Blobs implements BlobStore, AsyncDisposable {
       const { digest, sizeBytes, hashes } = hasher.finish()
       if (expected !== undefined && digest !== expected)
         throw new AgentError('corrupt', `the bytes have the hash ${digest}, not ${expected} as they should`)
-      const isLate = options.isLate === true && options.pin === undefined && this.mayBeLate(digest)
-      if (!isLate) await file.datasync()
       this.lists.put(digest, sizeBytes, hashes)
-      await this.adopt(path, { digest, sizeBytes }, { ...options, isLate })
+      await this.adopt(path, { digest, sizeBytes }, options)
       return { digest, sizeBytes }
     } catch (cause) {
       rmSync(path, { force: true })
@@ -197,9 +195,7 @@ export class Blobs implements BlobStore, AsyncDisposable {
       this.makeDiskRoom(sizeBytes)
       writing = write(path)
       await untilAborted(writing, signal)
-      const isLate = this.mayBeLate(digest)
-      if (!isLate) await syncPath(path)
-      await this.adopt(path, { digest, sizeBytes }, { network, isLate })
+      await this.adopt(path, { digest, sizeBytes }, { network, isLate: true })
     } catch (cause) {
       // Once nobody writes to it; what cannot be removed is at the next start.
       void Promise.allSettled([writing]).then(() => rm(path, { force: true }).catch(() => undefined))
@@ -243,20 +239,15 @@ export class Blobs implements BlobStore, AsyncDisposable {
     return partialPath(this.#directory, fetching)
   }
 
-  /** What is kept for a reason may not be had again. */
-  mayBeLate(digest: Digest): boolean {
-    return this.index.pins(digest).length === 0
-  }
-
-  /**
-   * Moves a whole file to its place; `network` is the one from whose peers all of it came. The row comes last. Unless it may be late, the file was
-   * synced.
-   */
+  /** Moves a whole file to its place. The row comes last. Its options are those of `write`. */
   async adopt(
     path: string,
     { digest, sizeBytes }: { digest: Digest; sizeBytes: number },
-    { isLate = false, ...why }: Pick<WriteOptions, 'pin' | 'network' | 'isLate'>,
+    { isLate: canWait = false, ...why }: Pick<WriteOptions, 'pin' | 'network' | 'isLate'>,
   ): Promise<void> {
+    // What is kept for a reason may not be had again.
+    const isLate = canWait && why.pin === undefined && this.index.pins(digest).length === 0
+    if (!isLate) await syncPath(path)
     const place = this.pathOf(digest)
     mkdirSync(dirname(place), { recursive: true, mode: 0o700 })
     await rename(path, place)

@@ -243,8 +243,7 @@ export class PartialBlob implements PartSource {
       if (digest !== this.digest) return (await this.#findHoles(signal)) ? 'hole' : 'wrong'
       if (this.#wasLonger) await this.#file.truncate(this.#list.sizeBytes)
       // What came within moments, and can be had so again, need not wait for the disk.
-      const isLate = this.#savedBytes === 0 && this.#blobs.mayBeLate(this.digest)
-      if (!isLate) await this.#file.datasync()
+      const isLate = this.#savedBytes === 0
       this.#blobs.lists.put(this.digest, this.#list.sizeBytes, this.#list.hashes)
       const blob = { digest: this.digest, sizeBytes: this.#list.sizeBytes }
       await this.#blobs.adopt(this.#blobs.partialPathOf(this), blob, { network: this.network, isLate })

@@ -115,11 +115,6 @@ export class UploadFile {
     if (failure !== undefined) throw failure as Error
   }
 
-  /** On disk for good when it resolves. */
-  async sync(): Promise<void> {
-    await this.#file.datasync()
-  }
-
   async close(): Promise<void> {
     await this.#file.close()
   }

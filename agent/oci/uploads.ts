@@ -261,10 +261,7 @@ export class Uploads implements Disposable {
     const { sizeBytes } = file
     this.#blobs.pin(blob, pin)
     try {
-      if (!this.#blobs.has(blob)) {
-        await file.sync()
-        await this.#blobs.adopt(file.path, { digest: blob, sizeBytes }, { pin })
-      }
+      if (!this.#blobs.has(blob)) await this.#blobs.adopt(file.path, { digest: blob, sizeBytes }, { pin })
       this.#repositories.addBlob(name, blob, true, () => {
         this.#repositories.nameBlob(digest, blob)
         this.#sql.drop.run(id)

@@ -59,7 +59,6 @@ describe('the file of an upload', () => {
     await file.append(chunksOf(tiny), () => {})
     const whole = Buffer.concat([large, ...tiny])
     expect([file.sizeBytes, file.sha256]).toEqual([whole.byteLength, sha256(whole)])
-    await file.sync()
     await file.close()
     expect(readFileSync(path).equals(whole)).toBe(true)
   })
