@@ -11,7 +11,7 @@ import { PIECE_BYTES, pieceCount } from '../../protocols/pieces/tree.ts'
 import { writeFault } from '../state/disk.ts'
 import type { Blobs } from './blobs.ts'
 import type { Lane } from './lane-workers.ts'
-import type { LaneSource } from './lanes.ts'
+import type { LaneSource, LaneWant } from './lanes.ts'
 import { untilAborted } from './outcomes.ts'
 import { fromHex } from './piece-lists.ts'
 import type { PieceSessions } from './piece-sessions.ts'
@@ -32,6 +32,8 @@ export class WholeBlobs implements AsyncDisposable {
   readonly #blobs: Blobs
   readonly #lanes: LaneSource | undefined
   readonly #small: SmallBlobs
+  /** By peer, until its lanes are open or not to be had; what is waited for is shorter. */
+  readonly #opening = new Map<string, Promise<void>>()
 
   constructor({ blobs, sessions, lanes, openMs }: WholeBlobsInit) {
     this.#blobs = blobs
@@ -87,10 +89,18 @@ export class WholeBlobs implements AsyncDisposable {
     const lanes = this.#lanes
     if (lanes === undefined) return []
     if (moreBytes > 0 && !lanes.hasOpen(peerId)) {
-      const opening = lanes.open({ peerId, network, digest, bytes: 0, moreBytes: sizeBytes + moreBytes })
-      await untilAborted(Promise.race([opening, delay(OPENING_MS_MAX, undefined, { ref: false })]), signal)
+      const want = { peerId, network, digest, bytes: 0, moreBytes: sizeBytes + moreBytes }
+      await untilAborted(this.#opening.get(peerId) ?? this.#open(lanes, want), signal)
     }
     return lanes.takeOpen(peerId)
+  }
+
+  /** For all blobs together that are wanted of the peer meanwhile, so that a firewall is waited for once. */
+  #open(lanes: LaneSource, want: LaneWant): Promise<void> {
+    const opened = lanes.open(want).finally(() => this.#opening.delete(want.peerId))
+    const waiting = Promise.race([opened, delay(OPENING_MS_MAX, undefined, { ref: false })])
+    this.#opening.set(want.peerId, waiting)
+    return waiting
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
