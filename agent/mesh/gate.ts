@@ -48,6 +48,7 @@ import type { Log } from '../log.ts'
 import { firstWords, HELLO_MS_MAX, onFirstStream } from './first-words.ts'
 import { lossOf } from './losses.ts'
 import { type Refusal, refusal, refusalIn, toError, without } from './refusals.ts'
+import { Showing } from './showing.ts'
 
 /** How often certificates are held against the clock. What is known at once, a revocation, cuts at once (`recheck`). */
 const CHECK_MS = 1_000
@@ -90,8 +91,6 @@ type Live = {
 }
 
 type OpenFirst = (signal: AbortSignal) => Promise<Stream>
-type Shown = { readonly token: Token; readonly wished: string | undefined }
-type Joining = Shown & { isShown: boolean; joined?: Joined | undefined }
 
 export class Gate implements Disposable {
   readonly #options: GateOptions
@@ -102,7 +101,7 @@ export class Gate implements Disposable {
   readonly #unsaid = new WeakMap<MessageStream, OpenFirst>()
   readonly #live = new Map<string, Live[]>()
   /** Tokens to show to their issuers, by key. */
-  readonly #joining = new Map<string, Joining>()
+  readonly #joining = new Map<string, Showing>()
   readonly #listeners = new Set<(peerId: string) => void>()
   /** Passes to show to members that carry, by their peer ids. */
   readonly passes = new Map<string, Pass>()
@@ -279,12 +278,13 @@ export class Gate implements Disposable {
       throw new AgentError('usage', `"${wished.slice(0, 80)}" cannot be the name of a member`)
     const key = hexOf(token.issuer)
     if (this.#joining.has(key)) throw new AgentError('taken', 'another token of the same node is being used')
-    const joining: Joining = { token, wished, isShown: false }
-    this.#joining.set(key, joining)
+    const showing = new Showing({ token, wished, store: (joined) => this.#options.joined?.(joined) })
+    this.#joining.set(key, showing)
     try {
-      await this.#show(joining, issuer, dial, signal)
-      if (joining.joined === undefined) throw new AgentError('failed', 'the node that the token names was not asked')
-      return joining.joined
+      await this.#show(showing, issuer, dial, signal)
+      const joined = await showing.outcome().catch((cause: unknown) => Promise.reject(refusal(issuer, cause)))
+      if (joined === undefined) throw new AgentError('failed', 'the node that the token names was not asked')
+      return joined
     } finally {
       this.#joining.delete(key)
     }
@@ -368,13 +368,14 @@ export class Gate implements Disposable {
   }
 
   /** Says hello with the token; once more where the dial turned out to be one that was under way, without it. */
-  async #show(joining: Joining, issuer: string, dial: () => Promise<unknown>, signal: AbortSignal): Promise<void> {
-    for (let tries = 1; !joining.isShown && tries <= SHOW_TRIES_MAX; tries++) {
+  async #show(showing: Showing, issuer: string, dial: () => Promise<unknown>, signal: AbortSignal): Promise<void> {
+    for (let tries = 1; !showing.isShown && tries <= SHOW_TRIES_MAX; tries++) {
       try {
         if (this.admitted(issuer) === undefined) await dial()
         else await this.refresh(issuer, signal)
       } catch (error) {
-        if (joining.isShown || refusalIn(error) === undefined || tries === SHOW_TRIES_MAX) throw error
+        if (signal.aborted) throw error
+        if (!showing.isShown && (refusalIn(error) === undefined || tries === SHOW_TRIES_MAX)) throw error
       }
     }
   }
@@ -386,13 +387,9 @@ export class Gate implements Disposable {
 
   /** The dialler's hello, with a token if one is to be shown to this peer. */
   async #greet(options: HelloOptions): Promise<Greeting> {
-    const joining = this.#joining.get(hexOf(options.peer))
-    if (joining === undefined) return greet({ ...options, pass: this.passes.get(peerIdOf(options.peer)) })
-    joining.isShown = true
-    const greeting = await greet({ ...options, token: joining.token, wished: joining.wished })
-    if (greeting.joined !== undefined) await this.#options.joined?.(greeting.joined)
-    joining.joined = greeting.joined
-    return greeting
+    const showing = this.#joining.get(hexOf(options.peer))
+    if (showing !== undefined) return await showing.greet(options)
+    return await greet({ ...options, pass: this.passes.get(peerIdOf(options.peer)) })
   }
 
   async #answerAgain(stream: Stream, connection: Connection): Promise<void> {

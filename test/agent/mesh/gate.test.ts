@@ -21,7 +21,8 @@ import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { Gate, type GateOptions } from '../../../agent/mesh/gate.ts'
-import { type Refusal, refusalIn } from '../../../agent/mesh/refusals.ts'
+import { type Refusal, refusal, refusalIn } from '../../../agent/mesh/refusals.ts'
+import { WireError } from '../../../protocols/error.ts'
 import { encodeFrame } from '../../../protocols/frame.ts'
 import type { Grant, TokenDesk, TokenFault } from '../../../protocols/hello/hello.ts'
 import { type Token, tokenId } from '../../../protocols/membership/token.ts'
@@ -353,6 +354,25 @@ describe('a token', () => {
     expect(await other).toBeInstanceOf(Error)
     await expect(joined).resolves.toMatchObject({ name: 'home' })
     expect(own.used).toHaveLength(1)
+  })
+
+  it('brings what it brings, and its own reason, whatever becomes of the dial that was waited for', async () => {
+    const { issuer, token } = await gateway()
+    const late = new WireError('refused', 'the peer shares no network with this node')
+    const signal = AbortSignal.timeout(5_000)
+    const join = async () => {
+      const newcomer = await start(new TestParty(makeKey(), Date.now()))
+      newcomer.party.known.set(hex(home.id), home.revocations)
+      // One that was under way without the token, while another shows it.
+      const dialled = async () => {
+        await newcomer.node.dial(issuer.node.getMultiaddrs()).catch(() => undefined)
+        throw refusal(issuer.peerId, late)
+      }
+      return await newcomer.gate?.join(token, issuer.peerId, dialled, signal)
+    }
+    await expect(join()).resolves.toMatchObject({ name: 'home' })
+    const failure = await join().catch((error: unknown) => refusalIn(error)?.message)
+    expect(failure).toContain('the token was used already')
   })
 
   it('is used over a connection that there is', async () => {
