@@ -3,12 +3,22 @@ import type { Multiaddr } from '@multiformats/multiaddr'
 import { onTestFinished } from 'vitest'
 import type { LaneFrames } from '../../../agent/content/lane-frames.ts'
 import { LaneServer } from '../../../agent/content/lane-server.ts'
+import type { LaneSource } from '../../../agent/content/lanes.ts'
 import { answerPieces, type PieceHolder } from '../../../protocols/pieces/exchange.ts'
 import { serve } from './hostile.ts'
 import { ContentNode, type NodeOptions, never, Peer, recordingLog } from './peers.ts'
 
 /** What it gives over streams, though not before it has lanes: else all is there by then; and what over lanes. */
 export type Holders = [onStream: PieceHolder, onLane: PieceHolder | ((frames: LaneFrames) => Promise<void>)]
+
+/** Lanes that are being opened for good. */
+export const NEVER_OPEN: LaneSource = {
+  hasOpen: () => false,
+  takeOpen: () => [],
+  open: () => new Promise(() => undefined),
+  give: async () => undefined,
+  hasher: () => undefined,
+}
 
 /** Until the test is over. */
 export async function laneNode(known: Map<string, Multiaddr[]>, options: NodeOptions = {}): Promise<ContentNode> {

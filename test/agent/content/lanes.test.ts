@@ -11,7 +11,7 @@ import { decodeRequest } from '../../../protocols/pieces/exchange.ts'
 import { PIECE_BYTES } from '../../../protocols/pieces/tree.ts'
 import { pattern } from '../../protocols/pieces/pattern.ts'
 import { altered, liar } from './hostile.ts'
-import { type Holders, laneNode, lanePeer } from './lane-peer.ts'
+import { type Holders, laneNode, lanePeer, NEVER_OPEN } from './lane-peer.ts'
 import { certificateServer, ELSEWHERE, LaneProxy } from './lane-proxy.ts'
 import { ContentNode, digestOf, type NodeOptions, never, until } from './peers.ts'
 
@@ -126,14 +126,13 @@ describe('goes on over the stream', () => {
   test('while lanes are still being opened, and does not wait for that', async () => {
     const [source, getter] = [await seed(), await node()]
     const { blobs, log } = getter.store
-    const lanes = {
-      hasOpen: () => false,
-      takeOpen: () => [],
-      open: () => new Promise<never>(() => undefined),
-      give: async () => undefined,
-      hasher: () => undefined,
-    }
-    await using fetcher = new Fetcher({ blobs, streams: getter.peer.streams, self: getter.peerId, lanes, log })
+    await using fetcher = new Fetcher({
+      blobs,
+      streams: getter.peer.streams,
+      self: getter.peerId,
+      lanes: NEVER_OPEN,
+      log,
+    })
     await fetcher.fetch(DIGEST, from(source.peerId))
     await expectBlob(getter)
   })

@@ -9,7 +9,7 @@ import type { PieceHolder } from '../../../protocols/pieces/exchange.ts'
 import { PIECE_BYTES } from '../../../protocols/pieces/tree.ts'
 import { pattern } from '../../protocols/pieces/pattern.ts'
 import { altered, liar } from './hostile.ts'
-import { laneNode, lanePeer } from './lane-peer.ts'
+import { laneNode, lanePeer, NEVER_OPEN } from './lane-peer.ts'
 import { ELSEWHERE, LaneProxy } from './lane-proxy.ts'
 import { type ContentNode, digestOf, type NodeOptions, never, type Store, until } from './peers.ts'
 
@@ -87,15 +87,14 @@ describe('a blob of a few pieces', () => {
     const [source, getter] = [await node(), await node()]
     const blobs = Array.from({ length: 24 }, (_, at) => pattern(PIECE_BYTES + at, 100 + at))
     for (const bytes of blobs) await source.store.publish(bytes)
-    const lanes = {
-      hasOpen: () => false,
-      takeOpen: () => [],
-      open: () => new Promise<never>(() => undefined),
-      give: async () => undefined,
-      hasher: () => undefined,
-    }
     const { peer, peerId: self, store } = getter
-    await using fetcher = new Fetcher({ blobs: store.blobs, streams: peer.streams, self, lanes, log: store.log })
+    await using fetcher = new Fetcher({
+      blobs: store.blobs,
+      streams: peer.streams,
+      self,
+      lanes: NEVER_OPEN,
+      log: store.log,
+    })
     const began = performance.now()
     for (const bytes of blobs)
       await fetcher.fetch(digestOf(bytes).digest, { ...from(source), sizeBytes: bytes.byteLength, moreBytes: 2 ** 30 })
