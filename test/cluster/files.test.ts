@@ -145,7 +145,9 @@ describe('files and folders', () => {
       writeFileSync(file, `by ${one.name}`)
       await one.json('publish', file)
     }
-    await found(c, 'report', 2)
+    // What a publisher calls himself comes in a record of its own.
+    const named = async () => (await found(c, 'report', 2)).artifacts.every(({ publisher }) => publisher.name !== null)
+    await until(named, { what: 'c knows what the publishers are called' })
     const ambiguous = await c.run('get', 'report', '--to', place())
     expect(ambiguous.code).toBe(2)
     for (const one of [a, b]) expect(ambiguous.stderr).toContain(`${(await one.status()).peerId}/report`)
