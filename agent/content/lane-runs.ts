@@ -97,8 +97,11 @@ export class LaneRuns {
     const { source, peerId, partial } = this.#init
     const { network, digest } = partial
     const want = { peerId, network, digest, bytes: partial.missing * PIECE_BYTES }
-    if (open.length === 0) await source.open(want)
-    const lanes = open.length > 0 ? open : source.takeOpen(peerId)
+    let lanes = open
+    if (lanes.length === 0) {
+      await source.open(want)
+      lanes = source.takeOpen(peerId)
+    }
     await Promise.all(lanes.map((lane) => this.#begin(lane)))
     if (this.isOpen) this.#init.onOpen()
   }

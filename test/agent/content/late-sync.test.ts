@@ -1,12 +1,22 @@
 /** What is on the disk for good only a while after it came, and what is left of it when the machine stops before. */
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { dirname, join } from 'node:path'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { LateSync } from '../../../agent/content/late-sync.ts'
 import { pattern } from '../../protocols/pieces/pattern.ts'
 import { until } from '../mesh/nodes.ts'
 import { digestOf, never, recordingLog, Store } from './peers.ts'
+
+const synced = vi.hoisted((): string[] => [])
+vi.mock('../../../agent/state/disk.ts', async (original) => {
+  const disk = await original<typeof import('../../../agent/state/disk.ts')>()
+  const syncPath = async (path: string) => {
+    await disk.syncPath(path)
+    synced.push(path)
+  }
+  return { ...disk, syncPath }
+})
 
 const LATE = { network: 'ab'.repeat(32), isLate: true }
 
@@ -32,6 +42,24 @@ describe('a blob that can be had again', () => {
     await store.blobs.write(digestOf(first).digest, [first], never, LATE)
     await store.blobs.write(undefined, [second], never, { ...LATE, pin: 'kept' })
     expect(unsyncedIn(store)).toEqual([])
+  })
+
+  test('is synced late with its name, and that of its directory', async () => {
+    using store = new Store()
+    synced.length = 0
+    const { digest } = await store.blobs.write(undefined, [pattern(1000)], never, LATE)
+    expect(synced).toEqual([])
+    await store.blobs[Symbol.asyncDispose]()
+    const path = store.blobs.pathOf(digest)
+    expect(synced).toEqual([path, dirname(path), dirname(dirname(path))])
+  })
+
+  test('is synced so at once when it is kept for a reason', async () => {
+    using store = new Store()
+    synced.length = 0
+    const { digest } = await store.blobs.write(undefined, [pattern(1000)], never, { ...LATE, pin: 'kept' })
+    const path = store.blobs.pathOf(digest)
+    expect(synced).toEqual([expect.stringContaining('/incoming/'), dirname(path), dirname(dirname(path))])
   })
 
   test('outlives a kill, and is still to be synced then', async () => {
