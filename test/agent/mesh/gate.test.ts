@@ -266,7 +266,10 @@ describe('a connection', () => {
     await dial(a, b)
     await until('both are in again', () => a.gate?.admitted(b.peerId) !== undefined)
     a.party.credentials.length = 0
-    expect(a.gate?.recheck()).toBe(1)
+    // The first connection may not be gone altogether, and the other side may have dialled, too.
+    expect(a.gate?.recheck()).toBeGreaterThan(0)
+    expect(a.gate?.admitted(b.peerId)).toBeUndefined()
+    await until('nothing is left', () => a.node.getConnections().length === 0)
   })
 
   it('goes on when hello is said again, after a network was joined', async () => {
