@@ -129,9 +129,8 @@ export class RealAgent implements AsyncDisposable {
   /** User and system time of the process so far; 0 when it is gone. */
   get cpuSeconds(): number {
     if (this.isGone) return 0
-    // Field 2 is the program's name in parentheses; 14 and 15 are clock ticks, 100 a second on Linux.
-    const fields = readFileSync(`/proc/${this.pid}/stat`, 'utf8').split(') ').at(-1)?.split(' ') ?? []
-    return (Number(fields[11]) + Number(fields[12])) / 100
+    const [user = 0, system = 0] = cpuTimesOf(this.pid)
+    return user + system
   }
 
   /** Resident memory of the process. */
@@ -260,6 +259,31 @@ export function fairClock(oursSeconds: () => number): () => number {
     const takenMs = ((others() - startSeconds) * 1_000) / availableParallelism()
     return performance.now() - startMs - Math.max(0, takenMs)
   }
+}
+
+/** User and system time of a process so far, with that of its children that it has waited for; 0 when it is gone. */
+export function cpuSecondsOf(pid: number): number {
+  const [user = 0, system = 0, ...waitedFor] = cpuTimesOf(pid)
+  return waitedFor.reduce((sum, seconds) => sum + seconds, user + system)
+}
+
+/** Of this process's children that have ended: commands, and what they ran. */
+export function endedChildrenSeconds(): number {
+  const [, , user = 0, system = 0] = cpuTimesOf(process.pid)
+  return user + system
+}
+
+/** User and system time of a process, and the same of its children that it has waited for; nothing when it is gone. */
+function cpuTimesOf(pid: number): number[] {
+  let line: string
+  try {
+    line = readFileSync(`/proc/${pid}/stat`, 'utf8')
+  } catch {
+    return []
+  }
+  // Field 2 is the program's name in parentheses; 14 to 17 are clock ticks, 100 a second on Linux.
+  const fields = line.split(') ').at(-1)?.split(' ') ?? []
+  return fields.slice(11, 15).map((ticks) => Number(ticks) / 100)
 }
 
 /** CPU time of everybody since the machine started, over all cores. */

@@ -33,6 +33,11 @@ export class Network implements AsyncDisposable {
     return new Network(agents, stack.move())
   }
 
+  /** CPU time of all agents that run, so far. */
+  get cpuSeconds(): number {
+    return this.agents.reduce((sum, { cpuSeconds }) => sum + cpuSeconds, 0)
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#stack.disposeAsync()
   }

@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { expect, onTestFinished, test } from 'vitest'
 import { Client } from '../../agent/api/client.ts'
 import type { MemberList } from '../../agent/api/membership-contract.ts'
-import { fairClock, type RealAgent, until } from '../agents.ts'
+import { cpuSecondsOf, fairClock, type RealAgent, until } from '../agents.ts'
 import { allSee, invite, Lab, membersOf, says } from './members.ts'
 
 const NODES = 20
@@ -125,16 +125,6 @@ function lastOf(directory: string): string {
 function cpuSecondsOfGroup(pid: number): number {
   const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').filter(Boolean)
   return [pid, ...children.map(Number)].reduce((sum, one) => sum + cpuSecondsOf(one), 0)
-}
-
-/** With that of its children that it has waited for; 0 when it is gone. */
-function cpuSecondsOf(pid: number): number {
-  try {
-    const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1)?.split(' ') ?? []
-    return fields.slice(11, 15).reduce((sum, ticks) => sum + Number(ticks), 0) / 100
-  } catch {
-    return 0
-  }
 }
 
 function seconds(ms: number): string {
