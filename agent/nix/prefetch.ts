@@ -9,8 +9,8 @@ import { type Kind, RealiseOrder, type WantedNar } from './realise-order.ts'
 /** More would take bandwidth from the one that Nix waits for. Of small ones many fit in a round trip. */
 const AT_ONCE = { small: 32, large: 4 } as const
 const KINDS: readonly Kind[] = ['small', 'large']
-/** Fetched or being fetched, and not asked for yet. */
-const AHEAD_BYTES_MAX = 512 * 1024 * 1024
+/** Fetched or being fetched, and not asked for yet: at first so much, since Nix may only look; and as much more as it takes, up to the latter. */
+const AHEAD_BYTES = { first: 64 * 1024 * 1024, max: 512 * 1024 * 1024 } as const
 /** Whoever has not asked by then did not want it: the room is for others. */
 const AHEAD_MS_MAX = 120_000
 
@@ -26,6 +26,7 @@ export class Prefetch implements AsyncDisposable {
   readonly #ahead = new Map<Digest, Ahead>()
   readonly #running = new Map<Digest, Promise<void>>()
   #aheadBytes = 0
+  #roomBytes: number = AHEAD_BYTES.first
   #stopped = false
 
   /** `fetch` rejects when it fails, which is not heard here: the request for the NAR meets the same fault, and says so. */
@@ -34,15 +35,16 @@ export class Prefetch implements AsyncDisposable {
     this.#now = now
   }
 
-  /** Fetches it when its turn comes and there is room; unless it does not fit at all. */
+  /** Fetches it when its turn comes and there is room; one that is larger than the room, when nothing else is ahead. */
   want(nar: WantedNar): void {
-    if (this.#stopped || this.#ahead.has(nar.narHash) || nar.narSize > AHEAD_BYTES_MAX / 2) return
+    if (this.#stopped || this.#ahead.has(nar.narHash)) return
     this.#waiting.add(kindOf(nar.narSize), nar)
     this.#fill()
   }
 
   /** Somebody waits for it himself now. To be called when his own fetch has begun, so that it goes on if this one was under way. */
-  claim(digest: Digest): void {
+  claim(digest: Digest, sizeBytes: number): void {
+    this.#roomBytes = Math.min(this.#roomBytes + sizeBytes, AHEAD_BYTES.max)
     this.#waiting.delete(digest)
     this.#forget(digest)
     this.#fill()
@@ -58,12 +60,13 @@ export class Prefetch implements AsyncDisposable {
     for (const [digest, { since }] of this.#ahead) {
       if (this.#now() - since < AHEAD_MS_MAX) break
       this.#forget(digest)
+      this.#roomBytes = AHEAD_BYTES.first
     }
     for (const kind of KINDS) {
       while (this.#runningOf[kind] < AT_ONCE[kind]) {
         const next = this.#waiting.first(kind)
         if (next === undefined) break
-        if (this.#aheadBytes + next.narSize > AHEAD_BYTES_MAX) return
+        if (this.#aheadBytes > 0 && this.#aheadBytes + next.narSize > this.#roomBytes) return
         this.#waiting.delete(next.narHash)
         this.#start(next.narHash, next.narSize)
       }

@@ -7,7 +7,7 @@ import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { BlobSource } from '../content/content.ts'
-import { reasonOf } from '../error.ts'
+import { AgentError, reasonOf } from '../error.ts'
 import { rangeOf } from '../http/ranges.ts'
 import type { Log } from '../log.ts'
 import { hashPartOf } from './closures.ts'
@@ -19,6 +19,8 @@ import type { Substituter } from './substituter.ts'
 
 const TEXT = 'text/plain; charset=utf-8'
 const METHODS = ['GET', 'HEAD']
+/** One for all: an error of its own, with its stack, takes as long to make as some of the answers that it would be made for. */
+const GONE = new AgentError('cancelled', 'who asked went away, or has the answer')
 
 type Deps = {
   substituter: Pick<Substituter, 'narinfo' | 'narSize' | 'openNar'>
@@ -189,6 +191,6 @@ function closeWith(source: Pick<BlobSource, 'close'>, hangUp: AbortSignal): void
 /** Fires when the requester goes away, and when the answer is out. */
 function hangUpOf(reply: FastifyReply): AbortSignal {
   const hangUp = new AbortController()
-  reply.raw.once('close', () => hangUp.abort())
+  reply.raw.once('close', () => hangUp.abort(GONE))
   return hangUp.signal
 }

@@ -137,7 +137,7 @@ export class Substituter implements AsyncDisposable {
     const own = await this.#deps.published.open(digest)
     const here = own ?? (await this.#deps.blobs.open(digest))
     if (here) {
-      this.#prefetch.claim(digest)
+      this.#prefetch.claim(digest, here.sizeBytes)
       return own === undefined && this.#answered.isFresh(digest) ? here : checkedSource(digest, here)
     }
     const answered = await this.#answeredFor(digest, hashPart, signal)
@@ -167,7 +167,7 @@ export class Substituter implements AsyncDisposable {
     if (wanted.sizeBytes > this.#wholeBytesMax && wanted.network !== undefined)
       return await this.#inEachNetwork(wanted, signal, (options) => fetcher.open(digest, options))
     const fetching = this.#fetchHere(digest, wanted, signal)
-    this.#prefetch.claim(digest)
+    this.#prefetch.claim(digest, wanted.sizeBytes)
     await fetching
     return await blobs.open(digest)
   }

@@ -1,4 +1,5 @@
 /** How far ahead of the local Nix NARs are fetched. */
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { expect, it, vi } from 'vitest'
 import { Prefetch } from '../../../agent/nix/prefetch.ts'
 
@@ -50,12 +51,12 @@ it('stops when too much is ahead that nobody asked for, until it is asked for or
   const { begun, finish, fetch } = recorded()
   let now = 0
   await using prefetch = new Prefetch(fetch, () => now)
-  for (const digest of ['a', 'b', 'c', 'd']) prefetch.want(nar(digest, 200 * MIB))
+  for (const digest of ['a', 'b', 'c', 'd']) prefetch.want(nar(digest, 25 * MIB))
   expect(begun).toEqual(['a', 'b'])
   finish.get('a')?.()
   finish.get('b')?.()
   await vi.waitFor(() => {
-    prefetch.claim('a')
+    prefetch.claim('a', 0)
     expect(begun).toEqual(['a', 'b', 'c'])
   })
   finish.get('c')?.()
@@ -64,13 +65,45 @@ it('stops when too much is ahead that nobody asked for, until it is asked for or
   await vi.waitFor(() => expect(begun).toEqual(['a', 'b', 'c', 'd', 'z']))
 })
 
-it('never begins what does not fit, and leaves what somebody waits for to him', async () => {
-  const { begun, aborted, fetch } = recorded()
+it('fetches little ahead as long as Nix may only look, and more as it takes', async () => {
+  const { begun, finish, fetch } = recorded()
+  let now = 0
+  await using prefetch = new Prefetch(fetch, () => now)
+  for (const digest of 'abcdefghijkl') prefetch.want(nar(digest, 20 * MIB))
+  expect(begun.join('')).toBe('abc')
+  const come = async (digests: string) => {
+    for (const digest of digests) finish.get(digest)?.()
+    await nextTurn()
+  }
+  await come('abc')
+  prefetch.claim('a', 20 * MIB)
+  expect(begun.join('')).toBe('abcde')
+  await come('de')
+  prefetch.claim('b', 20 * MIB)
+  expect(begun.join('')).toBe('abcdefg')
+  await come('fg')
+  // Nobody asks for the rest.
+  now = 200_000
+  prefetch.want(nar('z', MIB))
+  expect(begun.join('')).toBe('abcdefghij')
+})
+
+it('fetches one that is larger than all the room by itself', async () => {
+  const { begun, fetch } = recorded()
   await using prefetch = new Prefetch(fetch)
-  prefetch.want(nar('huge', 1024 * MIB))
-  expect(begun).toEqual([])
   prefetch.want(nar('a', MIB))
-  prefetch.claim('a')
+  prefetch.want(nar('huge', 200 * MIB))
+  expect(begun).toEqual(['a'])
+  prefetch.claim('a', MIB)
+  prefetch.want(nar('b', MIB))
+  expect(begun).toEqual(['a', 'huge'])
+})
+
+it('leaves what somebody waits for to him', async () => {
+  const { aborted, fetch } = recorded()
+  await using prefetch = new Prefetch(fetch)
+  prefetch.want(nar('a', MIB))
+  prefetch.claim('a', MIB)
   expect(aborted).toEqual(['a'])
 })
 
