@@ -53,6 +53,12 @@ export class Lan implements Disposable {
     }
   }
 
+  /** What the host sends leaves it no faster, in bits a second (`1gbit`); as over a cable, a switch holds a little of what waits. */
+  limit({ namespace }: LanHost, rate: string): void {
+    const shape = ['tbf', 'rate', rate, 'burst', '256kb', 'latency', '50ms']
+    execFileSync('tc', ['-netns', namespace, 'qdisc', 'add', 'dev', 'eth0', 'root', ...shape])
+  }
+
   /** Whole frames, sent and received, since the host was plugged in. */
   bytes({ interface: name }: LanHost): number {
     const counters = ['rx_bytes', 'tx_bytes'].map((one) => `/sys/class/net/${name}/statistics/${one}`)

@@ -1,14 +1,15 @@
 /**
- * What the agent is compared with where it serves over HTTP: nginx with a directory, on loopback, with the settings that Debian ships
+ * What the agent is compared with where it serves over HTTP: nginx with a directory, on loopback or on a host of a LAN, with the settings that Debian ships
  * (two workers at most, sendfile, no log); with TLS where that is asked for, by a certificate made for the occasion.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { connect, createServer } from 'node:net'
+import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { until } from '../test/agents.ts'
+import { answers, type LanHost } from './lan.ts'
 
 /** Where Debian puts it is not on everybody's path. */
 const PLACES = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/usr/local/sbin']
@@ -28,21 +29,24 @@ export class Nginx implements AsyncDisposable {
   }
 
   /** undefined where it is not installed. */
-  static async serve(root: string, { tls = false } = {}): Promise<Nginx | undefined> {
+  static async serve(
+    root: string,
+    { tls = false, at }: { tls?: boolean; at?: LanHost } = {},
+  ): Promise<Nginx | undefined> {
     const program = PLACES.map((place) => join(place, 'nginx')).find(existsSync)
     if (program === undefined) return undefined
     const directory = mkdtempSync(join(tmpdir(), 'undernet-nginx-'))
     const port = await freePort()
     const file = join(directory, 'nginx.conf')
-    writeFileSync(file, configuration(root, directory, port, tls))
+    const address = at?.address ?? '127.0.0.1'
+    writeFileSync(file, configuration(root, directory, `${address}:${port}`, tls))
     if (tls) makeCertificate(directory)
-    const args = ['-p', directory, '-c', file, '-e', join(directory, 'error.log')]
-    const nginx = new Nginx(
-      spawn(program, args, { stdio: 'inherit' }),
-      `${tls ? 'https' : 'http'}://127.0.0.1:${port}`,
-      directory,
-    )
-    await until(() => isListening(port), { what: 'nginx listens' })
+    const within = at === undefined ? [] : ['ip', 'netns', 'exec', at.namespace]
+    const options = ['-p', directory, '-c', file, '-e', join(directory, 'error.log')]
+    const [command = program, ...args] = [...within, program, ...options]
+    const url = `${tls ? 'https' : 'http'}://${address}:${port}`
+    const nginx = new Nginx(spawn(command, args, { stdio: 'inherit' }), url, directory)
+    await until(() => answers(at, address, port), { what: 'nginx listens' })
     return nginx
   }
 
@@ -53,7 +57,7 @@ export class Nginx implements AsyncDisposable {
   }
 }
 
-function configuration(root: string, directory: string, port: number, tls: boolean): string {
+function configuration(root: string, directory: string, place: string, tls: boolean): string {
   const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
   // As root, workers change to a user who may not read what is below a private temporary directory.
   const user = process.getuid?.() === 0 ? 'user root;' : ''
@@ -64,7 +68,7 @@ function configuration(root: string, directory: string, port: number, tls: boole
       access_log off; keepalive_requests 1000000; sendfile on; tcp_nopush on; default_type application/octet-stream;
       ${temporary.map((name) => `${name}_temp_path ${directory}/${name};`).join(' ')}
       ${tls ? `ssl_certificate ${directory}/certificate.pem; ssl_certificate_key ${directory}/key.pem;` : ''}
-      server { listen 127.0.0.1:${port}${tls ? ' ssl' : ''}; root ${root}; }
+      server { listen ${place}${tls ? ' ssl' : ''}; root ${root}; }
     }
   `
 }
@@ -82,15 +86,4 @@ async function freePort(): Promise<number> {
   const address = server.address()
   server.close()
   return typeof address === 'object' && address !== null ? address.port : 0
-}
-
-function isListening(port: number): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect(port, '127.0.0.1')
-    socket.once('connect', () => {
-      socket.destroy()
-      resolve(true)
-    })
-    socket.once('error', () => resolve(false))
-  })
 }

@@ -6,6 +6,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import type { LanHost } from './lan.ts'
 import { Nginx } from './nginx.ts'
 
 export class StaticCache implements AsyncDisposable {
@@ -24,15 +25,15 @@ export class StaticCache implements AsyncDisposable {
     this.#directory = directory
   }
 
-  /** undefined where nginx is not installed. */
-  static async make(root: string): Promise<StaticCache | undefined> {
+  /** On loopback if it is not said where; undefined where nginx is not installed. */
+  static async make(root: string, at?: LanHost): Promise<StaticCache | undefined> {
     const directory = mkdtempSync(join(tmpdir(), 'undernet-cache-'))
     const run = promisify(execFile)
     const [secret, open] = [join(directory, 'secret'), join(directory, 'public')]
     await run('nix-store', ['--generate-binary-cache-key', 'bench-1', secret, open])
     const to = `file://${join(directory, 'cache')}?compression=none&secret-key=${secret}`
     await run('nix', ['--extra-experimental-features', 'nix-command', 'copy', '--to', to, root])
-    const nginx = await Nginx.serve(join(directory, 'cache'))
+    const nginx = await Nginx.serve(join(directory, 'cache'), { ...(at && { at }) })
     if (nginx !== undefined) return new StaticCache(nginx, directory, readFileSync(open, 'utf8').trim())
     rmSync(directory, { recursive: true, force: true })
     return undefined

@@ -79,8 +79,8 @@ export class NixClosure implements AsyncDisposable {
   }
 }
 
-/** `maxJobs` is how many NARs Nix takes at a time, 1 if it is not told. */
-type Substituters = { substituters: string[]; keys: string[]; maxJobs?: number }
+/** `maxJobs` is how many NARs Nix takes at a time, 1 if it is not told; `namespace` is the network namespace that it runs in. */
+type Substituters = { substituters: string[]; keys: string[]; maxJobs?: number; namespace?: string | undefined }
 export type Realised = { ok: boolean; stderr: string; ms: number }
 
 /** A store of its own, with a cache of answers of its own, as on another machine. */
@@ -96,7 +96,7 @@ export class SecondStore implements AsyncDisposable {
   }
 
   /** Runs `nix-store --realise` in this store, with nothing to take from but `substituters`, trusting `keys` alone. */
-  async realise(path: string, { substituters, keys, maxJobs = 1 }: Substituters): Promise<Realised> {
+  async realise(path: string, { substituters, keys, maxJobs = 1, namespace }: Substituters): Promise<Realised> {
     const started = performance.now()
     const options = {
       substituters: substituters.join(' '),
@@ -105,7 +105,9 @@ export class SecondStore implements AsyncDisposable {
       sandbox: 'false',
     }
     const flags = Object.entries(options).flatMap(([key, value]) => ['--option', key, value])
-    const result = await nix('nix-store', ['--store', this.directory, '--realise', path, ...flags], {
+    const within = namespace === undefined ? [] : ['ip', 'netns', 'exec', namespace]
+    const [command = '', ...words] = [...within, 'nix-store', '--store', this.directory, '--realise', path, ...flags]
+    const result = await nix(command, words, {
       XDG_CACHE_HOME: join(this.directory, 'cache'),
     }).then(
       ({ stderr }) => ({ ok: true, stderr }),
