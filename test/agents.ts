@@ -263,8 +263,7 @@ export function fairClock(oursSeconds: () => number): () => number {
 
 /** User and system time of a process so far, with that of its children that it has waited for; 0 when it is gone. */
 export function cpuSecondsOf(pid: number): number {
-  const [user = 0, system = 0, ...waitedFor] = cpuTimesOf(pid)
-  return waitedFor.reduce((sum, seconds) => sum + seconds, user + system)
+  return cpuTimesOf(pid).reduce((sum, seconds) => sum + seconds, 0)
 }
 
 /** Of this process's children that have ended: commands, and what they ran. */

@@ -9,9 +9,12 @@ import { type Kind, RealiseOrder, type WantedNar } from './realise-order.ts'
 /** More would take bandwidth from the one that Nix waits for. Of small ones many fit in a round trip. */
 const AT_ONCE = { small: 32, large: 4 } as const
 const KINDS: readonly Kind[] = ['small', 'large']
-/** Fetched or being fetched, and not asked for yet: at first so much, since Nix may only look; and as much more as it takes, up to the latter. */
+/**
+ * Fetched or being fetched, and not asked for yet: at first so much, since Nix may only look; and as much more as it takes, up to the latter, until it
+ * has taken nothing for a while.
+ */
 const AHEAD_BYTES = { first: 64 * 1024 * 1024, max: 512 * 1024 * 1024 } as const
-/** Whoever has not asked by then did not want it: the room is for others. */
+/** Whoever has not asked by then did not want it: the room is for others. And whoever asks then may be another one. */
 const AHEAD_MS_MAX = 120_000
 
 /** `moreBytes` is how much waits behind it. */
@@ -27,6 +30,7 @@ export class Prefetch implements AsyncDisposable {
   readonly #running = new Map<Digest, Promise<void>>()
   #aheadBytes = 0
   #roomBytes: number = AHEAD_BYTES.first
+  #takenMs = Number.NEGATIVE_INFINITY
   #stopped = false
 
   /** `fetch` rejects when it fails, which is not heard here: the request for the NAR meets the same fault, and says so. */
@@ -45,6 +49,7 @@ export class Prefetch implements AsyncDisposable {
   /** Somebody waits for it himself now. To be called when his own fetch has begun, so that it goes on if this one was under way. */
   claim(digest: Digest, sizeBytes: number): void {
     this.#roomBytes = Math.min(this.#roomBytes + sizeBytes, AHEAD_BYTES.max)
+    this.#takenMs = this.#now()
     this.#waiting.delete(digest)
     this.#forget(digest)
     this.#fill()
@@ -57,10 +62,10 @@ export class Prefetch implements AsyncDisposable {
   }
 
   #fill(): void {
+    if (this.#now() - this.#takenMs >= AHEAD_MS_MAX) this.#roomBytes = AHEAD_BYTES.first
     for (const [digest, { since }] of this.#ahead) {
       if (this.#now() - since < AHEAD_MS_MAX) break
       this.#forget(digest)
-      this.#roomBytes = AHEAD_BYTES.first
     }
     for (const kind of KINDS) {
       while (this.#runningOf[kind] < AT_ONCE[kind]) {

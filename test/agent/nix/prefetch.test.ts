@@ -88,6 +88,19 @@ it('fetches little ahead as long as Nix may only look, and more as it takes', as
   expect(begun.join('')).toBe('abcdefghij')
 })
 
+it('fetches little ahead again for whoever looks long after somebody took all', async () => {
+  const { begun, finish, fetch } = recorded()
+  let now = 0
+  await using prefetch = new Prefetch(fetch, () => now)
+  for (const digest of 'abc') prefetch.want(nar(digest, 20 * MIB))
+  for (const digest of 'abc') finish.get(digest)?.()
+  await nextTurn()
+  for (const digest of 'abc') prefetch.claim(digest, 20 * MIB)
+  now = 200_000
+  for (const digest of 'defghi') prefetch.want(nar(digest, 20 * MIB))
+  expect(begun.join('')).toBe('abcdef')
+})
+
 it('fetches one that is larger than all the room by itself', async () => {
   const { begun, fetch } = recorded()
   await using prefetch = new Prefetch(fetch)
