@@ -43,8 +43,11 @@ const SCHEMA = [
 ]
 
 type Row = { id: string; space: string; path: RepositoryPath; algorithm: Algorithm; touchedMs: number }
-/** Of an upload that has bytes; `hashes` undefined when they have to be made of the file. */
-type State = { sizeBytes: number; hashes: Hashes | undefined; isBusy: boolean }
+/**
+ * Of an upload that has bytes: `sizeBytes` with those that are being written, `file` while a request sends to it, `hashes` undefined when
+ * they have to be made of the file.
+ */
+type State = { sizeBytes: number; hashes: Hashes | undefined; isBusy: boolean; file: UploadFile | undefined }
 /** What a request sends: `range` and `lengthBytes` as far as its headers say them. */
 export type Chunk = {
   bytes: AsyncIterable<Uint8Array>
@@ -118,10 +121,11 @@ export class Uploads implements Disposable {
     return id
   }
 
-  /** How much of it is here. @throws {OciError} BLOB_UPLOAD_UNKNOWN */
+  /** How much of it is here, and stays when this process is killed. @throws {OciError} BLOB_UPLOAD_UNKNOWN */
   sizeOf(name: RepositoryName, id: string): number {
     this.#rowOf(name, id)
-    return this.#states.get(id)?.sizeBytes ?? 0
+    const state = this.#states.get(id)
+    return state?.file?.sizeBytes ?? state?.sizeBytes ?? 0
   }
 
   /**
@@ -196,13 +200,14 @@ export class Uploads implements Disposable {
   ): Promise<T> {
     const { algorithm } = this.#rowOf(name, id)
     this.#refuseBusy(id)
-    const state = this.#states.get(id) ?? { sizeBytes: 0, hashes: undefined, isBusy: false }
+    const state = this.#states.get(id) ?? { sizeBytes: 0, hashes: undefined, isBusy: false, file: undefined }
     this.#states.set(id, state)
     state.isBusy = true
     let file: UploadFile | undefined
     try {
       this.#sql.touch.run(this.#now(), 1, id)
       file = await UploadFile.open(this.#pathOf(id), state.hashes, algorithm === 'sha512', signal)
+      state.file = file
       return await work(file)
     } catch (cause) {
       const error = diskError(cause, this.#directory)
@@ -210,6 +215,7 @@ export class Uploads implements Disposable {
       throw error
     } finally {
       state.isBusy = false
+      state.file = undefined
       // Of one that was dropped meanwhile the room was given back.
       if (file !== undefined && this.#states.get(id) === state) {
         this.#blobs.giveRoom(state.sizeBytes - file.sizeBytes)
@@ -328,7 +334,7 @@ export class Uploads implements Disposable {
       }
       const { size: sizeBytes } = statSync(path)
       this.#blobs.giveRoom(-sizeBytes)
-      this.#states.set(name, { sizeBytes, hashes: undefined, isBusy: false })
+      this.#states.set(name, { sizeBytes, hashes: undefined, isBusy: false, file: undefined })
     }
   }
 }

@@ -2,7 +2,8 @@
 import { randomBytes } from 'node:crypto'
 import { readdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { expect, it } from 'vitest'
+import { expect, it, vi } from 'vitest'
+import type { RepositoryPath } from '../../../agent/oci/names.ts'
 import { digestOf, Registry } from './registry.ts'
 
 const MIB = 1024 * 1024
@@ -34,6 +35,26 @@ it('go on after a restart, whatever their digest is to be', async () => {
   }
   await registry.restart()
   expect(registry.blobs.excessBytes).toBe(3 * MIB - registry.blobs.stats.quotaBytes)
+})
+
+it('say how much of them a kill would leave, while a request sends to one', async () => {
+  await using registry = await Registry.start()
+  const { headers } = await registry.ask('POST', 'home/uploads/a/blobs/uploads/')
+  const place = String(headers.location)
+  const { promise: rest, resolve: end } = Promise.withResolvers<void>()
+  async function* sent() {
+    yield randomBytes(1_000)
+    await rest
+  }
+  const chunk = { bytes: sent(), range: undefined, lengthBytes: undefined }
+  const name = { text: 'home/uploads/a', space: 'a'.repeat(64), path: 'uploads/a' as RepositoryPath }
+  const sending = registry.uploads.append(name, place.split('/').at(-1) ?? '', chunk, new AbortController().signal)
+  await vi.waitUntil(() => registry.uploads.stats.bytes === 1_000)
+  // Received, and too little to be written yet.
+  expect((await registry.ask('GET', place)).headers.range).toBe('0-0')
+  end()
+  await sending
+  expect((await registry.ask('GET', place)).headers.range).toBe('0-999')
 })
 
 it('whose bytes were lost by the disk end with another digest, and are over', async () => {
