@@ -5,7 +5,7 @@
  * koffi stays outside: it carries native code that has to lie beside its own files. QUIC's lies beside main.js, for the platforms that were
  * installed here: without it the agent runs, by TCP alone. The output depends on the sources only.
  */
-import { chmodSync, copyFileSync, globSync, readFileSync, rmSync } from 'node:fs'
+import { chmodSync, copyFileSync, globSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { build, type Metafile, type Plugin } from 'esbuild'
@@ -85,6 +85,8 @@ export async function bundle(outdir: string, { version }: { version?: string } =
     logLevel: 'warning',
   })
   chmodSync(join(outdir, 'main.js'), 0o755)
+  // Node reads each file twice to find out what it is, where nobody says so.
+  writeFileSync(join(outdir, 'package.json'), `${JSON.stringify({ type: 'module' })}\n`)
   // Where the package looks first: beside the chunk that it is in.
   for (const file of globSync('node_modules/@chainsafe/libp2p-quic-*/*.node', { cwd: root }))
     copyFileSync(join(root, file), join(outdir, basename(file)))

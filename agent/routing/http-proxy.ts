@@ -4,7 +4,7 @@
  *
  * A refusal is a status, a Proxy-Status field (RFC 9209) and a sentence for people.
  */
-import { createServer, request as httpRequest, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { AgentError, reasonOf } from '../error.ts'
@@ -13,6 +13,9 @@ import { type Destinations, destinationOf, refusalOf } from './destination.ts'
 import type { Tunnel, TunnelDialer } from './dialer.ts'
 import { DIAL_MS_MAX } from './socks-session.ts'
 import { splice } from './splice.ts'
+
+/** Not imported: as an ES module it brings all of undici, a tenth of the agent's start. */
+const { createServer, request } = process.getBuiltinModule('node:http')
 
 /** Of a request or an answer. Node's own bound, said here so that it is ours. */
 const HEADER_BYTES_MAX = 16 * 1024
@@ -99,7 +102,7 @@ async function forward(asked: IncomingMessage, answer: ServerResponse, deps: Htt
   const gone = goneOf(answer, stopping)
   try {
     const { place, tunnel } = await reach(asked, deps, gone)
-    const forwarded = httpRequest({
+    const forwarded = request({
       // One tunnel a request: the next one may go elsewhere.
       createConnection: () => tunnel as unknown as Socket,
       method: asked.method,
