@@ -12,6 +12,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { Client } from '../agent/api/client.ts'
 import type { Status } from '../agent/api/contract.ts'
+import { YOUNG_HEAP_FLAG } from '../agent/young-heap.ts'
 
 /** The agent as it runs in development. */
 export const SOURCES = fileURLToPath(new URL('../agent/main.ts', import.meta.url))
@@ -192,7 +193,8 @@ export class RealAgent implements AsyncDisposable {
       ...(options.flags ?? []),
     ]
     const within = this.#namespace === undefined ? [] : ['ip', 'netns', 'exec', this.#namespace]
-    const command = [...DIES_WITH_US, ...within, process.execPath]
+    // As the service's unit starts it.
+    const command = [...DIES_WITH_US, ...within, process.execPath, YOUNG_HEAP_FLAG]
     const child = spawn(command[0] ?? '', [...command.slice(1), ...args], {
       // Nobody's own configuration.
       env: { ...process.env, XDG_CONFIG_HOME: this.state, ...Bundle.shared?.env, ...options.env },

@@ -1,11 +1,17 @@
 /**
- * `unit` in parallel threads; then `crowd`, which needs the machine for itself, one file at a time; then `cluster` (several real agents)
+ * `unit` in parallel, modules shared by the files of a worker, since loading them for each took longer than most tests; `mocked` beside it,
+ * whose modules are nobody else's; then `crowd`, which needs the machine for itself, one file at a time; then `cluster` (several real agents)
  * and `lab` (network namespaces, real Nix), three files at a time: most of their time they wait, and what they promise in seconds has room.
  */
+import { globSync, readFileSync } from 'node:fs'
 import { defineConfig } from 'vitest/config'
 
 /** Thirty agents, twenty that start at once, and a build by Nix, whose builder was killed beside tests that build with Nix, too. */
 const CROWD = ['test/cluster/thirty.test.ts', 'test/cluster/fleet.test.ts', 'test/lab/nix-package.test.ts']
+const UNIT = ['test/{agent,nix,protocols}/**/*.test.ts', 'test/architecture.test.ts']
+const MOCKED = globSync(UNIT).filter((path) => readFileSync(path, 'utf8').includes('vi.mock('))
+/** Most wait: for a disk, a process, a peer; or for their turn, on a machine where all take long. */
+const unit = { root: '.', testTimeout: 60_000, sequence: { groupOrder: 0 } } as const
 const patient = {
   pool: 'forks',
   testTimeout: 120_000,
@@ -21,12 +27,19 @@ export default defineConfig({
       {
         test: {
           name: 'unit',
-          root: '.',
-          include: ['test/{agent,nix,protocols}/**/*.test.ts', 'test/architecture.test.ts'],
-          testTimeout: 20_000,
-          // Many wait: for a disk, a process, a peer.
-          maxWorkers: 4,
-          sequence: { groupOrder: 0 },
+          include: UNIT,
+          exclude: MOCKED,
+          isolate: false,
+          maxWorkers: 6,
+          ...unit,
+        },
+      },
+      {
+        test: {
+          name: 'mocked',
+          include: MOCKED,
+          maxWorkers: 1,
+          ...unit,
         },
       },
       {

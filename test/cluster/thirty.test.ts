@@ -81,6 +81,7 @@ describe.skipIf(!able)('thirty agents', { timeout: 600_000 }, () => {
         ),
       )
       agents.push(...restarted)
+      await haveJoined(restarted)
     }
     const lastMs = performance.now()
     const running = agents.slice(KILLED)
@@ -101,13 +102,17 @@ describe.skipIf(!able)('thirty agents', { timeout: 600_000 }, () => {
       agents.push(...batch)
       started.push(...batch)
       await Promise.all(batch.map((agent) => publish(agent)))
-      const isIn = async (agent: RealAgent) => (await agent.status()).peers.length > 0
-      await until(async () => agents.length === 1 || (await Promise.all(batch.map(isIn))).every(Boolean), {
-        what: () => `${names.join(', ')} have peers\n${report(agents)}`,
-        ms: JOINED_MS_MAX,
-      })
+      if (agents.length > 1) await haveJoined(batch)
     }
     return started
+  }
+
+  async function haveJoined(batch: RealAgent[]): Promise<void> {
+    const isIn = async (agent: RealAgent) => (await agent.status()).peers.length > 0
+    await until(async () => (await Promise.all(batch.map(isIn))).every(Boolean), {
+      what: () => `${batch.map(({ name }) => name).join(', ')} have peers\n${report(agents)}`,
+      ms: JOINED_MS_MAX,
+    })
   }
 })
 
