@@ -72,11 +72,19 @@ function connected(held: StatementHoldings = holdings()) {
   return { frames, asker: new StatementsAsker(frames), answering }
 }
 
+/** Answers one request, if one comes. */
+function answerOnce(frames: Frames, answer: Uint8Array): void {
+  frames
+    .read(signal)
+    .then(() => frames.write(answer, signal))
+    .catch(() => {})
+}
+
 /** A stream whose other end answers everything with `answer`. */
 function answeredWith(answer: unknown): Frames {
   const [ours, theirs] = streamPair()
   const frames = new Frames(theirs)
-  void frames.read(signal).then(() => frames.write(encodeCbor(answer), signal))
+  answerOnce(frames, encodeCbor(answer))
   return new Frames(ours)
 }
 
@@ -102,12 +110,13 @@ describe('statements are exchanged', () => {
     const answers = vectors.exchange.map(({ answer }) => answer)
     const [ours, theirs] = streamPair()
     const peer = new Frames(theirs)
-    void (async () => {
+    const answerAll = async () => {
       for (const answer of answers) {
         asked.push(hex((await peer.read(signal)) ?? bytes()))
         await peer.write(bytes(answer), signal)
       }
-    })()
+    }
+    answerAll().catch(() => {})
     const asker = new StatementsAsker(new Frames(ours))
     const { id } = decodeRevocation(revocation, network).statement
     const bucket = id[0] ?? 0
@@ -290,7 +299,7 @@ describe('any bytes', () => {
         const answered = () => {
           const [ours, theirs] = streamPair()
           const frames = new Frames(theirs)
-          void frames.read(signal).then(() => frames.write(input, signal))
+          answerOnce(frames, input)
           return new Frames(ours)
         }
         const asked: ((frames: Frames) => Promise<unknown>)[] = [

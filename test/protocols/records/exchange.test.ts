@@ -71,7 +71,10 @@ function connected(held: RecordHoldings) {
 function askerOf(answer: unknown): RecordsAsker {
   const [ours, theirs] = streamPair()
   const frames = new Frames(theirs)
-  void frames.read(signal).then(() => frames.write(encodeCbor(answer), signal))
+  frames
+    .read(signal)
+    .then(() => frames.write(encodeCbor(answer), signal))
+    .catch(() => {})
   return new RecordsAsker(new Frames(ours))
 }
 
