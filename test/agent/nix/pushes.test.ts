@@ -120,7 +120,8 @@ describe('a push', () => {
           : method === 'br'
             ? brotliCompressSync(nar)
             : execFileSync('xz', ['-c'], { input: nar })
-    for (const bytes of [randomBytes(5_000), whole.subarray(0, 20_000)]) {
+    // Four in a hundred runs of random bytes begin with a whole stream of brotli, of nothing.
+    for (const bytes of [Buffer.from('no archive'.repeat(500)), whole.subarray(0, 20_000)]) {
       const refused = await here.put(`/nix/nar/${nix32Of(bytes)}.nar.${suffix}`, bytes)
       expect(refused.statusCode).toBe(400)
     }
