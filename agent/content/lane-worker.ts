@@ -12,6 +12,7 @@
  */
 import { createHash, type Hash } from 'node:crypto'
 import { closeSync, openSync, readSync, writeSync } from 'node:fs'
+import { constants, getPriority, setPriority } from 'node:os'
 import { type ConnectionOptions, connect, type TLSSocket } from 'node:tls'
 import { parentPort, workerData } from 'node:worker_threads'
 import { isPiece, PIECE_BYTES, pieceBytes } from '../../protocols/pieces/tree.ts'
@@ -70,6 +71,9 @@ const NOTHING = Buffer.alloc(0)
 /** Far longer than a piece takes to be written: the thread whose turn it was is gone. */
 const TURN_MS_MAX = 250
 
+/** A third of the share of others: bulk work gives way to the main thread, which answers, and to whoever unpacks what came. With a core to spare it costs nothing. */
+const NICER_BY = 5
+
 /** How often lanes are looked at. */
 const LOOK_MS = 1_000
 
@@ -81,6 +85,8 @@ const lanes = new Map<number, Connection>()
 const hashes = new Map<number, Hash>()
 /** What fits into the processor's own memory is hashed quickest. */
 const readBack = Buffer.allocUnsafeSlow(PIECE_BYTES)
+
+giveWay()
 
 function tell(message: FromLaneWorker): void {
   port?.postMessage(message)
@@ -104,6 +110,16 @@ port?.on('message', (message: ToLaneWorker) => {
   else if (message.type === 'skip') connection?.skip()
   else connection?.close({ why: 'closed', reason: 'nothing more is wanted' })
 })
+
+function giveWay(): void {
+  // Only Linux has priorities for single threads: elsewhere it would be the whole agent that gives way.
+  if (process.platform !== 'linux') return
+  try {
+    setPriority(Math.min(getPriority() + NICER_BY, constants.priority.PRIORITY_LOW))
+  } catch {
+    // A sandbox that forbids it, as the unit of earlier releases does.
+  }
+}
 
 function hashFile(message: Extract<ToLaneWorker, { hash: number }>): void {
   const made = hashes.get(message.hash) ?? createHash('sha256')

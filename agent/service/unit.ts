@@ -170,6 +170,11 @@ function walls(): Setting[] {
     { key: 'SystemCallArchitectures', value: 'native' },
     { key: 'SystemCallFilter', value: '@system-service' },
     { key: 'SystemCallFilter', value: '~@privileged @resources @keyring @memlock' },
+    {
+      key: 'SystemCallFilter',
+      value: 'setpriority',
+      comment: 'Without capabilities it only lowers: threads for bulk give way.',
+    },
     { key: 'SystemCallErrorNumber', value: 'EPERM' },
   ]
 }

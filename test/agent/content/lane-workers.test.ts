@@ -1,11 +1,14 @@
-/** One lane as its user sees it, with a thread that is only pretended. */
+/** One lane as its user sees it, with a thread that is only pretended; and the threads themselves. */
+import { execFileSync } from 'node:child_process'
+import { getPriority } from 'node:os'
 import { describe, expect, test } from 'vitest'
 import type { ToLaneWorker } from '../../../agent/content/lane-worker.ts'
-import { Lane, type LaneUser } from '../../../agent/content/lane-workers.ts'
+import { Lane, type LaneUser, LaneWorkers } from '../../../agent/content/lane-workers.ts'
 import type { Run } from '../../../agent/content/piece-picker.ts'
 import { encodeCbor } from '../../../protocols/cbor.ts'
 import { LANE_BYTES_MAX } from '../../../protocols/lane/lane.ts'
 import { BLOB_BYTES_MAX, PIECE_BYTES } from '../../../protocols/pieces/tree.ts'
+import { recordingLog, until } from './peers.ts'
 
 function made() {
   const told: ToLaneWorker[] = []
@@ -108,3 +111,22 @@ describe('a lane', () => {
     await drained
   })
 })
+
+describe('the threads that receive', () => {
+  test('give way to the others, and lower nobody else', async () => {
+    const before = getPriority()
+    await using workers = new LaneWorkers(recordingLog().log)
+    workers.start()
+    const nicer = () => prioritiesOf('lanes').filter((nice) => nice === Math.min(before + 5, 19)).length
+    await until(() => nicer() >= workers.size)
+    expect(getPriority()).toBe(before)
+  })
+})
+
+/** Of this process's threads with the name. */
+function prioritiesOf(name: string): number[] {
+  const threads = execFileSync('ps', ['-L', '-o', 'comm=,ni=', '-p', String(process.pid)], { encoding: 'utf8' })
+  return [...threads.matchAll(/^(\S+) +(-?\d+)$/gm)]
+    .filter(([, comm]) => comm === name)
+    .map(([, , nice]) => Number(nice))
+}
