@@ -301,7 +301,7 @@ function busySeconds(): number {
 const PORTS = { first: 10_000, eachProcess: 64, processes: 340 } as const
 let portsTried = 0
 
-/** A TCP port of loopback that nobody uses now. Processes that run at the same time have ranges of their own. */
+/** A TCP port of loopback that nobody uses now. Two test processes seldom look in the same range, and then see each other's as long as it is listened on. */
 export async function freePort(): Promise<number> {
   const first = PORTS.first + (process.pid % PORTS.processes) * PORTS.eachProcess
   for (let tries = 0; tries < PORTS.eachProcess; tries++) {

@@ -1,5 +1,5 @@
 /** One lane as its user sees it, with a thread that is only pretended; and the threads themselves. */
-import { execFileSync } from 'node:child_process'
+import { readdirSync, readFileSync } from 'node:fs'
 import { getPriority } from 'node:os'
 import { describe, expect, test } from 'vitest'
 import type { ToLaneWorker } from '../../../agent/content/lane-worker.ts'
@@ -125,8 +125,19 @@ describe('the threads that receive', () => {
 
 /** Of this process's threads with the name. */
 function prioritiesOf(name: string): number[] {
-  const threads = execFileSync('ps', ['-L', '-o', 'comm=,ni=', '-p', String(process.pid)], { encoding: 'utf8' })
-  return [...threads.matchAll(/^(\S+) +(-?\d+)$/gm)]
-    .filter(([, comm]) => comm === name)
-    .map(([, , nice]) => Number(nice))
+  return readdirSync('/proc/self/task').flatMap((thread) => {
+    const line = statOf(thread)
+    // Field 2 is the thread's name in parentheses; 19 is its nice value.
+    const fields = line.split(') ').at(-1)?.split(' ') ?? []
+    return line.includes(`(${name}) `) ? [Number(fields[16])] : []
+  })
+}
+
+/** Empty when it has ended meanwhile. */
+function statOf(thread: string): string {
+  try {
+    return readFileSync(`/proc/self/task/${thread}/stat`, 'utf8')
+  } catch {
+    return ''
+  }
 }
