@@ -269,6 +269,8 @@ async function programs({ first, second }: Machines): Promise<string> {
     ms: SOON_MS_MAX,
     everyMs: POLL_MS,
   })
+  const threads = await second.does('sh', '-c', `ps -L -o comm=,ni= -p "$(systemctl show -P MainPID ${UNIT})"`)
+  if (!/^lanes +5$/m.test(threads)) throw new Error(`threads of lanes do not give way:\n${threads}`)
   for (const event of ['lane.given', 'memory.returned'])
     await until(async () => (await first.run('journalctl', '-q', '-n', '1', `UNDERNET_EVENT=${event}`)).stdout !== '', {
       what: `the first says ${event}`,

@@ -22,14 +22,15 @@ const OUTPUT_BYTES_MAX = 64 * 1024 * 1024
 
 /**
  * Where packages come from is this machine's own choice. The lock ends with its process, so that an interrupted one stops nobody. dpkg would wait for
- * the disk after each file, and nobody needs these machines after a power failure.
+ * the disk after each file, and nobody needs these machines after a power failure. What debootstrap mounts ends with it, too (unshare): left behind
+ * by one that was killed, it would be this machine's own /proc that the next one deletes.
  */
 const MAKE = `
   set -eu
   exec 9>"$root.lock"
   flock 9
   [ ! -d "$root" ] || exit 0
-  rm -rf "$root.making"
+  rm -rf --one-file-system "$root.making"
   mirror=$(apt-get indextargets --format '$(CODENAME) $(ORIGIN) $(REPO_URI)' 'Created-By: Packages' |
     awk -v suite=${SUITE} '$1 == suite && $2 == "Debian" { print $3; exit }')
   debootstrap --variant=minbase --include=${BASE} ${SUITE} "$root.making" "$mirror"
@@ -48,7 +49,7 @@ export async function machineRoot(say: (line: string) => void = () => undefined)
   const root = join(CACHE, name)
   if (existsSync(root)) return root
   say(`making ${root}: some minutes, once`)
-  await promisify(execFile)('bash', ['-c', MAKE], {
+  await promisify(execFile)('unshare', ['--mount', 'bash', '-c', MAKE], {
     env: { ...process.env, root },
     timeout: MAKE_MS_MAX,
     maxBuffer: OUTPUT_BYTES_MAX,
