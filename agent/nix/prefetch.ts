@@ -8,10 +8,6 @@ import { type Kind, RealiseOrder, type WantedNar } from './realise-order.ts'
 
 /** More would take bandwidth from the one that Nix waits for. Of small ones many fit in a round trip. */
 const AT_ONCE = { small: 32, large: 4 } as const
-/** While Nix asks for narinfos it waits for each of them, and the thread that answers has no time for as many. */
-const AT_ONCE_MEANWHILE = { small: 6, large: 2 } as const
-/** The next narinfo is asked for well within this. Whoever needs longer does not wait for this node. */
-const ASKING_MS = 20
 const KINDS: readonly Kind[] = ['small', 'large']
 /**
  * Fetched or being fetched, and not asked for yet: at first so much, since Nix may only look; and as much more as it takes, up to the latter, until it
@@ -36,8 +32,6 @@ export class Prefetch implements AsyncDisposable {
   #roomBytes: number = AHEAD_BYTES.first
   #takenMs = Number.NEGATIVE_INFINITY
   #stopped = false
-  #isAsking = false
-  readonly #asking = setTimeout(() => this.#hasAsked(), ASKING_MS).unref()
 
   /** `fetch` rejects when it fails, which is not heard here: the request for the NAR meets the same fault, and says so. */
   constructor(fetch: Fetch, now: () => number = () => performance.now()) {
@@ -49,8 +43,6 @@ export class Prefetch implements AsyncDisposable {
   want(nar: WantedNar): void {
     if (this.#stopped || this.#ahead.has(nar.narHash)) return
     this.#waiting.add(kindOf(nar.narSize), nar)
-    this.#isAsking = true
-    this.#asking.refresh()
     this.#fill()
   }
 
@@ -58,7 +50,6 @@ export class Prefetch implements AsyncDisposable {
   claim(digest: Digest, sizeBytes: number): void {
     this.#roomBytes = Math.min(this.#roomBytes + sizeBytes, AHEAD_BYTES.max)
     this.#takenMs = this.#now()
-    this.#isAsking = false
     this.#waiting.delete(digest)
     this.#forget(digest)
     this.#fill()
@@ -66,25 +57,18 @@ export class Prefetch implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stopped = true
-    clearTimeout(this.#asking)
     for (const digest of this.#ahead.keys()) this.#forget(digest)
     await Promise.all(this.#running.values())
   }
 
-  #hasAsked(): void {
-    this.#isAsking = false
-    this.#fill()
-  }
-
   #fill(): void {
-    const atOnce = this.#isAsking ? AT_ONCE_MEANWHILE : AT_ONCE
     if (this.#now() - this.#takenMs >= AHEAD_MS_MAX) this.#roomBytes = AHEAD_BYTES.first
     for (const [digest, { since }] of this.#ahead) {
       if (this.#now() - since < AHEAD_MS_MAX) break
       this.#forget(digest)
     }
     for (const kind of KINDS) {
-      while (this.#runningOf[kind] < atOnce[kind]) {
+      while (this.#runningOf[kind] < AT_ONCE[kind]) {
         const next = this.#waiting.first(kind)
         if (next === undefined) break
         if (this.#aheadBytes > 0 && this.#aheadBytes + next.narSize > this.#roomBytes) return
